@@ -1,0 +1,77 @@
+"""The checks of this project; `nox -l` lists them, `nox -s tests -- --backend trio` narrows one."""
+
+import shutil
+import subprocess
+import sys
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "tests", "tests_min", "demo"]
+nox.options.reuse_venv = "yes"
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+# anyio 4.14.2 asks for trio >= 0.32, and its pytest plugin does not load in pytest 9.2 and later.
+OLDEST = ["anyio==4.14.2", "trio==0.32.0", "uvloop==0.21.0", "pytest<9.2"]
+
+
+def runs(python: str) -> bool:
+    """Tell whether an interpreter starts: a version manager's shim may be there and fail."""
+    path = shutil.which(python)
+    return bool(path) and subprocess.run([path, "-V"], capture_output=True).returncode == 0
+
+
+PYTHONS = [v for v in (f"3.{minor}" for minor in range(10, 16)) if runs(f"python{v}")] or [
+    sys.executable
+]
+
+
+def install(session: nox.Session, group: str, *requirements: str) -> None:
+    """Install the package from the work tree, a dependency group and further requirements."""
+    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, group), *requirements)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and the import contract."""
+    install(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-cache", "--no-logo")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types with mypy and pyright, both strict."""
+    install(session, "types")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests on all backends; every interpreter has one environment for the three."""
+    install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def tests_min(session: nox.Session) -> None:
+    """Run the tests with the oldest dependencies allowed on the oldest interpreter found."""
+    install(session, "test", *OLDEST)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure the branch coverage of the tests; pyproject.toml says how much is demanded."""
+    install(session, "test")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "report")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the echo server and client against each other on every backend."""
+    session.install("-e", ".[trio,uvloop]")
+    session.run("python", "examples/demo.py", *session.posargs)

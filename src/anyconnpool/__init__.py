@@ -1,0 +1,29 @@
+"""A connection pool for raw byte streams (TCP, TLS, UNIX sockets) on trio, asyncio and uvloop."""
+
+from __future__ import annotations
+
+from anyconnpool._connection import PooledConnection
+from anyconnpool._exceptions import (
+    AcquireTimeout,
+    PackageTooLarge,
+    PoolClosed,
+    PoolError,
+    PoolFull,
+)
+from anyconnpool._framed import FramedStream
+from anyconnpool._package import PackageFormat
+from anyconnpool._pool import ConnectionPool
+from anyconnpool._statistics import PoolStatistics
+
+__all__ = [
+    "AcquireTimeout",
+    "ConnectionPool",
+    "FramedStream",
+    "PackageFormat",
+    "PackageTooLarge",
+    "PoolClosed",
+    "PoolError",
+    "PoolFull",
+    "PoolStatistics",
+    "PooledConnection",
+]

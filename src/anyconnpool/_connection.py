@@ -1,0 +1,206 @@
+"""A borrow from its start to its end: the stream that one borrower can use once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Any, Protocol
+
+from anyio import ClosedResourceError, TypedAttributeLookupError
+
+from anyconnpool._entry import Entry
+from anyconnpool._framed import FramedStream
+from anyconnpool._liveness import SocketProbe
+from anyconnpool._settings import Settings
+from anyconnpool._statistics import CloseReason
+from anyconnpool._transport import Transport
+
+
+class Owner(Protocol):
+    """Whom a borrowed connection goes back to."""
+
+    settings: Settings
+
+    now: Callable[[], float]
+
+    def take_back(
+        self, entry: Entry[Transport], reason: CloseReason | None, *, unsure: bool
+    ) -> None:
+        """Take a connection back; with a reason, to close it."""
+
+    def let_go(self, entry: Entry[Transport]) -> bool:
+        """Give a connection away for good; false if it has been closed already."""
+        ...
+
+
+class Lender(Protocol):
+    """Whom an acquisition asks for a connection."""
+
+    async def lend(self, timeout: float) -> PooledConnection:
+        """Borrow an idle connection, or wait for one."""
+        ...
+
+
+class PooledConnection(FramedStream):
+    """A connection borrowed from a pool: its borrower's alone, until it is given back.
+
+    It is made by the pool, never by hand, and has all that a :class:`FramedStream` has. After it
+    was given back, discarded or detached, every call raises :exc:`~anyio.ClosedResourceError`;
+    the facts about it (addresses, age) can still be read.
+
+    It goes back into the pool only if it is known to be clean: no operation on it failed, was
+    cancelled or is under way, the body of the ``async with`` raised nothing, nothing that was
+    received is left unread, and no reply is owed. Otherwise it is closed.
+    """
+
+    def __init__(self, owner: Owner, entry: Entry[Transport]) -> None:
+        link = entry.link
+        settings = owner.settings
+        self.receive_stream = self._stream = link.stream
+        self._closed = False
+        self._package_format = settings.package_format
+        self._max_line_bytes = settings.max_line_bytes
+        self._owner = owner
+        self._entry = entry
+        # An exception that was being handled already says nothing about this borrow.
+        self._handled = sys.exc_info()[1]
+        if link.early:
+            self._data, link.early = link.early, b""
+
+    @property
+    def local_address(self) -> Any:
+        """The address at this end, as AnyIO gives it: ``(host, port)``, or a path.
+
+        :raises ~anyio.TypedAttributeLookupError: if the connection is not a socket
+        """
+        return self._address(self._entry.link.local_address)
+
+    @property
+    def remote_address(self) -> Any:
+        """The address of the peer, as AnyIO gives it: ``(host, port)``, or a path.
+
+        :raises ~anyio.TypedAttributeLookupError: if the connection is not a socket
+        """
+        return self._address(self._entry.link.remote_address)
+
+    @staticmethod
+    def _address(address: object) -> Any:
+        if address is None:
+            raise TypedAttributeLookupError("this connection has no addresses: it is no socket")
+        return address
+
+    @property
+    def reused(self) -> bool:
+        """Whether anybody had borrowed the connection before."""
+        return self._entry.borrows > 1
+
+    @property
+    def age(self) -> float:
+        """How long ago the connection was opened, in seconds."""
+        return self._owner.now() - self._entry.opened_at
+
+    async def aclose(self) -> None:
+        """Give the connection back; closed is only what is not clean. Twice does no harm.
+
+        Called while an exception is on its way (in a ``finally`` block, say), it closes the
+        connection instead: what the exception interrupted can't be known. It never waits and is no
+        checkpoint, so that no cancellation can interrupt it.
+        """
+        raised = sys.exc_info()[1]
+        self._give_back(raised is not None and raised is not self._handled)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self._give_back(exc_type is not None)
+
+    def _give_back(self, failed: bool) -> None:
+        if not self._closed:
+            self._finish(CloseReason.UNCLEAN if failed else self._find_fault())
+
+    def discard(self) -> None:
+        """Give the connection back to be closed, not reused, without waiting.
+
+        :raises ~anyio.ClosedResourceError: if it was given back already
+        """
+        self._check_open()
+        self._finish(CloseReason.DISCARDED)
+
+    def detach(self) -> FramedStream:
+        """Take the connection out of the pool for good, without waiting; its slot is free.
+
+        :return: the stream, with what was buffered; the caller has to close it
+        :raises ~anyio.ClosedResourceError: if it was given back already, or the pool's block
+            ended and the connection was closed
+        """
+        self._check_open()
+        buffered = self.buffer
+        stream = self._shut()
+        if not self._owner.let_go(self._entry):
+            raise ClosedResourceError
+        framed = FramedStream(
+            stream, package_format=self._package_format, max_line_bytes=self._max_line_bytes
+        )
+        framed.feed_data(buffered)
+        return framed
+
+    def _find_fault(self) -> CloseReason | None:
+        if self._unfinished or (self._reply_owed and not self._owner.settings.one_way):
+            return CloseReason.UNCLEAN
+        if self._position < len(self._data):
+            return CloseReason.UNREAD_DATA
+        return None
+
+    def _finish(self, reason: CloseReason | None) -> None:
+        link = self._entry.link
+        unsure = self._cut_short
+        if self._bytes_received:
+            link.never_read = False
+            unsure = unsure or link.probe.may_hide(
+                self._bytes_received, self._chunks_received, self._last_chunk_size
+            )
+        self._shut()
+        self._owner.take_back(self._entry, reason, unsure=unsure or link.never_read)
+
+    def _silence_probe(self) -> SocketProbe | None:
+        probe = self._entry.link.probe
+        return probe if isinstance(probe, SocketProbe) else None
+
+
+class Acquisition:
+    """What :meth:`ConnectionPool.acquire` returns: enter it, or await it.
+
+    ``async with`` gives the connection back at the end of the block. Awaited, it returns the
+    connection, which then has to be given back with :meth:`PooledConnection.aclose`, or by an
+    ``async with`` of its own.
+    """
+
+    __slots__ = ("_connection", "_lender", "_timeout")
+
+    def __init__(self, lender: Lender, timeout: float) -> None:
+        self._lender = lender
+        self._timeout = timeout
+        self._connection: PooledConnection | None = None
+
+    async def __aenter__(self) -> PooledConnection:
+        if self._connection is not None:
+            raise RuntimeError("this acquire() is entered already: call acquire() once a borrow")
+        self._connection = connection = await self._lender.lend(self._timeout)
+        return connection
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.__aexit__(exc_type, exc_val, exc_tb)
+
+    def __await__(self) -> Generator[Any, Any, PooledConnection]:
+        return self._lender.lend(self._timeout).__await__()

@@ -1,0 +1,103 @@
+"""The states of a connection and the things that the ledger books: entries, waiters, orders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, IntEnum, auto
+from typing import Generic, TypeVar
+
+from anyconnpool._statistics import CloseReason
+
+Link = TypeVar("Link")
+
+
+class State(IntEnum):
+    """Where a connection is between the first step of connecting and the end of its socket."""
+
+    #: being opened
+    OPENING = 0
+    #: open, in some doubt, being looked at by a task of the pool
+    CHECKING = 1
+    #: ready to be borrowed
+    IDLE = 2
+    #: borrowed
+    IN_USE = 3
+    #: its socket is being closed
+    CLOSING = 4
+    #: closed, never opened, or detached
+    GONE = 5
+
+
+#: Which states can follow which. ``IN_USE`` follows itself when a connection is handed on.
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.OPENING: frozenset({State.CHECKING, State.IDLE, State.IN_USE, State.CLOSING, State.GONE}),
+    State.CHECKING: frozenset({State.IDLE, State.IN_USE, State.CLOSING}),
+    State.IDLE: frozenset({State.CHECKING, State.IN_USE, State.CLOSING}),
+    State.IN_USE: frozenset({State.CHECKING, State.IDLE, State.IN_USE, State.CLOSING, State.GONE}),
+    State.CLOSING: frozenset({State.GONE}),
+    State.GONE: frozenset(),
+}
+
+
+class Liveness(Enum):
+    """What can be known of a connection without waiting."""
+
+    #: open, and nothing to read
+    ALIVE = auto()
+    #: the peer hung up, or the connection was closed here
+    CLOSED = auto()
+    #: bytes that nobody has asked for are waiting
+    UNREAD = auto()
+    #: something is waiting that may be harmless (TLS session tickets): only receiving can tell
+    UNSURE = auto()
+
+
+class Order(Enum):
+    """What the ledger wants to have done with an entry, each in a task of the pool."""
+
+    OPEN = auto()
+    CHECK = auto()
+    CLOSE = auto()
+
+
+class Entry(Generic[Link]):
+    """One connection from the decision to open it until its socket is closed.
+
+    :param generation: how often the pool had been told to retire its connections
+    """
+
+    __slots__ = (
+        "borrows",
+        "close_reason",
+        "generation",
+        "idle_since",
+        "link",
+        "opened_at",
+        "retire_at",
+        "state",
+    )
+
+    link: Link
+    close_reason: CloseReason
+
+    def __init__(self, generation: int) -> None:
+        self.state = State.OPENING
+        self.generation = generation
+        self.borrows = 0
+        self.opened_at = 0.0
+        self.idle_since = 0.0
+        self.retire_at = 0.0
+
+
+class Waiter(Generic[Link]):
+    """A task that waits; it is woken once, with an entry or an error or, if neither, good news.
+
+    :param wake: wakes the task; must not call the ledger
+    """
+
+    __slots__ = ("entry", "error", "wake")
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.wake = wake
+        self.entry: Entry[Link] | None = None
+        self.error: Exception | None = None

@@ -1,0 +1,100 @@
+"""The pool's own errors: few, flat, each with the facts as attributes and advice in its text.
+
+Errors of others (connecting, TLS, the peer) pass through the pool unchanged.
+"""
+
+from __future__ import annotations
+
+from anyio import ClosedResourceError, WouldBlock
+
+from anyconnpool._statistics import PoolStatistics
+
+
+def _state(statistics: PoolStatistics) -> str:
+    return (
+        f"max_size {statistics.max_size}, {statistics.in_use} in use, {statistics.idle} idle, "
+        f"{statistics.connecting} connecting, {statistics.closing} closing, "
+        f"{statistics.tasks_waiting} tasks waiting"
+    )
+
+
+class PoolError(Exception):
+    """Base class of the errors that the pool itself raises."""
+
+
+class PoolClosed(PoolError, ClosedResourceError):
+    """Raised when a pool is used outside its ``async with`` block.
+
+    Also raised in tasks that are waiting in acquire when the block ends. A connection that was
+    given back raises :exc:`anyio.ClosedResourceError` instead.
+
+    :ivar name: the pool's name
+    """
+
+    def __init__(self, name: str, advice: str) -> None:
+        super().__init__(f"pool {name!r} {advice}")
+        self.name = name
+
+
+class PoolFull(PoolError, WouldBlock):
+    """Raised instead of waiting: nothing is idle, or ``max_waiting`` tasks are waiting already.
+
+    :exc:`AcquireTimeout` is its neighbour: there the caller did wait.
+
+    :ivar statistics: the pool's state at that moment
+    """
+
+    def __init__(self, statistics: PoolStatistics, advice: str) -> None:
+        super().__init__(f"pool {statistics.name!r} {advice} ({_state(statistics)})")
+        self.statistics = statistics
+
+
+class AcquireTimeout(PoolError, TimeoutError):
+    """Raised when no connection could be had in time.
+
+    It says nothing of the exchange: a timeout of the exchange itself is a plain
+    :exc:`TimeoutError`.
+
+    :ivar timeout: the time limit in seconds
+    :ivar statistics: the pool's state when time ran out
+    :ivar last_connect_error: the newest failure to connect since the last success, or ``None``
+    """
+
+    def __init__(
+        self,
+        timeout: float,
+        statistics: PoolStatistics,
+        last_connect_error: BaseException | None,
+    ) -> None:
+        message = (
+            f"no connection of pool {statistics.name!r} within {timeout:g} s ({_state(statistics)})"
+        )
+        if last_connect_error is not None:
+            message += (
+                f"; last connect error: {type(last_connect_error).__name__}: {last_connect_error}"
+            )
+        elif statistics.in_use >= statistics.max_size:
+            message += "; give connections back sooner or raise max_size"
+        super().__init__(message)
+        self.timeout = timeout
+        self.statistics = statistics
+        self.last_connect_error = last_connect_error
+
+
+class PackageTooLarge(PoolError, ValueError):
+    """Raised when a package is larger than its format allows.
+
+    When sending, nothing has been written and the connection is as good as before. When receiving,
+    the peer announced the size, nothing of the body was read, and the connection is not reused.
+
+    :ivar size: length of the body in bytes
+    :ivar max_size: what the format allows, in bytes
+    """
+
+    def __init__(self, size: int, max_size: int) -> None:
+        super().__init__(
+            f"a package of {size} bytes exceeds the {max_size} bytes that its format allows; "
+            f"use a PackageFormat with a larger max_size or header_size"
+        )
+        self.size = size
+        self.max_size = max_size

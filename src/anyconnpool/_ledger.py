@@ -1,0 +1,264 @@
+"""THE state machine of a pool: who is idle, borrowed, opening, closing, and who waits.
+
+Everything that decides lives here, and its single steps in ``_books``. It is synchronous, does no
+I/O, and gets the time and the slots from outside; what has to be done it writes to
+:attr:`Ledger.orders`. The rules:
+
+- Every connection that isn't idle holds a slot, and ``idle + slots held`` never exceeds
+  ``max_size``: a connection is opened only where there is room for it.
+- While anybody waits, nothing is idle: what becomes available goes to the oldest waiter. So
+  whoever finds an idle connection overtakes nobody.
+- As many connections are under way as there are waiters and missing idle ones, where there is
+  room; none of them belongs to a particular waiter.
+- A connection is lent or becomes idle only if nothing is known against it.
+
+The idle deque and all counts change under a lock that is never held across an await: statistics
+are read from other threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from anyconnpool._books import Books
+from anyconnpool._entry import Entry, Link, Liveness, State, Waiter
+from anyconnpool._statistics import CloseReason, PoolStatistics, freeze_counts
+
+# A lifetime ends up to a tenth early, so that connections opened together don't end together.
+_LIFETIME_JITTER = 0.1
+
+
+class Ledger(Books[Link]):
+    """Decide what every event in the life of a pool's connections leads to.
+
+    See :class:`~anyconnpool._books.Books` for the parameters.
+    """
+
+    def checkout(self, now: float) -> Entry[Link] | None:
+        """Lend an idle connection, if there is a good one; bad ones are ordered to be closed."""
+        with self._lock:
+            while self._idle:
+                entry = self._pop_idle()
+                reason, unsure = self._judge_idle(entry, now)
+                if reason is None and not unsure:
+                    self._lend(entry)
+                    if self._settings.min_idle:
+                        self._balance()
+                    return entry
+                self._remove(entry, reason)
+            return None
+
+    def join(self, waiter: Waiter[Link]) -> bool:
+        """Put a task in line, and order a connection for it where there is room.
+
+        :return: false if as many as may are waiting for a slot already
+        """
+        with self._lock:
+            if self._size >= self._max_size:
+                under_way = self._population[State.OPENING] + self._population[State.CHECKING]
+                freeing = self._population[State.CLOSING] - (self._size - self._max_size)
+                if len(self._waiters) - under_way - max(freeing, 0) >= self._settings.max_waiting:
+                    return False
+            self._waiters[waiter] = None
+            self._balance()
+            return True
+
+    def abandon(self, waiter: Waiter[Link], now: float) -> None:
+        """Take a task out of the line; what it was granted in that moment goes to the next."""
+        with self._lock:
+            entry = waiter.entry
+            if entry is None:
+                self._waiters.pop(waiter, None)
+            elif entry.state is State.IN_USE:
+                self._unlend(entry)
+                self._place(entry, now, *self._judge(entry))
+
+    def release(
+        self, entry: Entry[Link], now: float, reason: CloseReason | None, *, unsure: bool = False
+    ) -> None:
+        """Take a borrowed connection back, unless it was seized meanwhile.
+
+        :param reason: why it must not be used again, if so
+        :param unsure: whether it must be checked first
+        """
+        with self._lock:
+            if entry.state is not State.IN_USE:
+                return
+            if self._waiters and reason is None and not unsure:
+                reason, unsure = self._judge(entry)
+            self._place(entry, now, reason, unsure)
+
+    def detach(self, entry: Entry[Link]) -> bool:
+        """Let a borrowed connection leave the pool open; false if it was seized meanwhile."""
+        with self._lock:
+            if entry.state is not State.IN_USE:
+                return False
+            self._closed[CloseReason.DETACHED] += 1
+            self._leave(entry)
+            return True
+
+    def opened(self, entry: Entry[Link], link: Link, now: float, *, unsure: bool = False) -> None:
+        """Book a new connection: for the oldest waiter, or idle (once checked, if unsure)."""
+        with self._lock:
+            entry.link = link
+            entry.opened_at = now
+            lifetime = self._settings.max_lifetime
+            if lifetime < math.inf:
+                lifetime *= 1 - _LIFETIME_JITTER * self._jitter()
+            entry.retire_at = now + lifetime
+            self._opened += 1
+            self._refill_paused = False
+            self.last_connect_error = None
+            self._place(entry, now, None, unsure and not self._waiters)
+
+    def open_failed(self, entry: Entry[Link], error: Exception) -> None:
+        """Give the error to the oldest waiter; the next one gets a new attempt."""
+        with self._lock:
+            self._open_failed += 1
+            self._refill_paused = True
+            self.last_connect_error = error
+            if self._waiters:
+                self._tell(self._waiters.popitem(last=False)[0], error)
+            else:
+                self._tell_watchers(error)
+            self._leave(entry)
+
+    def open_cancelled(self, entry: Entry[Link]) -> None:
+        """Forget a connection whose opening was cancelled."""
+        with self._lock:
+            self._leave(entry)
+
+    def checked(self, entry: Entry[Link], liveness: Liveness, now: float) -> None:
+        """Book what receiving on a doubtful connection has shown."""
+        with self._lock:
+            self._place(entry, now, self._reason(entry, liveness), unsure=False)
+
+    def closed(self, entry: Entry[Link]) -> None:
+        """Book that a socket is closed: its slot is free."""
+        with self._lock:
+            self._closed[entry.close_reason] += 1
+            self._leave(entry)
+
+    def reap(self, now: float, limit: int) -> bool:
+        """Order the entries that have been idle for too long to be closed, the oldest first.
+
+        :param limit: most entries to take at once
+        :return: whether there may be more
+        """
+        longest = self._settings.max_idle_time
+        with self._lock:
+            for _ in range(limit):
+                if not self._idle or now - self._idle[0].idle_since < longest:
+                    return False
+                self._remove(self._idle.popleft(), CloseReason.IDLE_TIME)
+            return True
+
+    def idle_entries(self) -> list[Entry[Link]]:
+        """Return the entries that are idle now, those that stood longest first."""
+        with self._lock:
+            return list(self._idle)
+
+    def judge_idle(self, entries: Iterable[Entry[Link]], now: float) -> None:
+        """Take those of the entries that are idle but no longer good out of the idle ones."""
+        with self._lock:
+            verdicts = {
+                entry: self._judge_idle(entry, now)
+                for entry in entries
+                if entry.state is State.IDLE
+            }
+            bad = {
+                entry: reason
+                for entry, (reason, unsure) in verdicts.items()
+                if reason is not None or unsure
+            }
+            if bad:
+                good = [entry for entry in self._idle if entry not in bad]
+                self._idle.clear()
+                self._idle.extend(good)
+                for entry, reason in bad.items():
+                    self._remove(entry, reason)
+
+    def next_expiry(self) -> float:
+        """Return when the entry that stood longest will have been idle for too long."""
+        with self._lock:
+            since = self._idle[0].idle_since if self._idle else math.inf
+            return since + self._settings.max_idle_time
+
+    def refill(self) -> None:
+        """Order what is missing of the idle connections, also after a failure to connect."""
+        with self._lock:
+            self._refill_paused = False
+            self._balance()
+
+    def watch(self, watcher: Waiter[Link]) -> None:
+        """Tell a task when enough connections are idle, or why they can't be opened."""
+        with self._lock:
+            self._watchers.append(watcher)
+            self._check_ready()
+
+    def unwatch(self, watcher: Waiter[Link]) -> None:
+        """Forget a task that watched; no matter if it has been told."""
+        with self._lock:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+
+    def retire(self) -> None:
+        """Order every present connection to be closed, those in use when they come back."""
+        with self._lock:
+            self._generation += 1
+            while self._idle:
+                self._remove(self._idle.popleft(), CloseReason.RETIRED)
+
+    def resize(self, max_size: float) -> None:
+        """Change the most connections; a surplus is closed, what is in use when it comes back."""
+        with self._lock:
+            self._max_size = max_size
+            while self._idle and self._size - self._population[State.CLOSING] > max_size:
+                self._remove(self._idle.popleft(), CloseReason.SURPLUS)
+            self._fit_slots()
+            self._check_ready()
+            self._balance()
+
+    def shut(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
+        """Lend nothing more: waiters get an error, idle entries are ordered to be closed.
+
+        :param drained: called when nothing is borrowed any more
+        """
+        with self._lock:
+            self._drained = drained
+            while self._waiters:
+                self._tell(self._waiters.popitem(last=False)[0], error())
+            self._tell_watchers(error())
+            while self._idle:
+                self._remove(self._idle.popleft(), CloseReason.POOL_CLOSED)
+            self._check_drained()
+
+    def seize(self, entry: Entry[Link]) -> None:
+        """Order a connection to be closed under its borrower's hands."""
+        with self._lock:
+            if entry.state is State.IN_USE:
+                self._remove(entry, CloseReason.SEIZED)
+
+    def statistics(self) -> PoolStatistics:
+        """Return counts and totals as they are now, from any thread."""
+        with self._lock:
+            population = self._population
+            return PoolStatistics(
+                name=self._settings.name,
+                max_size=self._max_size,
+                size=self._size,
+                idle=population[State.IDLE],
+                in_use=population[State.IN_USE],
+                connecting=population[State.OPENING] + population[State.CHECKING],
+                closing=population[State.CLOSING],
+                tasks_waiting=len(self._waiters),
+                acquired=self._acquired,
+                reused=self._reused,
+                opened=self._opened,
+                open_failed=self._open_failed,
+                closed=freeze_counts(self._closed),
+                timed_out=self.timed_out,
+                cancelled=self.cancelled,
+                replayed=self.replayed,
+            )

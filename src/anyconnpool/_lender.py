@@ -1,0 +1,182 @@
+"""Lend the connections of a running pool: at once, or in turn, and take them back.
+
+Nothing that gives back awaits, so that neither a cancelled scope nor a native ``task.cancel()``,
+which pierces shields, can come in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from anyio import Event, move_on_after
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from anyconnpool._connection import PooledConnection
+from anyconnpool._entry import Entry, Waiter
+from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
+from anyconnpool._ledger import Ledger
+from anyconnpool._runtime import Runtime
+from anyconnpool._settings import Settings
+from anyconnpool._statistics import CloseReason
+from anyconnpool._transport import Transport
+from anyconnpool._workers import Workers
+
+# Acquires without waiting before the others get a turn, less one: a loop that does nothing else
+# would starve them, and could not be cancelled.
+_TURN_MASK = 63
+
+
+class Lender:
+    """Lend and take back, from the entering of a pool to its end.
+
+    :param settings: the pool's settings
+    :param ledger: decides
+    :param workers: carry out what it orders
+    :param runtime: the event loop of the pool
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger[Transport],
+        workers: Workers,
+        runtime: Runtime,
+    ) -> None:
+        self.settings = settings
+        self.now = runtime.now
+        self._ledger = ledger
+        self._workers = workers
+        self._check_place = runtime.check
+        self._turns = 0
+        #: whether the pool's block has not ended yet
+        self.running = True
+
+    async def lend(self, timeout: float) -> PooledConnection:
+        """Borrow an idle connection, or wait for one.
+
+        :param timeout: limit in seconds
+        """
+        # Nothing is owned yet: a cancellation here leaves nothing behind.
+        await checkpoint_if_cancelled()
+        self._turns += 1
+        if not self._turns & _TURN_MASK:
+            await checkpoint()
+        return self._lend_idle() or PooledConnection(self, await self._wait_for_entry(timeout))
+
+    def lend_nowait(self) -> PooledConnection:
+        """Borrow an idle connection.
+
+        :raises PoolFull: if there is none
+        """
+        connection = self._lend_idle()
+        if connection is None:
+            raise PoolFull(self._ledger.statistics(), "has no idle connection to lend at once")
+        return connection
+
+    def take_back(
+        self, entry: Entry[Transport], reason: CloseReason | None, *, unsure: bool
+    ) -> None:
+        """Take a connection back; with a reason, to close it."""
+        self._ledger.release(entry, self.now(), reason, unsure=unsure)
+        if self._ledger.orders:
+            self._workers.carry_out()
+
+    def let_go(self, entry: Entry[Transport]) -> bool:
+        """Give a connection away for good; false if it has been closed already."""
+        mine = self._ledger.detach(entry)
+        self._workers.carry_out()
+        return mine
+
+    async def wait_ready(self) -> None:
+        """Wait until ``min_idle`` connections are idle, or raise why they can't be opened."""
+        await checkpoint()
+        self.check()
+        event = Event()
+        watcher: Waiter[Transport] = Waiter(event.set)
+        self._ledger.watch(watcher)
+        self._ledger.refill()
+        self._workers.carry_out()
+        try:
+            await event.wait()
+        finally:
+            self._ledger.unwatch(watcher)
+        if watcher.error is not None:
+            raise watcher.error
+
+    def retire(self) -> None:
+        """Replace every present connection when it next comes back."""
+        self.check()
+        self._ledger.retire()
+        self._workers.carry_out()
+
+    def resize(self, max_size: float) -> None:
+        """Change the most connections."""
+        self.check()
+        self._ledger.resize(max_size)
+        self._workers.carry_out()
+
+    def end(self, drained: Callable[[], object]) -> None:
+        """Refuse everybody from now on, and close what is idle.
+
+        :param drained: called when nothing is borrowed any more
+        """
+        self.running = False
+        self._ledger.shut(self._closed_error, drained)
+        self._workers.carry_out()
+
+    def check(self) -> None:
+        """Refuse use after the end, or in another event loop than the pool's.
+
+        :raises PoolClosed: after the end
+        :raises PoolError: in another event loop or thread
+        """
+        if not self.running:
+            raise self._closed_error()
+        self._check_place()
+
+    def _closed_error(self) -> PoolClosed:
+        return PoolClosed(self.settings.name, "has been left: its async with block has ended")
+
+    def _lend_idle(self) -> PooledConnection | None:
+        self.check()
+        entry = self._ledger.checkout(self.now())
+        if self._ledger.orders:
+            self._workers.carry_out()
+        return None if entry is None else PooledConnection(self, entry)
+
+    async def _wait_for_entry(self, timeout: float) -> Entry[Transport]:
+        event = Event()
+        waiter: Waiter[Transport] = Waiter(event.set)
+        if not self._ledger.join(waiter):
+            raise PoolFull(
+                self._ledger.statistics(),
+                "is in full use, and as many tasks as max_waiting allows wait already",
+            )
+        self._workers.carry_out()
+        try:
+            if timeout == math.inf:
+                await event.wait()
+            else:
+                with move_on_after(timeout):
+                    await event.wait()
+        except BaseException:
+            # What was granted in this very moment goes to the next in line.
+            self._ledger.cancelled += 1
+            self._abandon(waiter)
+            raise
+        if waiter.entry is None:
+            raise self._failure(waiter, timeout)
+        return waiter.entry
+
+    def _failure(self, waiter: Waiter[Transport], timeout: float) -> Exception:
+        if waiter.error is not None:
+            return waiter.error
+        self._ledger.timed_out += 1
+        error = AcquireTimeout(timeout, self._ledger.statistics(), self._ledger.last_connect_error)
+        self._abandon(waiter)
+        return error
+
+    def _abandon(self, waiter: Waiter[Transport]) -> None:
+        self._ledger.abandon(waiter, self.now())
+        self._workers.carry_out()

@@ -1,0 +1,245 @@
+"""The connection pool: what its users see of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from anyio import AsyncContextManagerMixin
+from anyio.abc import ByteStreamConnectable
+
+from anyconnpool._block import Block
+from anyconnpool._connection import Acquisition, PooledConnection
+from anyconnpool._exceptions import PoolClosed
+from anyconnpool._ledger import Ledger
+from anyconnpool._lender import Lender
+from anyconnpool._package import PackageFormat
+from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
+from anyconnpool._settings import (
+    IdleOrder,
+    PoolOptions,
+    Settings,
+    check_duration,
+    check_max_size,
+)
+from anyconnpool._statistics import PoolStatistics
+from anyconnpool._transport import Transport
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+
+class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
+    """Keep connections to one remote, and lend each to one borrower at a time.
+
+    To be entered with ``async with``: the pool's tasks live in that block, and when it ends every
+    socket is closed. It can be entered again afterwards. All durations are in seconds, with
+    ``math.inf`` for no limit. Nothing is opened before a connection is needed, but by ``min_idle``.
+
+    :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable
+    :param tls: whether to speak TLS; this and the other TLS options are those of
+        :func:`anyio.as_connectable`
+    :param ssl_context: the TLS settings, if not the secure defaults
+    :param tls_hostname: the name to check the server's certificate for, if not the host
+    :param tls_standard_compatible: whether the closing handshake of TLS is made and expected
+    :param max_size: most sockets at once, the connecting and the closing ones included
+    :param min_idle: keep this many connections ready, refilled in the background
+    :param max_idle_time: close connections that were idle for longer; 600 s is what gtcp documents
+    :param max_lifetime: close connections that are older, up to a tenth earlier so that they don't
+        end together, and never while they are borrowed
+    :param max_waiting: with this many tasks waiting for a slot, one more gets :exc:`PoolFull` at
+        once; 0 means never to wait for a slot (opening a connection where there is room is no
+        waiting)
+    :param acquire_timeout: default limit of :meth:`acquire`
+    :param connect_timeout: limit of one attempt to connect, TLS handshake included
+    :param close_timeout: grace for closing one connection, and for borrowed ones when the block
+        ends; then they are closed by force
+    :param idle_order: ``"lifo"`` lends the connection that was used last, which lets the surplus
+        expire; ``"fifo"`` the one that rested longest, which spreads load behind a balancer
+    :param one_way: whether the protocol has no replies, so that a send may be the last operation
+        on a connection to be reused
+    :param package_format: default format of packages
+    :param max_line_bytes: default limit of lines, in bytes
+    :param name: for logs, errors and statistics; by default the remote as a URL
+    :raises TypeError: if the remote or a setting is of the wrong type
+    :raises ValueError: if a setting makes no sense, or TLS options would have no effect
+    """
+
+    _ledger: Ledger[Transport] | None = None
+    _lender: Lender | None = None
+
+    def __init__(
+        self,
+        remote: Remote,
+        *,
+        tls: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
+        tls_hostname: str | None = None,
+        tls_standard_compatible: bool = True,
+        max_size: float = 10,
+        min_idle: int = 0,
+        max_idle_time: float = 600,
+        max_lifetime: float = math.inf,
+        max_waiting: float = math.inf,
+        acquire_timeout: float = math.inf,
+        connect_timeout: float = 30,
+        close_timeout: float = 5,
+        idle_order: IdleOrder = "lifo",
+        one_way: bool = False,
+        package_format: PackageFormat | None = None,
+        max_line_bytes: int = 65_536,
+        name: str | None = None,
+    ) -> None:
+        self._connectable = resolve_remote(
+            remote, tls, ssl_context, tls_hostname, tls_standard_compatible
+        )
+        self._settings = Settings(
+            max_size=max_size,
+            min_idle=min_idle,
+            max_idle_time=max_idle_time,
+            max_lifetime=max_lifetime,
+            max_waiting=max_waiting,
+            acquire_timeout=acquire_timeout,
+            connect_timeout=connect_timeout,
+            close_timeout=close_timeout,
+            idle_order=idle_order,
+            one_way=one_way,
+            package_format=PackageFormat() if package_format is None else package_format,
+            max_line_bytes=max_line_bytes,
+            name=describe_remote(remote, tls=tls) if name is None else name,
+        )
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        tls_hostname: str | None = None,
+        tls_standard_compatible: bool = True,
+        **settings: Unpack[PoolOptions],
+    ) -> Self:
+        """Make a pool for the remote that a URL names.
+
+        :param url: ``tcp://host:port``, ``tls://host:port`` or ``unix:///path``
+        :param ssl_context: see the class, as are the other parameters
+        :raises TypeError: if the URL or a setting is of the wrong type
+        :raises ValueError: if the URL is none of these, or a setting makes no sense
+        """
+        remote, tls = parse_url(url)
+        return cls(
+            remote,
+            tls=tls,
+            ssl_context=ssl_context,
+            tls_hostname=tls_hostname,
+            tls_standard_compatible=tls_standard_compatible,
+            **settings,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    @property
+    def name(self) -> str:
+        """How the pool is called in logs, errors and statistics."""
+        return self._settings.name
+
+    @property
+    def max_size(self) -> float:
+        """Most sockets at once.
+
+        It can be changed at any time. Raised, it lets waiting tasks through at once. Lowered, it
+        closes idle connections now and borrowed ones when they come back.
+
+        :raises ValueError: if it is set to less than 1 or than ``min_idle``
+        """
+        return self._settings.max_size
+
+    @max_size.setter
+    def max_size(self, value: float) -> None:
+        check_max_size(value)
+        settings = dataclasses.replace(self._settings, max_size=value)
+        if self._lender is not None and self._lender.running:
+            self._lender.resize(value)
+        self._settings = settings
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        block = Block(self._settings, self._connectable)
+        async with block.run() as lender:
+            self._ledger = block.ledger
+            self._lender = lender
+            yield self
+
+    def acquire(self, *, timeout: float | None = None) -> Acquisition:
+        """Borrow a connection: an idle one at once, else one that comes back or is opened.
+
+        To be used with ``async with``, or awaited. Who comes first is served first. The idle
+        connections are probed: one that the peer has closed, or that has unread bytes, is closed
+        and the next one taken. It is a cancellation point before anything is taken; a cancellation
+        later loses nothing, a connection that was being opened serves the next caller.
+
+        :param timeout: limit for all of it, in seconds; by default ``acquire_timeout``
+        :return: an asynchronous context manager that is awaitable too
+        :raises PoolClosed: outside the pool's block, also if that ends meanwhile
+        :raises PoolFull: if ``max_waiting`` tasks are waiting already
+        :raises AcquireTimeout: if no connection could be had in time
+        :raises ~anyio.ConnectionFailed: if connecting failed
+        :raises ValueError: if the timeout is negative or NaN
+        """
+        if timeout is None:
+            timeout = self._settings.acquire_timeout
+        else:
+            timeout = check_duration("timeout", timeout)
+        return Acquisition(self._running_lender(), timeout)
+
+    def acquire_nowait(self) -> PooledConnection:
+        """Borrow an idle connection without waiting, nor opening one.
+
+        :return: the connection, to be given back with :meth:`PooledConnection.aclose`
+        :raises PoolFull: if there is no idle connection
+        :raises PoolClosed: outside the pool's block
+        """
+        return self._running_lender().lend_nowait()
+
+    async def connect(self) -> PooledConnection:
+        """Borrow a connection, as AnyIO asks of a connectable; see :meth:`acquire`.
+
+        :return: the connection, to be given back with :meth:`PooledConnection.aclose`
+        """
+        return await self.acquire()
+
+    async def wait_ready(self) -> None:
+        """Wait until ``min_idle`` connections stand ready.
+
+        :raises ~anyio.ConnectionFailed: if the remote can't be reached
+        :raises PoolClosed: outside the pool's block, also if that ends meanwhile
+        """
+        await self._running_lender().wait_ready()
+
+    def retire(self) -> None:
+        """Replace every present connection: idle ones are closed now, others when they come back.
+
+        For after a failover, or when the remote's name resolves to other addresses.
+
+        :raises PoolClosed: outside the pool's block
+        """
+        self._running_lender().retire()
+
+    def statistics(self) -> PoolStatistics:
+        """Return what the pool is doing and has done, at any time and from any thread.
+
+        Outside the pool's block nothing is open, and the totals are those of the last block.
+        """
+        if self._ledger is None:
+            return PoolStatistics(name=self.name, max_size=self.max_size)
+        return self._ledger.statistics()
+
+    def _running_lender(self) -> Lender:
+        if self._lender is None:
+            raise PoolClosed(self.name, 'has not been entered: use it inside "async with pool:"')
+        return self._lender

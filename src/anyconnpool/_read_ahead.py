@@ -1,0 +1,272 @@
+"""One byte stream read ahead in large chunks, with an account of what was begun and ended well.
+
+AnyIO's own ``receive_exactly`` asks the socket for just the missing bytes: two trips a package, and
+on asyncio the surplus stays where no probe sees it. This stream always receives a large chunk into
+its own buffer, an immutable ``bytes`` with a position, so that a frame is one slice and the buffer
+shows whether the connection is clean. It knows nothing of pools and frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NoReturn, SupportsIndex
+
+from anyio import ClosedResourceError, DelimiterNotFound, EndOfStream, IncompleteRead
+from anyio.abc import AnyByteStream, ByteReceiveStream, ByteStream
+from anyio.lowlevel import checkpoint
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from anyconnpool._liveness import attributes_of
+
+# asyncio receives 256 KiB at most in one go: asking for as much leaves nothing behind in AnyIO.
+_CHUNK = 262_144
+# Reads served from the buffer before the others get a turn, less one.
+_TURN_MASK = 255
+
+
+def check_size(name: str, value: int, least: int = 1) -> None:
+    """Refuse a size in bytes that makes no sense.
+
+    :raises ValueError: if it is less than the least
+    """
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more bytes, not {value}")
+
+
+class _ShutStream(ByteStream):
+    """What a stream wraps once it was closed or given back: every use is refused."""
+
+    async def receive(self, max_bytes: int = 65536) -> NoReturn:
+        raise ClosedResourceError
+
+    async def send(self, item: bytes) -> NoReturn:
+        raise ClosedResourceError
+
+    async def send_eof(self) -> NoReturn:
+        raise ClosedResourceError
+
+    async def aclose(self) -> None:
+        """Do nothing: closing twice does no harm."""
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        raise ClosedResourceError
+
+
+_SHUT = _ShutStream()
+
+
+class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
+    """AnyIO's buffered stream with a buffer of its own that always reads ahead.
+
+    :param stream: the stream to wrap; closing this stream closes it
+    """
+
+    # Defaults on the class keep a new stream cheap: one is made for every borrow.
+    _data: bytes = b""
+    _position: int = 0
+    #: operations that have begun and not ended well: under way, failed or cancelled
+    _unfinished: int = 0
+    #: a send was the last operation
+    _reply_owed: bool = False
+    _bytes_received: int = 0
+    _chunks_received: int = 0
+    _last_chunk_size: int = 0
+    _turns: int = 0
+
+    def __init__(self, stream: AnyByteStream) -> None:
+        self.receive_stream = self._stream = stream
+        self._closed = False
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The typed attributes of the wrapped stream."""
+        return attributes_of(self._stream)
+
+    @property
+    def buffer(self) -> bytes:
+        """The bytes that were received and not yet read (a copy)."""
+        return self._data[self._position :]
+
+    def feed_data(self, data: Iterable[SupportsIndex], /) -> None:
+        """Append bytes to the buffer, as if they had been received.
+
+        :param data: the bytes
+        :raises ~anyio.ClosedResourceError: if this stream was closed or given back
+        """
+        self._check_open()
+        self._data = self.buffer + bytes(data)
+        self._position = 0
+
+    async def aclose(self) -> None:
+        """Close the wrapped stream and drop what is buffered; every later use is refused."""
+        await self._shut().aclose()
+
+    def _shut(self) -> AnyByteStream:
+        stream = self._stream
+        self.receive_stream = self._stream = _SHUT
+        self._data = b""
+        self._position = 0
+        self._closed = True
+        return stream
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedResourceError
+
+    async def send(self, item: bytes) -> None:
+        """Send all of the bytes.
+
+        A cancellation leaves it open how many were sent.
+
+        :param item: the bytes
+        :raises ~anyio.BrokenResourceError: if the connection is broken
+        :raises ~anyio.ClosedResourceError: if this stream was closed or given back
+        """
+        self._reply_owed = True
+        self._unfinished += 1
+        await self._stream.send(item)
+        self._unfinished -= 1
+
+    async def send_eof(self) -> None:
+        """Tell the peer that nothing more will be sent; a pool doesn't reuse such a connection."""
+        self._unfinished += 1
+        await self._stream.send_eof()
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Receive what there is, waiting for the first byte.
+
+        :param max_bytes: return this many bytes at most; a surplus stays buffered
+        :return: at least one byte
+        :raises ~anyio.EndOfStream: if the peer closed the connection
+        :raises ValueError: if ``max_bytes`` is less than 1
+        """
+        check_size("max_bytes", max_bytes)
+        await self._take_turn()
+        if self._position == len(self._data):
+            self._data = await self._receive_chunk()
+            self._position = 0
+        return self._take(max_bytes)
+
+    async def receive_exactly(self, nbytes: int) -> bytes:
+        """Receive this many bytes.
+
+        :param nbytes: how many bytes
+        :raises ~anyio.IncompleteRead: if the peer closed before; what came stays buffered
+        :raises ValueError: if ``nbytes`` is negative
+        """
+        if nbytes < 1:
+            check_size("nbytes", nbytes, 0)
+            self._check_open()
+            return b""
+        await self._take_turn()
+        if self._position + nbytes > len(self._data):
+            try:
+                await self._buffer_exactly(nbytes)
+            except EndOfStream as exc:
+                raise IncompleteRead from exc
+        return self._take(nbytes)
+
+    async def receive_until(self, delimiter: bytes, max_bytes: int) -> bytes:
+        """Receive up to a delimiter, which is taken but not returned.
+
+        :param delimiter: what to look for
+        :param max_bytes: most bytes that may stand before it
+        :raises ~anyio.DelimiterNotFound: if more than ``max_bytes`` stand before the delimiter,
+            or none is among as many; the connection is not reused
+        :raises ~anyio.IncompleteRead: if the peer closed before; what came stays buffered
+        :raises ValueError: if the delimiter is empty or ``max_bytes`` less than 1
+        """
+        try:
+            return await self._take_until(delimiter, max_bytes)
+        except EndOfStream as exc:
+            raise IncompleteRead from exc
+
+    async def _take_until(self, delimiter: bytes, max_bytes: int) -> bytes:
+        if not delimiter or max_bytes < 1:
+            check_size("the delimiter", len(delimiter))
+            check_size("max_bytes", max_bytes)
+        await self._take_turn()
+        start = self._position
+        window = max_bytes + len(delimiter)
+        end = self._data.find(delimiter, start, start + window)
+        if end < 0:
+            await self._buffer_until(delimiter, window)
+            start = self._position
+            end = self._data.find(delimiter, start, start + window)
+            if end < 0:
+                self._unfinished += 1
+                raise DelimiterNotFound(max_bytes)
+        self._position = end + len(delimiter)
+        self._reply_owed = False
+        return self._data[start:end]
+
+    def _take(self, nbytes: int) -> bytes:
+        start = self._position
+        taken = self._data[start : start + nbytes]
+        if taken:
+            self._position = start + len(taken)
+            self._reply_owed = False
+        return taken
+
+    async def _take_turn(self) -> None:
+        self._turns += 1
+        if not self._turns & _TURN_MASK:
+            self._unfinished += 1
+            await checkpoint()
+            self._unfinished -= 1
+
+    async def _receive_chunk(self) -> bytes:
+        self._unfinished += 1
+        stream = self._stream
+        chunk = b""
+        while not chunk:
+            if isinstance(stream, ByteReceiveStream):
+                chunk = await stream.receive(_CHUNK)
+            else:
+                chunk = await stream.receive()
+        self._unfinished -= 1
+        self._bytes_received += len(chunk)
+        self._chunks_received += 1
+        self._last_chunk_size = len(chunk)
+        return chunk
+
+    async def _buffer_exactly(self, nbytes: int) -> None:
+        await self._gather(lambda data: len(data) >= nbytes, self._receive_chunk)
+
+    async def _buffer_until(self, delimiter: bytes, window: int) -> None:
+        searched = 0
+
+        def complete(data: bytes | bytearray) -> bool:
+            nonlocal searched
+            found = data.find(delimiter, searched, window) >= 0
+            searched = max(len(data) - len(delimiter) + 1, 0)
+            return found or len(data) >= window
+
+        if not complete(self.buffer):
+            await self._gather(complete, self._receive_chunk)
+
+    async def _gather(
+        self,
+        complete: Callable[[bytes | bytearray], bool],
+        next_chunk: Callable[[], Awaitable[bytes]],
+    ) -> None:
+        """Append chunks to the buffer until it is complete, or a chunk is empty.
+
+        In time linear in the size; whatever interrupts it, all that arrived is in the buffer.
+        """
+        if self._position == len(self._data):
+            self._data = await next_chunk()
+            self._position = 0
+            if not self._data or complete(self._data):
+                return
+        gathered = bytearray(memoryview(self._data)[self._position :])
+        self._data = b""
+        self._position = 0
+        try:
+            chunk = b"."
+            while chunk and not complete(gathered):
+                chunk = await next_chunk()
+                gathered += chunk
+        finally:
+            self._data = bytes(gathered) + self._data

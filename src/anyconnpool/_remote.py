@@ -1,0 +1,124 @@
+"""What a pool connects to: checked before anything is opened, and given a name for logs."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypeAlias, cast
+from urllib.parse import unquote, urlsplit
+
+from anyio import as_connectable
+from anyio.abc import ByteStreamConnectable
+
+#: what :func:`anyio.as_connectable` takes
+Remote: TypeAlias = (
+    ByteStreamConnectable
+    | tuple[str | IPv4Address | IPv6Address, int]
+    | str
+    | bytes
+    | os.PathLike[str]
+)
+
+
+def resolve_remote(
+    remote: Remote,
+    tls: bool,
+    ssl_context: ssl.SSLContext | None,
+    tls_hostname: str | None,
+    tls_standard_compatible: bool,
+) -> ByteStreamConnectable:
+    """Turn a remote into a connectable, refusing what AnyIO would ignore silently.
+
+    :raises TypeError: if the remote is nothing to connect to
+    :raises ValueError: if an address makes no sense, or TLS options would be without effect
+    """
+    wants_tls = bool(ssl_context or tls_hostname or not tls_standard_compatible)
+    if isinstance(remote, ByteStreamConnectable):
+        if tls or wants_tls:
+            raise ValueError(
+                "TLS options have no effect on a ready-made connectable: wrap it in "
+                "anyio.streams.tls.TLSConnectable, or give an address instead"
+            )
+    elif wants_tls and not tls:
+        raise ValueError("TLS options have no effect without tls=True")
+    else:
+        _check_address(remote)
+    return as_connectable(
+        remote,
+        tls=tls,
+        ssl_context=ssl_context,
+        tls_hostname=tls_hostname,
+        tls_standard_compatible=tls_standard_compatible,
+    )
+
+
+def _check_address(remote: object) -> None:
+    if isinstance(remote, tuple):
+        _check_host_and_port(cast("tuple[object, ...]", remote))
+    elif not isinstance(remote, (str, bytes, os.PathLike)):
+        raise TypeError(
+            f"a remote is a (host, port) tuple, the path of a UNIX socket or an AnyIO "
+            f"connectable, not {remote!r}"
+        )
+    elif not os.fspath(remote):
+        raise ValueError("the path of a UNIX socket must not be empty")
+    elif isinstance(remote, str) and "://" in remote:
+        raise ValueError(f"{remote!r} is a URL, not a path: use ConnectionPool.from_url()")
+
+
+def _check_host_and_port(remote: tuple[object, ...]) -> None:
+    if len(remote) != 2:
+        raise ValueError(f"a TCP remote is a (host, port) tuple, not {remote!r}")
+    host, port = remote
+    if not isinstance(host, (str, IPv4Address, IPv6Address)):
+        raise TypeError(f"a host must be a str or an IP address, not {host!r}")
+    if not host:
+        raise ValueError("a host must not be empty")
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise TypeError(f"a port must be an int, not {port!r}")
+    if not 1 <= port <= 65535:
+        raise ValueError(f"a port must be 1 to 65535, not {port}")
+
+
+def describe_remote(remote: Remote, *, tls: bool) -> str:
+    """Name a remote: its URL, or the type of its connectable.
+
+    :param tls: whether TLS is spoken over it
+    """
+    if isinstance(remote, tuple):
+        host, port = remote
+        shown = f"[{host}]" if ":" in str(host) else str(host)
+        return f"{'tls' if tls else 'tcp'}://{shown}:{port}"
+    if isinstance(remote, ByteStreamConnectable):
+        return type(remote).__name__
+    return f"{'tls+' if tls else ''}unix://{os.fsdecode(remote)}"
+
+
+def parse_url(url: str) -> tuple[Remote, bool]:
+    """Split the URL of a remote.
+
+    :param url: ``tcp://host:port``, ``tls://host:port`` or ``unix:///path``
+    :return: the remote, and whether TLS is to be spoken
+    :raises ValueError: if it is none of these, or says more
+    :raises TypeError: if it is not a string
+    """
+    if not isinstance(cast("object", url), str):
+        raise TypeError(f"a URL must be a str, not {type(url).__name__}")
+    parts = urlsplit(url)
+    advice = f"{url!r} is not tcp://host:port, tls://host:port or unix:///path"
+    if parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(f"{advice}: settings are keyword arguments, credentials go to the server")
+    if parts.scheme == "unix":
+        if parts.netloc or not parts.path.startswith("/") or parts.path == "/":
+            raise ValueError(f"{advice}: a UNIX socket needs an absolute path after three slashes")
+        return unquote(parts.path), False
+    if parts.scheme not in ("tcp", "tls"):
+        raise ValueError(f"{advice}: unknown scheme {parts.scheme!r}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{advice}: {error}") from None
+    if not host or port is None or parts.path not in ("", "/"):
+        raise ValueError(f"{advice}: it takes a host and a port, and nothing after them")
+    return (host, port), parts.scheme == "tls"

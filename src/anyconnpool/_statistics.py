@@ -1,0 +1,87 @@
+"""What a pool tells of itself: gauges and counters at one moment, and why connections ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+
+
+class CloseReason(str, Enum):
+    """Why a connection left the pool: the keys of :attr:`PoolStatistics.closed`."""
+
+    #: it stood idle for ``max_idle_time``
+    IDLE_TIME = "max_idle_time"
+    #: it reached its (jittered) ``max_lifetime``
+    LIFETIME = "max_lifetime"
+    #: :meth:`ConnectionPool.retire` was called while it was open
+    RETIRED = "retired"
+    #: the peer hung up while it was idle
+    PEER_CLOSED = "peer_closed"
+    #: bytes that nobody asked for were waiting on it
+    UNREAD_DATA = "unread_data"
+    #: its borrower left it in doubt: an operation failed or was cancelled, the body raised,
+    #: or a reply was still owed
+    UNCLEAN = "unclean"
+    #: its borrower called :meth:`PooledConnection.discard`
+    DISCARDED = "discarded"
+    #: ``max_size`` was lowered
+    SURPLUS = "surplus"
+    #: the pool's block ended
+    POOL_CLOSED = "pool_closed"
+    #: it was still borrowed ``close_timeout`` after the pool's block had ended
+    SEIZED = "seized"
+    #: its borrower called :meth:`PooledConnection.detach`: open, but no longer the pool's
+    DETACHED = "detached"
+
+
+def freeze_counts(counts: Mapping[CloseReason, int]) -> Mapping[str, int]:
+    """Return a read-only copy of the counts, by the reasons' values."""
+    return MappingProxyType({reason.value: count for reason, count in counts.items()})
+
+
+def _no_closes() -> Mapping[str, int]:
+    return freeze_counts({})
+
+
+@dataclass(frozen=True)
+class PoolStatistics:
+    """What a pool is doing at one moment, and what it has done since it was entered.
+
+    ``opened`` is always ``idle + in_use + closing + sum(closed.values())``, plus the connections
+    that are being checked, which count as connecting.
+    """
+
+    #: the pool's name
+    name: str
+    #: most sockets at once
+    max_size: float
+    #: sockets now: ``idle + in_use + connecting + closing``
+    size: int = 0
+    #: connections ready to be borrowed
+    idle: int = 0
+    #: connections with a borrower
+    in_use: int = 0
+    #: connections being opened, or checked before they are handed out
+    connecting: int = 0
+    #: connections whose socket is being closed
+    closing: int = 0
+    #: tasks blocked in acquire, those included whose own connect is under way
+    tasks_waiting: int = 0
+    #: borrows granted
+    acquired: int = 0
+    #: borrows granted of a connection that had been borrowed before
+    reused: int = 0
+    #: connections opened
+    opened: int = 0
+    #: attempts to connect that failed
+    open_failed: int = 0
+    #: connections that left the pool, by :class:`CloseReason` value
+    closed: Mapping[str, int] = field(default_factory=_no_closes)
+    #: acquires that ran out of time
+    timed_out: int = 0
+    #: acquires that were cancelled while they waited
+    cancelled: int = 0
+    #: exchanges repeated on another connection
+    replayed: int = 0

@@ -1,0 +1,116 @@
+"""An open connection as the pool sees it: its stream, how to probe it, settle it and close it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Any
+
+from anyio import (
+    BrokenResourceError,
+    CancelScope,
+    ClosedResourceError,
+    EndOfStream,
+    aclose_forcefully,
+    move_on_after,
+)
+from anyio.abc import AnyByteStream, ByteStream, SocketAttribute, SocketStream
+from anyio.streams.tls import TLSStream
+
+from anyconnpool._entry import Entry, Liveness
+from anyconnpool._liveness import TLSProbe, attributes_of, probe_for
+
+_logger = logging.getLogger("anyconnpool.pool")
+
+_CHUNK = 262_144
+# What waits in user space is there within one turn of the event loop.
+_SETTLE_HIDDEN = 0.001
+# Session tickets are digested within a few turns; 2 ms were too few on a busy machine.
+_SETTLE_TICKETS = 0.02
+
+
+class Transport:
+    """Hold an open stream and what was learned about it once, when it was opened.
+
+    :param stream: the stream
+    """
+
+    __slots__ = ("early", "local_address", "never_read", "probe", "remote_address", "stream")
+
+    def __init__(self, stream: ByteStream) -> None:
+        attributes = attributes_of(stream)
+        self.stream = stream
+        self.probe = probe_for(attributes)
+        self.local_address: Any = None
+        self.remote_address: Any = None
+        if SocketAttribute.local_address in attributes:
+            self.local_address = attributes[SocketAttribute.local_address]()
+        if SocketAttribute.remote_address in attributes:
+            self.remote_address = attributes[SocketAttribute.remote_address]()
+        #: bytes that were received while nobody had borrowed the connection
+        self.early = b""
+        #: whether session tickets may still be on their way
+        self.never_read = isinstance(self.probe, TLSProbe)
+
+    async def settle(self, *, borrowed: bool) -> Liveness:
+        """Find out about a connection that no probe can judge, by receiving for a moment.
+
+        :param borrowed: whether it ever had a borrower
+        """
+        patience = _SETTLE_TICKETS if self.never_read else _SETTLE_HIDDEN
+        self.never_read = False
+        for seconds in (patience, _SETTLE_TICKETS, _SETTLE_TICKETS):
+            liveness = await self._receive_for(seconds)
+            if liveness is Liveness.ALIVE:
+                liveness = self.probe() if borrowed else self.probe.first()
+            if liveness is not Liveness.UNSURE:
+                return liveness
+        return Liveness.CLOSED
+
+    async def _receive_for(self, seconds: float) -> Liveness:
+        try:
+            with move_on_after(seconds):
+                self.early += await self.stream.receive(_CHUNK)
+        except (EndOfStream, BrokenResourceError, ClosedResourceError, OSError):
+            return Liveness.CLOSED
+        return Liveness.UNREAD if self.early else Liveness.ALIVE
+
+    async def close(self, grace: float) -> None:
+        """Close the stream; whatever happens, it is closed afterwards.
+
+        :param grace: how long an orderly end (the closing handshake of TLS) may take, in seconds;
+            then, and when this is cancelled, the stream is closed by force
+        """
+        done = False
+        try:
+            if grace:
+                with move_on_after(grace):
+                    await self.stream.aclose()
+                    done = True
+        except Exception as error:
+            _logger.debug("closing %s failed: %r", self.remote_address, error)
+        finally:
+            if not done:
+                await force_close(self.stream)
+
+
+async def force_close(stream: ByteStream) -> None:
+    """Close a stream without waiting for the peer, and without complaining."""
+    bottom: AnyByteStream = stream
+    while isinstance(bottom, TLSStream):
+        bottom = bottom.transport_stream
+    with suppress(Exception):
+        if isinstance(bottom, SocketStream):
+            # It never waits for the peer. But cut short by a cancellation, AnyIO before 4.16 leaves
+            # the socket open for as long as the peer doesn't read what is still unsent.
+            with CancelScope(shield=True):
+                await bottom.aclose()
+        await aclose_forcefully(stream)
+
+
+def inspect(entry: Entry[Transport]) -> Liveness:
+    """Look at a connection without waiting."""
+    transport = entry.link
+    if transport.early:
+        return Liveness.UNREAD
+    return transport.probe() if entry.borrows else transport.probe.first()

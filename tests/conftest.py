@@ -1,0 +1,75 @@
+"""Choose the backends: coroutine tests run on asyncio, asyncio+uvloop and trio.
+
+`--backend NAME`, which may be repeated, narrows the choice. Tests without a backend always run.
+"""
+
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "asyncio+uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+
+# The same examples in every run, and no deadline on busy machines; `--hypothesis-profile explore`
+# looks further. The fixture that hypothesis would warn of only chooses the backend.
+settings.register_profile(
+    "same",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("explore", settings.get_profile("same"), derandomize=False)
+settings.load_profile("same")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--backend`."""
+    parser.addoption(
+        "--backend",
+        action="append",
+        choices=list(BACKENDS),
+        help="run the tests that need a backend on this one only; may be repeated",
+    )
+
+
+@pytest.fixture(scope="module", params=list(BACKENDS))
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Return the backend that AnyIO's pytest plugin runs a coroutine test on."""
+    if request.param == "asyncio+uvloop":
+        try:
+            import uvloop  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        except ImportError as error:
+            pytest.skip(f"uvloop is not there: {error}")
+    return BACKENDS[request.param]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: Callable[..., object]) -> None:
+    """Give coroutine tests to AnyIO's plugin, except those that say that they are trio's own."""
+    marks = {mark.name for mark in getattr(obj, "pytestmark", ())}
+    marks.update(mark.name for mark in collector.iter_markers())
+    test = getattr(getattr(obj, "hypothesis", None), "inner_test", obj)
+    if iscoroutinefunction(test) and "trio" not in marks:
+        pytest.mark.anyio(obj)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of the backends that `--backend` does not name."""
+    chosen = config.getoption("backend") or list(BACKENDS)
+    left_out = [item for item in items if _backend_of(item) not in (None, *chosen)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _backend_of(item: pytest.Item) -> str | None:
+    if item.get_closest_marker("trio"):
+        return "trio"
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("anyio_backend") if callspec else None

@@ -1,0 +1,1 @@
+"""Tests of the ledger, the values and the codecs, which need no event loop."""

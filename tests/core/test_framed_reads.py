@@ -1,0 +1,265 @@
+"""Every read of a framed stream: what it gives doesn't depend on how the bytes were cut."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+import pytest
+from anyio import DelimiterNotFound, EndOfStream, IncompleteRead
+
+from anyconnpool import FramedStream, PackageFormat, PackageTooLarge
+
+from .scripted import ScriptedStream, every_cut, rest_of
+
+Read = Callable[[FramedStream], Awaitable[bytes]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A read, the bytes it meets, and what is left of them afterwards."""
+
+    name: str
+    read: Read
+    wire: bytes
+    gives: bytes | type[Exception]
+    leaves: bytes
+
+
+FRAMES = [
+    Case("line", lambda s: s.receive_line(), b"one\ntwo\n", b"one", b"two\n"),
+    Case("line keeps \\r", lambda s: s.receive_line(), b"one\r\ntwo", b"one\r", b"two"),
+    Case("empty line", lambda s: s.receive_line(), b"\n\nx", b"", b"\nx"),
+    Case(
+        "line with a long newline",
+        lambda s: s.receive_line(newline=b"\r\n"),
+        b"a\rb\nc\r\r\nd",
+        b"a\rb\nc\r",
+        b"d",
+    ),
+    Case(
+        "line as long as the limit",
+        lambda s: s.receive_line(max_bytes=5),
+        b"12345\nrest",
+        b"12345",
+        b"rest",
+    ),
+    Case(
+        "line as long as the limit, long newline",
+        lambda s: s.receive_line(newline=b"<br>", max_bytes=4),
+        b"1234<br>r",
+        b"1234",
+        b"r",
+    ),
+    Case(
+        "until keeps case apart",
+        lambda s: s.receive_until(b"END", 100),
+        b"xEnDyENDz",
+        b"xEnDy",
+        b"z",
+    ),
+    Case(
+        "until a delimiter that repeats its start",
+        lambda s: s.receive_until(b"aab", 100),
+        b"aaaabaab",
+        b"aa",
+        b"aab",
+    ),
+    Case(
+        "until as long as the limit",
+        lambda s: s.receive_until(b"\r\n", 4),
+        b"ab\nc\r\nd",
+        b"ab\nc",
+        b"d",
+    ),
+    Case("exactly", lambda s: s.receive_exactly(6), b"abcdefXY", b"abcdef", b"XY"),
+    Case("exactly all", lambda s: s.receive_exactly(5), b"abcde", b"abcde", b""),
+    Case("exactly nothing", lambda s: s.receive_exactly(0), b"abc", b"", b"abc"),
+    Case("package", lambda s: s.receive_package(), b"\0\3abc\0\1", b"abc", b"\0\1"),
+    Case("empty package", lambda s: s.receive_package(), b"\0\0\0\1x", b"", b"\0\1x"),
+    Case(
+        "package with a long header",
+        lambda s: s.receive_package(PackageFormat(4)),
+        b"\0\0\0\3abcd",
+        b"abc",
+        b"d",
+    ),
+    Case(
+        "package as large as the limit",
+        lambda s: s.receive_package(PackageFormat(1, max_size=4)),
+        b"\4abcdef",
+        b"abcd",
+        b"ef",
+    ),
+]
+
+REFUSALS = [
+    Case(
+        "line over the limit",
+        lambda s: s.receive_line(max_bytes=4),
+        b"12345\nrest",
+        DelimiterNotFound,
+        b"12345\nrest",
+    ),
+    Case(
+        "line over the limit, long newline",
+        lambda s: s.receive_line(newline=b"\r\n", max_bytes=4),
+        b"12345\r\nr",
+        DelimiterNotFound,
+        b"12345\r\nr",
+    ),
+    Case(
+        "until over the limit",
+        lambda s: s.receive_until(b"END", 3),
+        b"1234ENDz",
+        DelimiterNotFound,
+        b"1234ENDz",
+    ),
+    Case(
+        "line without an end over the limit",
+        lambda s: s.receive_line(max_bytes=4),
+        b"12345",
+        DelimiterNotFound,
+        b"12345",
+    ),
+    Case(
+        "package over the limit",
+        lambda s: s.receive_package(PackageFormat(2, max_size=2)),
+        b"\0\3abcdef",
+        PackageTooLarge,
+        b"\0\3abcdef",
+    ),
+]
+
+ENDS = [
+    Case("line after the end", lambda s: s.receive_line(), b"", EndOfStream, b""),
+    Case("line cut short", lambda s: s.receive_line(), b"par", IncompleteRead, b"par"),
+    Case(
+        "line cut short within its newline",
+        lambda s: s.receive_line(newline=b"\r\n"),
+        b"par\r",
+        IncompleteRead,
+        b"par\r",
+    ),
+    Case(
+        "line as long as the limit cut short",
+        lambda s: s.receive_line(max_bytes=3),
+        b"par",
+        IncompleteRead,
+        b"par",
+    ),
+    Case("until after the end", lambda s: s.receive_until(b";", 9), b"", IncompleteRead, b""),
+    Case("until cut short", lambda s: s.receive_until(b";", 9), b"par", IncompleteRead, b"par"),
+    Case("exactly after the end", lambda s: s.receive_exactly(1), b"", IncompleteRead, b""),
+    Case("exactly cut short", lambda s: s.receive_exactly(4), b"par", IncompleteRead, b"par"),
+    Case("package after the end", lambda s: s.receive_package(), b"", EndOfStream, b""),
+    Case("package cut in its header", lambda s: s.receive_package(), b"\0", IncompleteRead, b"\0"),
+    Case(
+        "package cut in its body",
+        lambda s: s.receive_package(),
+        b"\0\3ab",
+        IncompleteRead,
+        b"\0\3ab",
+    ),
+    Case("receive after the end", lambda s: s.receive(), b"", EndOfStream, b""),
+]
+
+
+def case_name(case: Case) -> str:
+    return case.name
+
+
+@pytest.mark.parametrize("case", FRAMES, ids=case_name)
+async def test_a_frame_is_the_same_however_it_was_cut(case: Case) -> None:
+    """A read gives its frame and leaves the bytes after it, in every cut."""
+    for chunks in every_cut(case.wire):
+        stream = FramedStream(ScriptedStream(*chunks))
+        assert await case.read(stream) == case.gives, chunks
+        assert await rest_of(stream) == case.leaves, chunks
+
+
+@pytest.mark.parametrize("case", FRAMES, ids=case_name)
+async def test_a_frame_is_the_same_if_it_was_fed(case: Case) -> None:
+    """Fed bytes come first and may hold the frame's beginning or all of it."""
+    for size in range(len(case.wire) + 1):
+        remainder = [case.wire[size:]] if size < len(case.wire) else []
+        stream = FramedStream(ScriptedStream(*remainder))
+        stream.feed_data(case.wire[:size])
+        assert stream.buffer == case.wire[:size]
+        assert await case.read(stream) == case.gives, size
+        assert await rest_of(stream) == case.leaves, size
+
+
+@pytest.mark.parametrize("case", REFUSALS, ids=case_name)
+async def test_a_frame_over_the_limit_is_refused_however_it_was_cut(case: Case) -> None:
+    """A limit holds also where the end is buffered already, and nothing is consumed."""
+    for chunks in every_cut(case.wire):
+        stream = FramedStream(ScriptedStream(*chunks))
+        assert isinstance(case.gives, type)
+        for _ in range(2):
+            with pytest.raises(case.gives):
+                await case.read(stream)
+        assert await rest_of(stream) == case.leaves, chunks
+
+
+@pytest.mark.parametrize("case", ENDS, ids=case_name)
+async def test_the_end_of_the_stream_is_told_and_takes_nothing_away(case: Case) -> None:
+    """Each read has its own error at the end; the bytes before it stay readable."""
+    for chunks in every_cut(case.wire):
+        stream = FramedStream(ScriptedStream(*chunks))
+        assert isinstance(case.gives, type)
+        for _ in range(2):
+            with pytest.raises(case.gives):
+                await case.read(stream)
+            assert stream.buffer == case.leaves, chunks
+        assert await rest_of(stream) == case.leaves, chunks
+
+
+@pytest.mark.parametrize("case", ENDS, ids=case_name)
+async def test_an_error_of_the_stream_passes_and_takes_nothing_away(case: Case) -> None:
+    """A broken connection shows as itself; the bytes that came before it stay readable."""
+    for chunks in every_cut(case.wire):
+        error = anyio.BrokenResourceError("reset by peer")
+        stream = FramedStream(ScriptedStream(*chunks, error))
+        with pytest.raises(anyio.BrokenResourceError) as caught:
+            await case.read(stream)
+        assert caught.value is error
+        assert stream.buffer == case.wire, chunks
+        if case.wire:
+            assert await stream.receive_exactly(len(case.wire)) == case.wire
+
+
+async def test_a_loop_over_lines_ends_with_the_stream() -> None:
+    """A server's loop reads every line and then EndOfStream, again at each further call."""
+    stream = FramedStream(ScriptedStream(b"a\nb", b"\n\nc", b"\n"))
+    assert [await stream.receive_line() for _ in range(4)] == [b"a", b"b", b"", b"c"]
+    for _ in range(3):
+        with pytest.raises(EndOfStream):
+            await stream.receive_line()
+
+
+async def test_receive_gives_what_there_is_and_keeps_the_rest() -> None:
+    """A plain receive gives at least one byte and at most what was asked for."""
+    stream = FramedStream(ScriptedStream(b"abcdef", b"gh"))
+    assert await stream.receive(4) == b"abcd"
+    assert await stream.receive(1) == b"e"
+    assert await stream.receive(100) == b"f"
+    assert await stream.receive() == b"gh"
+    with pytest.raises(EndOfStream):
+        await stream.receive()
+
+
+async def test_reads_of_every_kind_take_turns_on_one_stream() -> None:
+    """No read takes a byte of the next, whatever kind it is."""
+    wire = b"line\n" + b"\0\3pkg" + b"12345" + b"till;" + b"x" * 9 + b"\n"
+    for size in range(1, len(wire) + 1):
+        chunks = [wire[at : at + size] for at in range(0, len(wire), size)]
+        stream = FramedStream(ScriptedStream(*chunks))
+        assert await stream.receive_line() == b"line"
+        assert await stream.receive_package() == b"pkg"
+        assert await stream.receive_exactly(5) == b"12345"
+        assert await stream.receive_until(b";", 10) == b"till"
+        assert await stream.receive_line(max_bytes=9) == b"x" * 9
+        with pytest.raises(EndOfStream):
+            await stream.receive_line()

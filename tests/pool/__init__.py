@@ -1,0 +1,1 @@
+"""Tests of the pool on in-memory connections under a virtual clock."""

@@ -1,0 +1,112 @@
+"""The rules of the house: sizes, imports, docstrings and the public names."""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+import anyconnpool
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 40
+
+PUBLIC_NAMES = {
+    "AcquireTimeout",
+    "ConnectionPool",
+    "FramedStream",
+    "PackageFormat",
+    "PackageTooLarge",
+    "PoolClosed",
+    "PoolError",
+    "PoolFull",
+    "PoolStatistics",
+    "PooledConnection",
+}
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the place and the length in lines, docstring aside, of every function of a file."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            text = 0
+            if ast.get_docstring(node, clean=False) is not None:
+                text = (first.end_lineno or first.lineno) - first.lineno + 1
+            length = (node.end_lineno or node.lineno) - node.lineno + 1 - text
+            yield f"{path.name}:{node.lineno} {node.name}", length
+
+
+def public_members(cls: type) -> Iterator[tuple[str, object]]:
+    """Yield the public methods and properties that a class defines itself."""
+    for name in vars(cls):
+        member = inspect.getattr_static(cls, name)
+        member = getattr(member, "__func__", member)
+        if not name.startswith("_") and (
+            inspect.isfunction(member) or isinstance(member, property)
+        ):
+            yield f"{cls.__name__}.{name}", member
+
+
+def test_there_are_sources_to_check() -> None:
+    """The checks of sizes don't pass for want of files."""
+    assert ROOT / "src" / "anyconnpool" / "__init__.py" in SOURCES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_file_is_long(path: Path) -> None:
+    """A file of src has at most 300 lines."""
+    assert len(path.read_text("utf-8").splitlines()) <= MAX_FILE_LINES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_function_is_long(path: Path) -> None:
+    """A function of src has at most 40 lines, its docstring aside."""
+    assert not [place for place, length in functions(path) if length > MAX_FUNCTION_LINES]
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_every_test_states_its_property(path: Path) -> None:
+    """Every test has a docstring."""
+    assert not [
+        f"{path.name}:{node.lineno} {node.name}"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
+
+
+def test_imports_go_down_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The import contracts of pyproject.toml hold."""
+    monkeypatch.chdir(ROOT)
+    status = lint_imports(config_filename="pyproject.toml", no_cache=True, no_logo=True)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def test_the_public_names_are_those_of_the_contract() -> None:
+    """The package shows what it promises, nothing more and nothing less."""
+    assert set(anyconnpool.__all__) == PUBLIC_NAMES
+    assert len(anyconnpool.__all__) == len(PUBLIC_NAMES)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
+def test_every_public_name_has_a_docstring(name: str) -> None:
+    """Every public name is documented, and so is every method and property of ours on it."""
+    thing: type = getattr(anyconnpool, name)
+    assert vars(thing).get("__doc__")
+    for base in thing.__mro__:
+        if base.__module__.startswith("anyconnpool"):
+            assert not [place for place, member in public_members(base) if not member.__doc__]
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    """The marker that makes type checkers read our annotations is shipped."""
+    assert (Path(anyconnpool.__file__).parent / "py.typed").is_file()
