@@ -11,7 +11,7 @@ nox.options.sessions = ["lint", "types", "tests", "tests_min", "demo"]
 nox.options.reuse_venv = "yes"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-# anyio 4.14.2 asks for trio >= 0.32, and its pytest plugin does not load in pytest 9.2 and later.
+# anyio 4.14.2 asks for trio >= 0.32; its pytest plugin draws a deprecation warning from pytest 9.2.
 OLDEST = ["anyio==4.14.2", "trio==0.32.0", "uvloop==0.21.0", "pytest<9.2"]
 
 

@@ -48,6 +48,9 @@ class Block:
                     yield lender
                 except BaseException as error:
                     body_error = error
+                    if not isinstance(error, Exception):
+                        # Cancelled or interrupted: nobody gets any grace.
+                        closers.cancel_scope.cancel()
         except BaseException:
             if body_error is None:
                 raise
@@ -79,7 +82,7 @@ class Block:
             with move_on_after(settings.close_timeout):
                 await drained.wait()
         finally:
-            # Reached by cancellation as well: then borrowers get no grace.
+            # Reached at once if the block was cancelled.
             for entry in self._held():
                 self.ledger.seize(entry)
             workers.carry_out()

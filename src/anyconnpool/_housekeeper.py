@@ -42,6 +42,7 @@ class Housekeeper:
         self._ledger = ledger
         self._workers = workers
         self._now = runtime.now
+        self._refill_at = runtime.now()
         self._interval = max(
             min(_SWEEP_INTERVAL, settings.max_idle_time / 4, settings.max_lifetime / 4),
             _SHORTEST_PAUSE,
@@ -67,8 +68,10 @@ class Housekeeper:
         for start in range(0, len(entries), _SLICE):
             self._ledger.judge_idle(entries[start : start + _SLICE], self._now())
             await self._finish_slice()
-        self._ledger.refill()
-        self._workers.carry_out()
+        if self._now() >= self._refill_at:
+            self._refill_at = self._now() + _SWEEP_INTERVAL
+            self._ledger.refill()
+            self._workers.carry_out()
 
     async def _finish_slice(self) -> None:
         self._workers.carry_out()

@@ -109,8 +109,12 @@ async def force_close(stream: ByteStream) -> None:
 
 
 def inspect(entry: Entry[Transport]) -> Liveness:
-    """Look at a connection without waiting."""
+    """Look at a connection without waiting; one that can't be looked at counts as closed."""
     transport = entry.link
     if transport.early:
         return Liveness.UNREAD
-    return transport.probe() if entry.borrows else transport.probe.first()
+    try:
+        return transport.probe() if entry.borrows else transport.probe.first()
+    except Exception:
+        _logger.exception("probing the connection to %s failed", transport.remote_address)
+        return Liveness.CLOSED

@@ -9,6 +9,7 @@ import asyncio
 import tracemalloc
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from anyio import CancelScope, DelimiterNotFound, create_task_group
@@ -152,6 +153,24 @@ async def test_a_line_of_single_bytes_is_linear_work() -> None:
     """A byte at a time costs some hundred bytes of work each, not the whole line each."""
     wire = b"x" * 65536 + b"\n"
     assert await allocated_by(lambda s: s.receive_line(), wire, 1) < 1000 * len(wire)
+
+
+@pytest.mark.parametrize("method", ["line", "until"])
+async def test_bytes_that_were_searched_are_not_searched_again(method: str) -> None:
+    """Each arrival is searched by itself: a newline that changes meanwhile isn't found behind."""
+    newline: Any = bytearray(b"\n")
+    meanwhile = iter([b"\n", b"a", b"\n"])
+
+    class Changing(ScriptedStream):
+        async def receive(self, max_bytes: int = 65536) -> bytes:
+            newline[:] = next(meanwhile)
+            return await super().receive(max_bytes)
+
+    stream = FramedStream(Changing(b"aaaa", b"b", b"\n"))
+    if method == "line":
+        assert await stream.receive_line(newline=newline) == b"aaaab"
+    else:
+        assert await stream.receive_until(newline, 100) == b"aaaab"
 
 
 async def test_a_large_package_in_small_chunks_is_linear_work() -> None:

@@ -22,7 +22,9 @@ async def test_is_a_buffered_stream_and_a_byte_stream_of_anyio() -> None:
     stream = FramedStream(ScriptedStream(b"x"))
     assert isinstance(stream, BufferedByteReceiveStream)
     assert isinstance(stream, ByteStream)
-    stream.feed_data(bytearray(b"fed"))
+    stream.feed_data(bytearray(b"line\nf"))
+    assert await stream.receive_line() == b"line"
+    stream.feed_data([101, 100])
     assert stream.buffer == b"fed"
     assert isinstance(stream.buffer, bytes)
     assert await stream.receive() == b"fed"

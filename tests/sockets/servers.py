@@ -1,0 +1,304 @@
+"""A server on real sockets that tests can script, and what they need to watch a pool's sockets.
+
+The server runs in threads and on blocking sockets, so that it is the same on every backend, and
+what a test tells it to do (send, hang up, reset, restart) has reached the client's kernel when the
+call returns.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import trustme
+from anyio import to_thread
+
+from anyconnpool import ConnectionPool, PooledConnection
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from anyconnpool._settings import PoolOptions
+
+KINDS = ("tcp", "tls12", "tls13", "unix")
+
+Script = Callable[["Peer"], None]
+
+_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
+_PATIENCE = 20
+
+
+@cache
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@cache
+def client_context() -> ssl.SSLContext:
+    """Return a context that trusts the test server."""
+    context = ssl.create_default_context()
+    authority().configure_trust(context)
+    return context
+
+
+@cache
+def server_context(kind: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    version = ssl.TLSVersion.TLSv1_2 if kind == "tls12" else ssl.TLSVersion.TLSv1_3
+    context.minimum_version = context.maximum_version = version
+    authority().issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+class Peer:
+    """The server's end of one connection."""
+
+    def __init__(self, accepted: socket.socket) -> None:
+        accepted.settimeout(_PATIENCE)
+        self.socket = accepted
+        self.ready = threading.Event()
+        self.thread: threading.Thread | None = None
+        self._buffer = b""
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the client has ended the connection, or this end has."""
+        fd = self.socket.fileno()
+        if fd < 0:
+            return True
+        poll = select.poll()
+        poll.register(fd, select.POLLRDHUP)
+        return any(events & _GONE for _, events in poll.poll(0))
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def receive_line(self) -> bytes:
+        """Return a line without its end.
+
+        :raises EOFError: at the end of the stream
+        """
+        while b"\n" not in self._buffer:
+            chunk = self.socket.recv(65536)
+            if not chunk:
+                raise EOFError
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    async def next_line(self) -> bytes:
+        """Return the next line, from within the event loop."""
+        return await to_thread.run_sync(self.receive_line)
+
+    def hang_up(self) -> None:
+        """Close with FIN, and for TLS without its closing handshake."""
+        self._wake(socket.SHUT_RDWR)
+
+    def reset(self) -> None:
+        """Close with RST, where the kind of socket knows one."""
+        if self.socket.family != socket.AF_UNIX and self.socket.fileno() >= 0:
+            linger = struct.pack("ii", 1, 0)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self._wake(socket.SHUT_RD)
+
+    def _wake(self, how: int) -> None:
+        # Closing alone would not wake a thread that receives, nor be seen by the client before.
+        with suppress(OSError):
+            socket.socket.shutdown(self.socket, how)
+        if self.thread is not None and self.thread is not threading.current_thread():
+            self.thread.join(_PATIENCE)
+        self.socket.close()
+
+
+def echo_lines(peer: Peer) -> None:
+    """Answer each line with itself."""
+    while True:
+        peer.send(b"> " + peer.receive_line() + b"\n")
+
+
+def one_reply(peer: Peer) -> None:
+    """Answer one line, then hang up."""
+    peer.send(b"> " + peer.receive_line() + b"\n")
+
+
+def echo_when_told(gate: threading.Event) -> Script:
+    """Answer each line with itself, but one that begins with "slow" only once the gate is open."""
+
+    def script(peer: Peer) -> None:
+        while True:
+            line = peer.receive_line()
+            if line.startswith(b"slow"):
+                gate.wait(_PATIENCE)
+            peer.send(b"> " + line + b"\n")
+
+    return script
+
+
+class Server:
+    """A listener that counts the sockets it sees open at once.
+
+    :param kind: one of ``KINDS``
+    :param directory: for the UNIX socket
+    :param script: what a thread does with each connection, which is closed afterwards; without
+        one the test does it, with the peers that it gets from :meth:`peer`
+    """
+
+    def __init__(self, kind: str, directory: Path, script: Script | None) -> None:
+        self.kind = kind
+        self.script = script
+        self.peers: list[Peer] = []
+        self.most = 0
+        #: TLS handshakes wait for it
+        self.gate = threading.Event()
+        self.gate.set()
+        self._path = str(directory / "socket")
+        self._port = 0
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.stop()
+
+    @property
+    def tls(self) -> bool:
+        return self.kind.startswith("tls")
+
+    @property
+    def remote(self) -> Any:
+        return self._path if self.kind == "unix" else ("127.0.0.1", self._port)
+
+    def pool(self, **settings: Unpack[PoolOptions]) -> ConnectionPool:
+        """Make a pool of connections to this server."""
+        context = client_context() if self.tls else None
+        return ConnectionPool(self.remote, tls=self.tls, ssl_context=context, **settings)
+
+    @property
+    def open(self) -> int:
+        """How many connections are open, as the server's kernel knows it."""
+        return sum(not peer.hung_up for peer in self.peers.copy())
+
+    async def peer(self, index: int) -> Peer:
+        """Return the server's end of a connection, counted from the first one ever."""
+        await eventually(lambda: len(self.peers) > index and self.peers[index].ready.is_set())
+        return self.peers[index]
+
+    def start(self) -> None:
+        """Listen, after :meth:`stop` at the same address again."""
+        if self.kind == "unix":
+            with suppress(FileNotFoundError):
+                os.unlink(self._path)
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(self._path)
+            self._listener.listen(128)
+        else:
+            self._listener = socket.create_server(("127.0.0.1", self._port), backlog=128)
+            self._port = self._listener.getsockname()[1]
+        self._acceptor = threading.Thread(target=self._accept, args=(self._listener,))
+        self._acceptor.start()
+
+    def stop(self, *, reset: bool = False) -> None:
+        """Close everything, the connections by RST if asked for."""
+        self.gate.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join(_PATIENCE)
+        self._listener.close()
+        for peer in self.peers:
+            if reset:
+                peer.reset()
+            else:
+                peer.hang_up()
+
+    def restart(self, *, reset: bool = False) -> None:
+        self.stop(reset=reset)
+        self.start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                accepted, _ = listener.accept()
+            except OSError:
+                return
+            peer = Peer(self._wrap(accepted))
+            self.peers.append(peer)
+            self.most = max(self.most, self.open)
+            peer.thread = threading.Thread(target=self._serve, args=(peer,))
+            peer.thread.start()
+
+    def _wrap(self, accepted: socket.socket) -> socket.socket:
+        if not self.tls:
+            return accepted
+        return server_context(self.kind).wrap_socket(
+            accepted, server_side=True, do_handshake_on_connect=False
+        )
+
+    def _serve(self, peer: Peer) -> None:
+        served = self.script is not None
+        try:
+            if isinstance(peer.socket, ssl.SSLSocket):
+                self.gate.wait(_PATIENCE)
+                peer.socket.do_handshake()
+            peer.ready.set()
+            if self.script is not None:
+                self.script(peer)
+        except (EOFError, OSError, ValueError):
+            served = True
+        finally:
+            if served:
+                peer.socket.close()
+
+
+def open_sockets() -> set[str]:
+    """Return the sockets that this process has open, both ends of loopback connections."""
+    return set(_open_sockets().values())
+
+
+def _open_sockets() -> dict[int, str]:
+    links: dict[int, str] = {}
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            links[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
+    return {fd: link for fd, link in links.items() if link.startswith("socket:")}
+
+
+def client_sockets(server: Server) -> int:
+    """Count the sockets of this process that are connected to a server."""
+    count = 0
+    for fd in _open_sockets():
+        with suppress(OSError), socket.socket(fileno=os.dup(fd)) as duplicate:
+            count += duplicate.getpeername() == server.remote
+    return count
+
+
+async def eventually(condition: Callable[[], object], *, tries: int = 500) -> None:
+    """Wait until a condition holds, looking again every 10 ms, 5 s at most."""
+    for _ in range(tries):
+        if condition():
+            return
+        await anyio.sleep(0.01)
+    raise AssertionError("what was waited for never came")
+
+
+async def ask(connection: PooledConnection, line: bytes = b"ping") -> None:
+    """Make one exchange with a server that echoes lines, and see that the reply is its own."""
+    await connection.send_line(line)
+    assert await connection.receive_line() == b"> " + line
+
+
+async def ask_next(pool: ConnectionPool, line: bytes = b"next") -> bool:
+    """Make one exchange on a connection of its own borrow; tell whether it was a reused one."""
+    async with pool.acquire() as connection:
+        await ask(connection, line)
+        return connection.reused
