@@ -4,38 +4,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypedDict
 
 from anyio import WouldBlock
 
-from anyconnpool._entry import Entry, Liveness, State
+from anyconnpool._entry import Entry, Liveness, Order, State, Waiter
 from anyconnpool._ledger import Ledger
 from anyconnpool._package import PackageFormat
 from anyconnpool._settings import IdleOrder, Settings
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-def make_settings(
-    *,
-    max_size: float = 10,
-    min_idle: int = 0,
-    max_idle_time: float = 600,
-    max_lifetime: float = math.inf,
-    max_waiting: float = math.inf,
-    idle_order: IdleOrder = "lifo",
-) -> Settings:
+
+class Chosen(TypedDict, total=False):
+    """The settings that matter to a ledger."""
+
+    max_size: float
+    min_idle: int
+    max_idle_time: float
+    max_lifetime: float
+    max_waiting: float
+    idle_order: IdleOrder
+
+
+def make_settings(**chosen: Unpack[Chosen]) -> Settings:
+    values: Chosen = {
+        "max_size": 10,
+        "min_idle": 0,
+        "max_idle_time": 600,
+        "max_lifetime": math.inf,
+        "max_waiting": math.inf,
+        "idle_order": "lifo",
+    }
+    values.update(chosen)
     return Settings(
         name="pool",
-        max_size=max_size,
-        min_idle=min_idle,
-        max_idle_time=max_idle_time,
-        max_lifetime=max_lifetime,
-        max_waiting=max_waiting,
         acquire_timeout=math.inf,
         connect_timeout=30,
         close_timeout=5,
-        idle_order=idle_order,
         one_way=False,
         package_format=PackageFormat(),
         max_line_bytes=65_536,
+        **values,
     )
 
 
@@ -75,3 +86,63 @@ class WatchedLedger(Ledger[int]):
     def _move(self, entry: Entry[int], state: State) -> None:
         self.moves.append((entry.state, state))
         super()._move(entry, state)
+
+
+class Pool:
+    """A ledger with all that surrounds it, for tests that tell a story."""
+
+    def __init__(self, *, jitter: float = 0.0, **chosen: Unpack[Chosen]) -> None:
+        settings = make_settings(**chosen)
+        self.slots = SetSlots(settings.max_size)
+        #: what a look at an entry shows, if not that it is alive
+        self.shows: dict[Entry[int], Liveness] = {}
+        self.ledger = WatchedLedger(settings, self.slots, self._inspect, lambda: jitter)
+        self.woken: list[Waiter[int]] = []
+
+    def _inspect(self, entry: Entry[int]) -> Liveness:
+        return self.shows.get(entry, Liveness.ALIVE)
+
+    def join(self) -> Waiter[int]:
+        waiter = self.try_join()
+        assert waiter is not None
+        return waiter
+
+    def try_join(self) -> Waiter[int] | None:
+        waiter = self.new_waiter()
+        return waiter if self.ledger.join(waiter) else None
+
+    def new_waiter(self) -> Waiter[int]:
+        waiter: Waiter[int] = Waiter(lambda: self.woken.append(waiter))
+        return waiter
+
+    def ordered(self, order: Order) -> Entry[int]:
+        """Take the next order, which must be of this kind."""
+        given, entry = self.ledger.orders.popleft()
+        assert given is order
+        return entry
+
+    def open(self, *, now: float = 0.0, unsure: bool = False) -> Entry[int]:
+        entry = self.ordered(Order.OPEN)
+        self.ledger.opened(entry, 1, now, unsure=unsure)
+        return entry
+
+    def close(self) -> Entry[int]:
+        entry = self.ordered(Order.CLOSE)
+        self.ledger.closed(entry)
+        return entry
+
+    def borrow(self, *, now: float = 0.0) -> Entry[int]:
+        """Borrow an idle connection, or a new one."""
+        entry = self.ledger.checkout(now)
+        if entry is None:
+            waiter = self.join()
+            entry = self.open(now=now)
+            assert waiter.entry is entry
+        return entry
+
+    def idle(self, count: int, *, now: float = 0.0) -> list[Entry[int]]:
+        """Have connections idle that were borrowed once, given back in this order."""
+        entries = [self.borrow(now=now) for _ in range(count)]
+        for entry in entries:
+            self.ledger.release(entry, now, None)
+        return entries

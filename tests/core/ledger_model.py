@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 from anyconnpool._entry import Entry, Liveness, State, Waiter
 from anyconnpool._settings import Settings
@@ -100,8 +101,8 @@ class Model:
 
     def release(self, conn: Conn, now: float, reason: CloseReason | None, unsure: bool) -> None:
         if conn.state is State.IN_USE:
-            given = set() if reason is None else {reason}
-            look = bool(self.waiters) and not given and not unsure
+            look = bool(self.waiters) and reason is None and not unsure
+            given = () if reason is None else (reason,)
             self._place(conn, now, given, doubt=unsure, look=look)
         self._order_missing()
 
@@ -195,12 +196,12 @@ class Model:
         self,
         conn: Conn,
         now: float,
-        given: set[CloseReason] | None = None,
+        given: Iterable[CloseReason] = (),
         *,
         look: bool = False,
         doubt: bool = False,
     ) -> None:
-        faults = (given or set()) | self._faults(conn, now)
+        faults = self._faults(conn, now).union(given)
         if look:
             faults |= self._seen(conn)
             doubt = conn.liveness is Liveness.UNSURE

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import anyio
 from anyio.lowlevel import checkpoint
 
-from anyconnpool import PooledConnection
+from anyconnpool import AcquireTimeout, PooledConnection
 
 from .network import delayed, failing, fill, gated
 from .sweep import Scenario, Stage
@@ -263,13 +263,14 @@ SCENARIOS = {
         {"max_size": 1},
         half_of_connects_fail,
         lambda results: results in (["served"], ["ConnectionFailed"]),
+        ends_with=anyio.ConnectionFailed,
     ),
     "back before connected": Scenario(
         acquire_and_exchange, {"max_size": 2}, slow_first_connect, got("served")
     ),
-    "body raises": Scenario(body_raises, prepare=one_idle),
-    "timeout": Scenario(time_out, {"max_size": 1}, held, got("served")),
-    "timeout of a connect": Scenario(time_out, prepare=slow_remote),
+    "body raises": Scenario(body_raises, prepare=one_idle, ends_with=RuntimeError),
+    "timeout": Scenario(time_out, {"max_size": 1}, held, got("served"), ends_with=AcquireTimeout),
+    "timeout of a connect": Scenario(time_out, prepare=slow_remote, ends_with=AcquireTimeout),
     "nested": Scenario(nested, {"max_size": 3}, one_idle),
     "retire": Scenario(retire_meanwhile, {"max_size": 2}, others=only_served),
     "resize": Scenario(resize, {"max_size": 3}, held, got("served")),
@@ -283,5 +284,5 @@ SCENARIOS = {
     "leave in disorder": Scenario(
         leave_in_disorder, {"max_size": 6, "min_idle": 1}, others=at_most(5), own_block=True
     ),
-    "leave by error": Scenario(leave_by_error, own_block=True),
+    "leave by error": Scenario(leave_by_error, own_block=True, ends_with=RuntimeError),
 }

@@ -1,4 +1,4 @@
-"""A server on real sockets that tests can script, and what they need to watch a pool's sockets.
+"""A server on real sockets that tests can script.
 
 The server runs in threads and on blocking sockets, so that it is the same on every backend, and
 what a test tells it to do (send, hang up, reset, restart) has reached the client's kernel when the
@@ -19,11 +19,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import trustme
 from anyio import to_thread
 
-from anyconnpool import ConnectionPool, PooledConnection
+from anyconnpool import ConnectionPool
+
+from .checks import eventually
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -47,7 +48,7 @@ def authority() -> trustme.CA:
 def client_context() -> ssl.SSLContext:
     """Return a context that trusts the test server."""
     context = ssl.create_default_context()
-    authority().configure_trust(context)
+    authority().configure_trust(context)  # pyright: ignore[reportUnknownMemberType]
     return context
 
 
@@ -56,7 +57,8 @@ def server_context(kind: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     version = ssl.TLSVersion.TLSv1_2 if kind == "tls12" else ssl.TLSVersion.TLSv1_3
     context.minimum_version = context.maximum_version = version
-    authority().issue_cert("127.0.0.1").configure_cert(context)
+    certificate = authority().issue_cert("127.0.0.1")
+    certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
     return context
 
 
@@ -66,6 +68,9 @@ class Peer:
     def __init__(self, accepted: socket.socket) -> None:
         accepted.settimeout(_PATIENCE)
         self.socket = accepted
+        #: opened when the TLS handshake may begin
+        self.gate = threading.Event()
+        #: set when the connection is open
         self.ready = threading.Event()
         self.thread: threading.Thread | None = None
         self._buffer = b""
@@ -158,9 +163,8 @@ class Server:
         self.script = script
         self.peers: list[Peer] = []
         self.most = 0
-        #: TLS handshakes wait for it
-        self.gate = threading.Event()
-        self.gate.set()
+        #: whether TLS handshakes of new connections wait for :meth:`admit`
+        self.hold = False
         self._path = str(directory / "socket")
         self._port = 0
         self.start()
@@ -181,6 +185,9 @@ class Server:
 
     def pool(self, **settings: Unpack[PoolOptions]) -> ConnectionPool:
         """Make a pool of connections to this server."""
+        if self.script is None:
+            # Nobody answers the closing handshake of TLS.
+            settings.setdefault("close_timeout", 0.05)
         context = client_context() if self.tls else None
         return ConnectionPool(self.remote, tls=self.tls, ssl_context=context, **settings)
 
@@ -208,9 +215,15 @@ class Server:
         self._acceptor = threading.Thread(target=self._accept, args=(self._listener,))
         self._acceptor.start()
 
+    def admit(self) -> None:
+        """Let the handshakes go on that were held, and all later ones."""
+        self.hold = False
+        for peer in self.peers.copy():
+            peer.gate.set()
+
     def stop(self, *, reset: bool = False) -> None:
         """Close everything, the connections by RST if asked for."""
-        self.gate.set()
+        self.admit()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._acceptor.join(_PATIENCE)
@@ -233,11 +246,16 @@ class Server:
                 return
             peer = Peer(self._wrap(accepted))
             self.peers.append(peer)
+            if not self.hold:
+                peer.gate.set()
             self.most = max(self.most, self.open)
             peer.thread = threading.Thread(target=self._serve, args=(peer,))
             peer.thread.start()
 
     def _wrap(self, accepted: socket.socket) -> socket.socket:
+        if self.kind != "unix":
+            # What is sent is to be with the client at once, also right after another segment.
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self.tls:
             return accepted
         return server_context(self.kind).wrap_socket(
@@ -248,57 +266,23 @@ class Server:
         served = self.script is not None
         try:
             if isinstance(peer.socket, ssl.SSLSocket):
-                self.gate.wait(_PATIENCE)
+                peer.gate.wait(_PATIENCE)
                 peer.socket.do_handshake()
             peer.ready.set()
             if self.script is not None:
                 self.script(peer)
-        except (EOFError, OSError, ValueError):
+        except EOFError:
+            served = True
+            _answer_closing(peer.socket)
+        except (OSError, ValueError):
             served = True
         finally:
             if served:
                 peer.socket.close()
 
 
-def open_sockets() -> set[str]:
-    """Return the sockets that this process has open, both ends of loopback connections."""
-    return set(_open_sockets().values())
-
-
-def _open_sockets() -> dict[int, str]:
-    links: dict[int, str] = {}
-    for fd in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            links[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
-    return {fd: link for fd, link in links.items() if link.startswith("socket:")}
-
-
-def client_sockets(server: Server) -> int:
-    """Count the sockets of this process that are connected to a server."""
-    count = 0
-    for fd in _open_sockets():
-        with suppress(OSError), socket.socket(fileno=os.dup(fd)) as duplicate:
-            count += duplicate.getpeername() == server.remote
-    return count
-
-
-async def eventually(condition: Callable[[], object], *, tries: int = 500) -> None:
-    """Wait until a condition holds, looking again every 10 ms, 5 s at most."""
-    for _ in range(tries):
-        if condition():
-            return
-        await anyio.sleep(0.01)
-    raise AssertionError("what was waited for never came")
-
-
-async def ask(connection: PooledConnection, line: bytes = b"ping") -> None:
-    """Make one exchange with a server that echoes lines, and see that the reply is its own."""
-    await connection.send_line(line)
-    assert await connection.receive_line() == b"> " + line
-
-
-async def ask_next(pool: ConnectionPool, line: bytes = b"next") -> bool:
-    """Make one exchange on a connection of its own borrow; tell whether it was a reused one."""
-    async with pool.acquire() as connection:
-        await ask(connection, line)
-        return connection.reused
+def _answer_closing(accepted: socket.socket) -> None:
+    """Make the closing handshake of TLS, if the client is still there to see it."""
+    if isinstance(accepted, ssl.SSLSocket):
+        with suppress(OSError, ValueError):
+            accepted.unwrap()

@@ -1,0 +1,280 @@
+"""Everything that can happen to a ledger, as events that happen to a model as well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from anyconnpool._entry import Entry, Liveness, State, Waiter
+from anyconnpool._statistics import CloseReason
+
+from .ledger_fakes import SetSlots, WatchedLedger, make_settings
+from .ledger_model import Conn, Model
+
+Method = TypeVar("Method", bound=Callable[..., None])
+
+PICKS = st.integers(0, 11)
+MOSTLY_TRUE = st.sampled_from([True, True, True, False])
+GIVEN_REASONS = [CloseReason.UNCLEAN, CloseReason.UNREAD_DATA, CloseReason.DISCARDED]
+# No sum of these makes one of the limits, so that it doesn't matter on which side equality is.
+STEPS = [1.0, 4.0, 16.0]
+IDLE_TIMES = [9.7, math.inf]
+LIFETIMES = [19.3, math.inf]
+
+
+# The methods that are events, with strategies for their arguments.
+EVENTS: list[st.SearchStrategy[tuple[str, dict[str, Any]]]] = []
+
+
+def event(*, often: int = 1, **arguments: st.SearchStrategy[Any]) -> Callable[[Method], Method]:
+    """Make a method of the machine an event."""
+
+    def add(method: Method) -> Method:
+        strategy = st.tuples(st.just(method.__name__), st.fixed_dictionaries(arguments))
+        EVENTS.extend([strategy] * often)
+        return method
+
+    return add
+
+
+class LedgerEvents(RuleBasedStateMachine):
+    """Do everything that can happen to a ledger, to it and to the model.
+
+    There is only one rule, because hypothesis leaves out many of the rules in every run, and a
+    pool in which nobody acquires or nothing gets opened has little to tell.
+    """
+
+    model: Model
+
+    @initialize(
+        max_size=st.integers(1, 4),
+        min_idle=st.integers(0, 2),
+        max_idle_time=st.sampled_from(IDLE_TIMES),
+        max_lifetime=st.sampled_from(LIFETIMES),
+        max_waiting=st.sampled_from([math.inf, 0, 1, 2]),
+        idle_order=st.sampled_from(["lifo", "fifo"]),
+        jitter=st.sampled_from([0.0, 0.5, 1.0]),
+    )
+    def enter(self, jitter: float, **chosen: Any) -> None:
+        chosen["min_idle"] = min(chosen["min_idle"], chosen["max_size"])
+        self.settings = make_settings(**chosen)
+        self.now = 0.0
+        self.slots = SetSlots(self.settings.max_size)
+        self.model = Model(self.settings)
+        self.ledger = WatchedLedger(self.settings, self.slots, self._inspect, lambda: jitter)
+        self.conns: dict[Entry[int], Conn] = {}
+        self.names = iter(range(1_000_000))
+        self.woken: list[Waiter[int]] = []
+        self.drained = False
+        # Orders not carried out yet, connections in borrowers' hands, and tasks that wait.
+        self.opening: list[Entry[int]] = []
+        self.checking: list[Entry[int]] = []
+        self.closing: list[Entry[int]] = []
+        self.borrowed: list[Entry[int]] = []
+        self.tasks: list[Waiter[int]] = []
+        # As the housekeeper does first of all; from now on nothing that is wanted is put off.
+        self._refill()
+
+    def _inspect(self, entry: Entry[int]) -> Liveness:
+        assert entry.state in (State.IDLE, State.IN_USE), "nobody else's socket is looked at"
+        return self.conns[entry].liveness
+
+    def is_open(self) -> bool:
+        return self.model.shut_error is None
+
+    def _new_waiter(self) -> Waiter[int]:
+        waiter: Waiter[int] = Waiter(lambda: self.woken.append(waiter))
+        return waiter
+
+    @event(often=2, seconds=st.sampled_from(STEPS), pick=PICKS, liveness=st.sampled_from(Liveness))
+    def time_passes(self, seconds: float, pick: int, liveness: Liveness) -> None:
+        """The peer of one connection has done something meanwhile."""
+        self.now += seconds
+        found = self.model.those(State.IDLE, State.IN_USE)
+        if found:
+            found[pick % len(found)].liveness = liveness
+
+    @event(often=5, times=st.integers(1, 3))
+    def acquire(self, times: int) -> None:
+        for _ in range(times):
+            entry = self.ledger.checkout(self.now)
+            lent = self.model.checkout(self.now)
+            assert entry is (lent.entry if lent else None)
+            if entry is not None:
+                self.borrowed.append(entry)
+            elif self.is_open():
+                self._join()
+            self.compare()
+
+    def _join(self) -> None:
+        waiter = self._new_waiter()
+        joined = self.ledger.join(waiter)
+        assert joined is self.model.join(waiter)
+        if joined:
+            self.tasks.append(waiter)
+
+    @event(often=4, pick=PICKS, patient=MOSTLY_TRUE)
+    def task_runs(self, pick: int, patient: bool) -> None:
+        """A task that waits runs: it has its connection, its error, or no more patience."""
+        if not self.tasks:
+            return
+        task = self.tasks[pick % len(self.tasks)]
+        if not patient:
+            self.tasks.remove(task)
+            self.ledger.abandon(task, self.now)
+            self.model.abandon(task, self.now)
+        elif task.entry is not None or task.error is not None:
+            self.tasks.remove(task)
+            self.model.granted.pop(task, None)
+            if task.entry is not None:
+                self.borrowed.append(task.entry)
+
+    @event(
+        often=5,
+        pick=PICKS,
+        good=MOSTLY_TRUE,
+        unsure=st.booleans(),
+        reason=st.sampled_from([None, *GIVEN_REASONS]),
+        liveness=st.sampled_from(Liveness),
+    )
+    def borrow_ends(
+        self, pick: int, good: bool, unsure: bool, reason: CloseReason | None, liveness: Liveness
+    ) -> None:
+        if not self.borrowed:
+            return
+        entry = self.borrowed.pop(pick % len(self.borrowed))
+        conn = self.conns[entry]
+        if good:
+            self.release(entry)
+        elif reason is not None or unsure:
+            self.release(entry, reason, unsure)
+        elif liveness is Liveness.ALIVE:
+            assert self.ledger.detach(entry) is self.model.detach(conn)
+        else:
+            conn.liveness = liveness
+            self.release(entry)
+
+    def release(
+        self, entry: Entry[int], reason: CloseReason | None = None, unsure: bool = False
+    ) -> None:
+        self.ledger.release(entry, self.now, reason, unsure=unsure)
+        self.model.release(self.conns[entry], self.now, reason, unsure)
+
+    @event(
+        often=10,
+        pick=PICKS,
+        good=MOSTLY_TRUE,
+        unsure=st.booleans(),
+        liveness=st.sampled_from(Liveness),
+    )
+    def order_is_done(self, pick: int, good: bool, unsure: bool, liveness: Liveness) -> None:
+        under_way = [*self.opening, *self.checking, *self.closing]
+        if not under_way:
+            return
+        entry = under_way[pick % len(under_way)]
+        if entry in self.closing:
+            self.closed(entry)
+        elif entry in self.checking:
+            self.checked(entry, Liveness.ALIVE if good else liveness)
+        elif good:
+            self.opened(entry, unsure)
+        elif unsure:
+            self.open_failed(entry)
+        else:
+            self.opening.remove(entry)
+            self.ledger.open_cancelled(entry)
+            self.model.open_cancelled(self.conns[entry])
+
+    def opened(self, entry: Entry[int], unsure: bool = False) -> None:
+        self.opening.remove(entry)
+        link = next(self.names)
+        self.ledger.opened(entry, link, self.now, unsure=unsure)
+        assert (entry.link, entry.opened_at) == (link, self.now)
+        longest = self.settings.max_lifetime
+        assert 0.9 * longest <= entry.retire_at - self.now <= longest
+        self.model.opened(self.conns[entry], self.now, entry.retire_at, unsure)
+
+    def open_failed(self, entry: Entry[int]) -> None:
+        self.opening.remove(entry)
+        error = ConnectionRefusedError("refused")
+        self.ledger.open_failed(entry, error)
+        self.model.open_failed(self.conns[entry], error)
+
+    def checked(self, entry: Entry[int], liveness: Liveness) -> None:
+        self.checking.remove(entry)
+        self.ledger.checked(entry, liveness, self.now)
+        self.model.checked(self.conns[entry], liveness, self.now)
+
+    def closed(self, entry: Entry[int]) -> None:
+        self.closing.remove(entry)
+        self.ledger.closed(entry)
+        self.model.closed(self.conns[entry], entry.close_reason)
+
+    @event(often=2, limit=st.integers(1, 3), picks=st.sets(PICKS))
+    def sweep(self, limit: int, picks: set[int]) -> None:
+        """Reap, judge a slice of which some is no longer idle, and refill."""
+        assert self.ledger.reap(self.now, limit) is self.model.reap(self.now, limit)
+        self.compare()
+        entries = list(self.conns)
+        some = [entries[pick % len(entries)] for pick in sorted(picks)] if entries else []
+        self.ledger.judge_idle(some, self.now)
+        self.model.judge_idle([self.conns[entry] for entry in some], self.now)
+        self.compare()
+        if limit > 1:
+            self._refill()
+
+    def _refill(self) -> None:
+        self.ledger.refill()
+        self.model.refill()
+
+    @event(pick=PICKS)
+    def seize(self, pick: int) -> None:
+        """Seizing is for borrowed connections; of others it does nothing."""
+        for entry in list(self.conns)[-1 - pick : len(self.conns) - pick]:
+            self.ledger.seize(entry)
+            self.model.seize(self.conns[entry])
+
+    @event(stay=st.booleans())
+    def watch(self, stay: bool) -> None:
+        if not self.is_open():
+            return
+        watcher = self._new_waiter()
+        self.ledger.watch(watcher)
+        self.model.watch(watcher)
+        if not stay:
+            self.ledger.unwatch(watcher)
+            self.model.unwatch(watcher)
+
+    @event()
+    def retire(self) -> None:
+        self.ledger.retire()
+        self.model.retire()
+
+    @event(max_size=st.sampled_from([1, 2, 3, 4, 5, math.inf]))
+    def resize(self, max_size: float) -> None:
+        max_size = max(max_size, self.settings.min_idle)
+        self.ledger.resize(max_size)
+        self.model.resize(max_size)
+
+    @event(really=st.sampled_from([False] * 9 + [True]))
+    def shut(self, really: bool = True) -> None:
+        if really and self.is_open():
+            error = ConnectionAbortedError("the block has ended")
+            self.ledger.shut(lambda: error, self._note_drained)
+            self.model.shut(error)
+
+    def _note_drained(self) -> None:
+        self.drained = True
+
+    def compare(self) -> None:
+        """Check that ledger and model agree now."""
+        raise NotImplementedError
+
+    @rule(what=st.deferred(lambda: st.sampled_from(EVENTS).flatmap(lambda event: event)))
+    def happens(self, what: tuple[str, dict[str, Any]]) -> None:
+        name, arguments = what
+        getattr(self, name)(**arguments)

@@ -1,0 +1,257 @@
+"""What is closed while nobody asks for it: too idle, too old, or dead."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from operator import attrgetter
+from typing import NoReturn
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from anyconnpool import ConnectionPool
+
+from .network import MemoryNetwork, check_books, delayed, failing, fill, number_of, settle
+
+
+async def test_connections_idle_for_600_seconds_are_closed() -> None:
+    """By default an idle connection lives for 600 seconds from its last return, not longer."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network) as pool:
+        await fill(pool, 2)
+        await anyio.sleep(300)
+        async with pool.acquire() as connection:
+            assert number_of(connection) == 2
+            await anyio.sleep(0.5)
+        await anyio.sleep_until(599.99)
+        assert pool.statistics().idle == 2
+        await anyio.sleep_until(600.05)
+        assert pool.statistics().idle == 1
+        assert network.peers[0].client.closed
+        await anyio.sleep_until(900.49)
+        assert pool.statistics().idle == 1
+        await anyio.sleep_until(900.55)
+        assert pool.statistics().size == 0
+        assert pool.statistics().closed == {"max_idle_time": 2}
+        assert network.forced == 0
+        await check_books(pool, network)
+
+
+async def test_an_expired_connection_is_not_lent() -> None:
+    """What is too idle at the moment of the acquire is replaced."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network, max_idle_time=0) as pool:
+        for number in (1, 2, 3):
+            async with pool.acquire() as connection:
+                assert number_of(connection) == number
+
+
+async def test_a_lifetime_of_0_still_serves_whoever_waits() -> None:
+    """A connection that is too old as soon as it is open is lent once, instead of none for ever."""
+    network = MemoryNetwork(failing(OSError("too many"), only=lambda number: number > 20))
+    async with ConnectionPool(network, max_lifetime=0) as pool:
+        for number in (1, 2, 3):
+            async with pool.acquire() as connection:
+                assert number_of(connection) == number
+
+
+async def test_lifetimes_end_but_not_all_at_once() -> None:
+    """Connections opened together end over the last tenth of ``max_lifetime``."""
+    network = MemoryNetwork()
+    closed: dict[int, float] = {}
+
+    async def on_close(number: int) -> None:
+        closed[number] = anyio.current_time()
+
+    network.on_close = on_close
+    async with ConnectionPool(network, max_size=60, max_lifetime=1000) as pool:
+        held = [await pool.acquire() for _ in range(60)]
+        while anyio.current_time() < 1006:
+            for connection in held:
+                await connection.aclose()
+            await settle()
+            # Nobody is idle for long enough to be reaped for that.
+            held = [pool.acquire_nowait() for _ in range(pool.statistics().idle)]
+            await settle()
+            await anyio.sleep(1)
+        assert not held
+        assert pool.statistics().closed == {"max_lifetime": 60}
+    assert len(closed) == 60
+    assert min(closed.values()) >= 900
+    assert max(closed.values()) <= 1002
+    assert len(set(closed.values())) > 5
+    assert max(list(closed.values()).count(moment) for moment in closed.values()) < 20
+
+
+async def test_no_lifetime_ends_while_a_connection_is_borrowed() -> None:
+    """It works on for its borrower, and is closed when it comes back."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network, max_lifetime=10) as pool:
+        async with pool.acquire() as connection:
+            await anyio.sleep(1000)
+            await connection.send_line(b"old")
+            assert await connection.receive_line() == b"old"
+            assert connection.age == pytest.approx(1000)
+        await settle()
+        assert pool.statistics().closed == {"max_lifetime": 1}
+        await check_books(pool, network)
+
+
+async def test_idle_lifetimes_end_without_an_acquire() -> None:
+    """Old idle connections are closed by the sweep."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network, max_lifetime=100) as pool:
+        await fill(pool, 5)
+        await anyio.sleep(89)
+        assert pool.statistics().idle == 5
+        await anyio.sleep(17)
+        assert pool.statistics().closed == {"max_lifetime": 5}
+        await check_books(pool, network)
+
+
+@pytest.mark.parametrize("end", ["peer_closed", "unread_data"])
+async def test_a_server_that_hung_up_is_noticed_within_5_seconds(end: str) -> None:
+    """Idle connections that the server closed, or wrote to, don't linger until they expire."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network) as pool:
+        await fill(pool, 3)
+        await anyio.sleep(12.3)
+        for peer in network.peers[:2]:
+            peer.hang_up() if end == "peer_closed" else peer.push(b"?")
+        await anyio.sleep(5.01)
+        assert pool.statistics().closed == {end: 2}
+        assert pool.statistics().idle == 1
+        assert [peer.client.closed for peer in network.peers] == [True, True, False]
+        await check_books(pool, network)
+
+
+async def changes_by_turn(count: Callable[[], int], start: anyio.Event) -> list[int]:
+    """Once started, return by how much a count grows from turn to turn, until it stands still."""
+    counts = [count()]
+    await start.wait()
+    while len(set(counts[-20:])) > 1 or len(counts) < 20:
+        counts.append(count())
+        await checkpoint()
+    return [late - early for early, late in pairwise(counts)]
+
+
+async def test_a_sweep_over_many_gives_the_others_their_turn() -> None:
+    """Between two turns of another task few idle connections are looked at."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network, max_size=2000) as pool:
+        await fill(pool, 2000)
+        begun = anyio.Event()
+        network.on_look = begun.set
+        looks = await changes_by_turn(lambda: network.looks, begun)
+        assert sum(looks) == 2000
+        assert max(looks) <= 150
+
+
+async def test_reaping_many_gives_the_others_their_turn() -> None:
+    """Between two turns of another task few connections are closed."""
+    network = MemoryNetwork()
+    begun = anyio.Event()
+
+    async def on_close(number: int) -> None:
+        begun.set()
+        await anyio.sleep(1)
+
+    async with ConnectionPool(network, max_size=2000, max_idle_time=3) as pool:
+        await fill(pool, 2000)
+        network.on_close = on_close
+        closing = await changes_by_turn(lambda: pool.statistics().closing, begun)
+        assert anyio.current_time() == pytest.approx(3, abs=0.1)
+        assert sum(closing) == 2000
+        assert max(closing) <= 200
+        await anyio.sleep(2)
+        assert pool.statistics().closed == {"max_idle_time": 2000}
+        await check_books(pool, network)
+
+
+@pytest.mark.parametrize(("doubts", "lent"), [(1, 1), (math.inf, 2)])
+async def test_doubtful_connections_are_checked_and_then_lent_or_closed(
+    doubts: float, lent: int
+) -> None:
+    """A connection whose state only a receive can tell is received from in the background."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network, max_size=1) as pool:
+        await fill(pool, 1)
+        network.peers[0].doubts = doubts
+        async with pool.acquire() as connection:
+            assert number_of(connection) == lent
+        assert 0 < anyio.current_time() < 0.1
+        await check_books(pool, network)
+    assert network.most_open == 1
+
+
+async def test_a_check_that_brings_data_or_the_end_closes() -> None:
+    """Left-over bytes and a hang-up that only a receive shows are found out."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network, max_size=2) as pool:
+        await fill(pool, 2)
+        for peer in network.peers:
+            peer.doubts = 1
+        network.peers[0].push(b"left over")
+        network.peers[1].hang_up()
+        async with pool.acquire() as connection:
+            assert number_of(connection) > 2
+        await settle()
+        assert pool.statistics().closed == {"unread_data": 1, "peer_closed": 1}
+        await check_books(pool, network)
+
+
+async def test_the_sweep_checks_doubtful_connections_too() -> None:
+    """What is in doubt while it is idle is settled before anybody asks."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network) as pool:
+        await fill(pool, 2)
+        network.peers[0].doubts = 1
+        network.peers[1].doubts = 100
+        await anyio.sleep(5.2)
+        assert pool.statistics().idle == 1
+        assert pool.statistics().closed == {"peer_closed": 1}
+        async with pool.acquire() as connection:
+            assert number_of(connection) == 1
+        await check_books(pool, network)
+
+
+async def test_the_housekeeper_survives_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception in a sweep is logged, and the next sweep does its work."""
+    network = MemoryNetwork()
+
+    def fail_once(*args: object) -> NoReturn:
+        del ledger.reap
+        raise RuntimeError("a bug of the books")
+
+    async with ConnectionPool(network) as pool:
+        await fill(pool, 2)
+        ledger = attrgetter("_ledger")(pool)
+        ledger.reap = fail_once
+        network.peers[1].hang_up()
+        with caplog.at_level(logging.ERROR, "anyconnpool"):
+            await anyio.sleep(11)
+        assert [record.name for record in caplog.records] == ["anyconnpool.housekeeper"]
+        assert "a bug of the books" in caplog.text
+        assert pool.statistics().closed == {"peer_closed": 1}
+        await check_books(pool, network)
+
+
+async def test_a_probe_that_raises_costs_no_slot() -> None:
+    """Whatever a stream's own probe does, an acquire loses no connection from the books."""
+    network = MemoryNetwork(on_close=delayed(0.1))
+    async with ConnectionPool(network, max_size=1) as pool:
+        await fill(pool, 1)
+        network.peers[0].look_error = RuntimeError("a bug of somebody's stream")
+        try:
+            async with pool.acquire(timeout=1):
+                pass
+        except RuntimeError:
+            pass
+        await anyio.sleep(1)
+        await check_books(pool, network)
+        async with pool.acquire(timeout=1):
+            pass

@@ -1,0 +1,232 @@
+"""The borrowed connection: its facts, its ways out of the pool, and its end."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from anyio import ClosedResourceError, TypedAttributeLookupError
+from anyio.abc import SocketAttribute
+from anyio.streams.buffered import BufferedByteStream, BufferedConnectable
+from anyio.streams.tls import TLSAttribute, TLSConnectable, TLSStream
+
+from anyconnpool import ConnectionPool, FramedStream, PackageFormat, PooledConnection
+
+from .checks import ask, ask_next, client_sockets, eventually, expect_closed
+from .conftest import Serve
+from .servers import client_context
+
+pytestmark = pytest.mark.usefixtures("no_socket_left")
+
+only_tcp = pytest.mark.parametrize("kind", ["tcp"])
+
+# How each public method is called; what is left out has no arguments.
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "feed_data": (b"x",),
+    "receive_exactly": (1,),
+    "receive_until": (b"\n", 10),
+    "send": (b"x",),
+    "send_line": (b"x",),
+    "send_package": (b"x",),
+    "extra": (SocketAttribute.remote_port,),
+}
+# What can be done and known after the end as well.
+HARMLESS = {"aclose", "age", "buffer", "local_address", "remote_address", "reused"}
+METHODS = sorted(
+    name
+    for name in dir(PooledConnection)
+    if not name.startswith("_") and inspect.isroutine(getattr(PooledConnection, name))
+)
+
+
+async def give_back(connection: PooledConnection) -> None:
+    await connection.aclose()
+
+
+async def discard(connection: PooledConnection) -> None:
+    connection.discard()
+
+
+async def detach(connection: PooledConnection) -> None:
+    await connection.detach().aclose()
+
+
+@only_tcp
+@pytest.mark.parametrize("end", [give_back, discard, detach])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in HARMLESS])
+async def test_every_method_is_refused_after_the_end(
+    serve: Serve, method: str, end: Callable[[PooledConnection], Awaitable[None]]
+) -> None:
+    """A connection that was given back, discarded or detached can't be used any more."""
+    async with serve().pool() as pool:
+        connection = await pool.acquire()
+        await ask(connection)
+        await end(connection)
+        with pytest.raises(ClosedResourceError):
+            result = getattr(connection, method)(*ARGUMENTS.get(method, ()))
+            if inspect.isawaitable(result):
+                await result
+        assert pool.statistics().in_use == 0
+
+
+def test_every_public_method_is_known_here() -> None:
+    """None of the methods that need arguments is forgotten."""
+    for name in METHODS:
+        parameters = list(inspect.signature(getattr(PooledConnection, name)).parameters.values())
+        needed = [one for one in parameters[1:] if one.default is one.empty]
+        needed = [one for one in needed if one.kind is not one.KEYWORD_ONLY]
+        assert len(needed) == len(ARGUMENTS.get(name, ())), name
+
+
+@pytest.mark.parametrize("end", [give_back, discard, detach])
+async def test_the_facts_can_be_read_after_the_end(
+    serve: Serve, end: Callable[[PooledConnection], Awaitable[None]]
+) -> None:
+    """Addresses, age and the like are for the logs, which are written afterwards."""
+    server = serve()
+    async with server.pool() as pool:
+        connection = await pool.acquire()
+        before = connection.local_address, connection.remote_address, connection.reused
+        await end(connection)
+        assert before == (connection.local_address, connection.remote_address, connection.reused)
+        assert connection.remote_address == server.remote
+        assert connection.age >= 0
+        assert connection.buffer == b""
+        await connection.aclose()
+
+
+async def test_the_addresses_are_those_of_the_socket(serve: Serve) -> None:
+    """As AnyIO gives them, at this end and at the peer's."""
+    server = serve()
+    async with server.pool() as pool, pool.acquire() as connection:
+        assert connection.remote_address == server.remote
+        assert connection.extra(SocketAttribute.remote_address) == server.remote
+        assert connection.extra(SocketAttribute.local_address) == connection.local_address
+        await ask(connection)
+        if server.kind != "unix":
+            assert connection.local_address == server.peers[0].socket.getpeername()
+        with pytest.raises(TypedAttributeLookupError):
+            connection.extra(PooledConnection)
+        assert connection.extra(PooledConnection, 7) == 7
+
+
+@pytest.mark.parametrize("kind", ["tls12", "tls13"])
+async def test_the_attributes_of_tls_pass_through(serve: Serve) -> None:
+    """The version that was agreed on can be asked for."""
+    server = serve()
+    async with server.pool() as pool, pool.acquire() as connection:
+        version = "TLSv1.2" if server.kind == "tls12" else "TLSv1.3"
+        assert connection.extra(TLSAttribute.tls_version) == version
+        await ask(connection)
+
+
+async def test_a_connection_tells_whether_it_was_used_before_and_how_old_it_is(
+    serve: Serve,
+) -> None:
+    """``reused`` turns true with the second borrow, and ``age`` goes on growing."""
+    async with serve().pool() as pool:
+        async with pool.acquire() as connection:
+            assert not connection.reused
+            await ask(connection)
+            age = connection.age
+        assert age >= 0
+        async with pool.acquire() as connection:
+            assert connection.reused
+            await eventually(lambda: connection.age > age + 0.01)
+            await ask(connection)
+
+
+async def test_a_connection_can_be_shown(serve: Serve) -> None:
+    """Its representation works, borrowed as well as given back."""
+    async with serve().pool() as pool:
+        async with pool.acquire() as connection:
+            assert "PooledConnection" in repr(connection)
+            await ask(connection)
+        assert "PooledConnection" in repr(connection)
+
+
+async def test_a_discarded_connection_is_closed_now(serve: Serve) -> None:
+    """The server sees its end while the borrower's block still goes on."""
+    server = serve()
+    async with server.pool() as pool:
+        async with pool.acquire() as connection:
+            await ask(connection)
+            connection.discard()
+            await eventually(lambda: server.open == 0)
+            assert pool.statistics().size == 0
+        await expect_closed(pool, discarded=1)
+
+
+async def test_a_detached_connection_is_its_owners_for_good(serve: Serve) -> None:
+    """It leaves its slot to others, keeps what was buffered, and outlives the pool."""
+    server = serve()
+    async with server.pool(max_size=1, package_format=PackageFormat(1)) as pool:
+        async with pool.acquire() as connection:
+            await connection.send_line(b"one two")
+            assert await connection.receive_until(b" ", 10) == b">"
+            own = connection.detach()
+            assert isinstance(own, FramedStream)
+            assert not isinstance(own, PooledConnection)
+            assert pool.statistics().size == 0
+        assert not await ask_next(pool)
+        assert server.open == 2
+    assert pool.statistics().closed == {"detached": 1, "pool_closed": 1}
+    assert client_sockets(server) == 1
+    async with own:
+        assert await own.receive_line() == b"one two"
+        await own.send_line(b"still here")
+        assert await own.receive_line() == b"> still here"
+    assert client_sockets(server) == 0
+
+
+async def test_what_was_left_behind_by_the_pool_cannot_be_detached(serve: Serve) -> None:
+    """A connection that was closed at the end of the pool's block is nobody's any more."""
+    async with serve().pool(close_timeout=0) as pool:
+        connection = await pool.acquire()
+    with pytest.raises(ClosedResourceError):
+        connection.detach()
+    with pytest.raises(ClosedResourceError):
+        connection.discard()
+
+
+async def test_a_pool_is_a_connectable_that_others_wrap(serve: Serve) -> None:
+    """What AnyIO builds over a pool borrows by connecting and gives back by closing."""
+    async with serve().pool() as pool:
+        for _ in range(3):
+            stream = await BufferedConnectable(pool).connect()
+            assert isinstance(stream, BufferedByteStream)
+            async with stream:
+                await stream.send(b"hello\n")
+                assert await stream.receive_until(b"\n", 100) == b"> hello"
+        assert pool.statistics().opened == 1
+        assert pool.statistics().acquired == 3
+
+
+@pytest.mark.parametrize("kind", ["tls12", "tls13"])
+async def test_tls_can_be_spoken_over_borrowed_connections(serve: Serve) -> None:
+    """A pool of plain connections carries AnyIO's TLS, whose end leaves them unfit for reuse."""
+    server = serve()
+    async with ConnectionPool(server.remote) as pool:
+        tls = TLSConnectable(pool, hostname="127.0.0.1", ssl_context=client_context())
+        for _ in range(2):
+            stream = await tls.connect()
+            assert isinstance(stream, TLSStream)
+            await stream.send(b"hello\n")
+            assert await stream.receive() == b"> hello\n"
+            server.peers[-1].hang_up()
+            await stream.transport_stream.aclose()
+        assert pool.statistics().reused == 0
+        assert pool.statistics().in_use == 0
+
+
+@only_tcp
+async def test_the_descriptor_of_a_borrowed_connection_is_a_real_socket(serve: Serve) -> None:
+    """Whoever needs the socket itself, for options say, gets at it as in AnyIO."""
+    async with serve().pool() as pool, pool.acquire() as connection:
+        raw = connection.extra(SocketAttribute.raw_socket)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        await ask(connection)

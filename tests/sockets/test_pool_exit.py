@@ -1,0 +1,287 @@
+"""The end of a pool's block: every socket closed, in time, and the body's exception untouched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+from anyio import (
+    CancelScope,
+    ClosedResourceError,
+    Event,
+    create_task_group,
+    fail_after,
+    move_on_after,
+    wait_all_tasks_blocked,
+)
+
+from anyconnpool import ConnectionPool, PoolClosed, PooledConnection
+
+from .checks import ask, ask_next, client_sockets, error_group, eventually
+from .conftest import Serve
+from .servers import Peer
+
+pytestmark = pytest.mark.usefixtures("no_socket_left")
+
+# Far above what a forced close takes, far below the default grace of 5 s.
+_IN_TIME = 3
+
+
+async def test_after_the_block_no_socket_is_open(serve: Serve) -> None:
+    """Idle and borrowed ones are closed when the block has ended, and the server sees it."""
+    server = serve()
+    async with server.pool() as pool:
+        async with pool.acquire() as first, pool.acquire() as second:
+            await ask(first)
+            await ask(second)
+        assert client_sockets(server) == 2
+    assert client_sockets(server) == 0
+    await eventually(lambda: server.open == 0)
+    assert pool.statistics().size == 0
+    assert pool.statistics().closed == {"pool_closed": 2}
+
+
+async def test_a_pool_can_be_entered_again(serve: Serve) -> None:
+    """Each block starts with nothing and leaves nothing."""
+    server = serve()
+    pool = server.pool()
+    for _ in range(3):
+        async with pool:
+            assert not await ask_next(pool)
+            assert await ask_next(pool)
+        assert client_sockets(server) == 0
+
+
+async def test_a_peer_is_told_that_its_connection_ends(serve: Serve) -> None:
+    """An idle connection gets an orderly end: the server reads an end of stream, no error."""
+    ends: list[bytes] = []
+
+    def read_to_the_end(peer: Peer) -> None:
+        peer.send(b"> " + peer.receive_line() + b"\n")
+        ends.append(peer.socket.recv(1))
+
+    async with serve(read_to_the_end).pool() as pool:
+        await ask_next(pool)
+    await eventually(lambda: ends == [b""])
+
+
+@pytest.mark.parametrize("borrowed", [False, True])
+@pytest.mark.parametrize(
+    "make_error", [ValueError, KeyError, StopAsyncIteration, KeyboardInterrupt, error_group]
+)
+async def test_the_exception_of_the_body_leaves_as_the_same_object(
+    serve: Serve, make_error: Callable[[], BaseException], borrowed: bool
+) -> None:
+    """It is neither wrapped in a group nor replaced, with a connection out as well as without."""
+    server = serve()
+    error = make_error()
+    caught: BaseException | None = None
+    try:
+        async with server.pool(close_timeout=0.05) as pool:
+            await ask_next(pool)
+            if borrowed:
+                await ask(await pool.acquire())
+            raise error
+    except BaseException as exc:
+        caught = exc
+    assert caught is error
+    assert caught.__cause__ is None
+    assert client_sockets(server) == 0
+
+
+async def test_the_exception_of_a_borrowing_body_leaves_as_the_same_object(serve: Serve) -> None:
+    """It passes the connection's block and the pool's, and is still itself."""
+    server = serve()
+    error = KeyError("mine")
+    with pytest.raises(KeyError) as caught:
+        async with server.pool() as pool, pool.acquire() as connection:
+            await ask(connection)
+            raise error
+    assert caught.value is error
+    assert client_sockets(server) == 0
+
+
+@pytest.mark.parametrize("borrowed", [False, True])
+async def test_a_cancelled_scope_ends_the_block_at_once(serve: Serve, borrowed: bool) -> None:
+    """The scope catches its cancellation, borrowers get no grace, everything is closed."""
+    server = serve()
+    with fail_after(_IN_TIME):
+        with CancelScope() as scope:
+            async with server.pool(close_timeout=60) as pool:
+                await ask_next(pool)
+                if borrowed:
+                    await ask(await pool.acquire())
+                scope.cancel()
+                await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert client_sockets(server) == 0
+
+
+@pytest.mark.parametrize("borrowed", [False, True])
+async def test_a_native_cancellation_ends_the_block(
+    serve: Serve, anyio_backend_name: str, borrowed: bool
+) -> None:
+    """A task of asyncio that is cancelled in the body leaves nothing open."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("only asyncio has a native task.cancel()")
+    server = serve()
+    inside = Event()
+
+    async def run() -> None:
+        async with server.pool(close_timeout=0.05) as pool:
+            await ask_next(pool)
+            if borrowed:
+                await ask(await pool.acquire())
+            inside.set()
+            await anyio.sleep_forever()
+
+    task = asyncio.create_task(run())
+    await inside.wait()
+    task.cancel()
+    with fail_after(_IN_TIME), pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+    assert client_sockets(server) == 0
+
+
+async def test_a_connection_that_the_body_keeps_is_closed_under_its_hands(serve: Serve) -> None:
+    """A borrow that was forgotten neither holds up the end nor survives it."""
+    server = serve()
+    with fail_after(_IN_TIME):
+        async with server.pool(close_timeout=0.05) as pool:
+            connection = await pool.acquire()
+            await ask(connection)
+    assert client_sockets(server) == 0
+    assert pool.statistics().closed == {"seized": 1}
+    with pytest.raises((ClosedResourceError, anyio.BrokenResourceError)):
+        await connection.receive_line()
+    await connection.aclose()
+
+
+async def test_a_task_that_never_gives_back_does_not_hold_up_the_end(serve: Serve) -> None:
+    """Its read ends with an error when the grace is over."""
+    server = serve()
+    ended = Event()
+
+    async def hold(pool: ConnectionPool) -> None:
+        connection = await pool.acquire()
+        with pytest.raises((ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream)):
+            await connection.receive_line()
+        ended.set()
+
+    async with create_task_group() as task_group:
+        with fail_after(_IN_TIME):
+            async with server.pool(close_timeout=0.05) as pool:
+                task_group.start_soon(hold, pool)
+                await eventually(lambda: pool.statistics().in_use == 1)
+        assert client_sockets(server) == 0
+        with fail_after(_IN_TIME):
+            await ended.wait()
+
+
+async def test_a_borrower_has_the_grace_to_finish(serve: Serve) -> None:
+    """The block waits for a borrower that gives back in time, and no longer."""
+    server = serve()
+
+    async def use(pool: ConnectionPool) -> None:
+        async with pool.acquire() as connection:
+            borrowed.set()
+            await finish.wait()
+            await ask(connection)
+            await ask(connection)
+
+    borrowed, finish = Event(), Event()
+    async with create_task_group() as task_group:
+        with fail_after(_IN_TIME):
+            async with server.pool(close_timeout=60) as pool:
+                task_group.start_soon(use, pool)
+                await borrowed.wait()
+                task_group.start_soon(set_when_blocked, finish)
+        assert pool.statistics().closed == {"pool_closed": 1}
+    assert client_sockets(server) == 0
+
+
+async def set_when_blocked(event: Event) -> None:
+    await wait_all_tasks_blocked()
+    event.set()
+
+
+async def test_waiting_tasks_are_told_when_the_block_ends(serve: Serve) -> None:
+    """Nobody waits for a pool that is gone."""
+    server = serve()
+    told: list[str] = []
+
+    async def wait(pool: ConnectionPool) -> None:
+        with pytest.raises(PoolClosed) as caught:
+            await pool.acquire()
+        told.append(str(caught.value))
+
+    async with create_task_group() as task_group, server.pool(max_size=1, close_timeout=0) as pool:
+        await pool.acquire()
+        for _ in range(3):
+            task_group.start_soon(wait, pool)
+        await eventually(lambda: pool.statistics().tasks_waiting == 3)
+    assert len(told) == 3
+    assert "has ended" in told[0]
+
+
+async def jam(connection: PooledConnection) -> None:
+    """Send until nothing moves any more: buffers are full at both ends."""
+    with move_on_after(0.05):
+        await connection.send(bytes(32 << 20))
+
+
+async def leave_idle(pool: ConnectionPool) -> None:
+    async with pool.acquire():
+        pass
+    await eventually(lambda: pool.statistics().idle == 1)
+
+
+async def leave_borrowed(pool: ConnectionPool) -> None:
+    await pool.acquire()
+
+
+async def leave_jammed(pool: ConnectionPool) -> None:
+    async with pool.acquire() as connection:
+        await jam(connection)
+
+
+async def leave_jammed_and_borrowed(pool: ConnectionPool) -> None:
+    await jam(await pool.acquire())
+
+
+@pytest.mark.parametrize(
+    "leave", [leave_idle, leave_borrowed, leave_jammed, leave_jammed_and_borrowed]
+)
+@pytest.mark.parametrize("close_timeout", [0, 0.05])
+async def test_a_peer_that_neither_reads_nor_closes_does_not_hold_up_the_end(
+    serve: Serve, leave: Callable[[ConnectionPool], Awaitable[None]], close_timeout: float
+) -> None:
+    """Also with unsent bytes, and with the closing handshake of TLS never answered."""
+    server = serve(None)
+    with fail_after(_IN_TIME):
+        async with server.pool(close_timeout=close_timeout) as pool:
+            await leave(pool)
+    assert client_sockets(server) == 0
+    assert pool.statistics().size == 0
+
+
+async def test_what_was_sent_one_way_arrives_before_the_end(serve: Serve) -> None:
+    """Without replies to wait for, the end of the block still loses nothing that was sent."""
+    total = 0
+
+    def count(peer: Peer) -> None:
+        nonlocal total
+        while chunk := peer.socket.recv(65536):
+            total += len(chunk)
+
+    server = serve(count)
+    async with server.pool(one_way=True, max_size=1) as pool:
+        for _ in range(20):
+            async with pool.acquire() as connection:
+                await connection.send(bytes(100_000))
+        assert pool.statistics().opened == 1
+    await eventually(lambda: total == 2_000_000)
+    assert server.open == 0

@@ -1,0 +1,155 @@
+"""Large replies and what may stay behind them, where no look at the kernel's buffers finds it."""
+
+from __future__ import annotations
+
+import pytest
+from anyio import create_task_group
+from anyio.lowlevel import checkpoint
+from anyio.streams.tls import TLSAttribute
+
+from anyconnpool import ConnectionPool, PackageFormat
+
+from .checks import eventually, expect_closed
+from .conftest import Serve
+from .servers import Peer, Server
+
+pytestmark = pytest.mark.usefixtures("no_socket_left")
+
+FOUR = PackageFormat(4)
+# uvloop hands over at most 256 000 bytes at a time, asyncio 262 144, and TLS takes 65 536.
+SIZES = [
+    65_535,
+    65_536,
+    65_537,
+    131_072,
+    255_999,
+    256_000,
+    256_001,
+    262_143,
+    262_144,
+    262_145,
+    307_200,
+    512_000,
+    1_048_576,
+]
+SURPLUS = b"SURPLUS"
+
+
+def large_replies(peer: Peer) -> None:
+    """Answer "size surplus" with a package of that size and then so many bytes more."""
+    while True:
+        size, surplus = (int(word) for word in peer.receive_line().split())
+        extra = (SURPLUS * (surplus // len(SURPLUS) + 1))[:surplus]
+        peer.send(FOUR.pack(bytes(size)) + extra)
+
+
+async def ask_for(pool: ConnectionPool, size: int, surplus: int = 0) -> bool:
+    """Borrow, ask for a reply and read it exactly; tell whether the connection was reused."""
+    async with pool.acquire() as connection:
+        await connection.send_line(b"%d %d" % (size, surplus))
+        assert await connection.receive_package(FOUR) == bytes(size)
+        return connection.reused
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_large_reply_read_exactly_keeps_the_connection(serve: Serve, size: int) -> None:
+    """However it was cut into chunks, a connection with nothing left is used again."""
+    async with serve(large_replies).pool(max_size=1) as pool:
+        for expected in (False, True, True):
+            assert await ask_for(pool, size) is expected
+            # A doubtful connection is looked at first, and is idle afterwards.
+            await eventually(lambda: pool.statistics().idle == 1)
+        assert pool.statistics().opened == 1
+
+
+@pytest.mark.parametrize("surplus", [1, 70_000, 256_000, 600_000])
+@pytest.mark.parametrize("size", SIZES[::2])
+async def test_a_surplus_never_reaches_the_next_borrower(
+    serve: Serve, size: int, surplus: int
+) -> None:
+    """Wherever it waits, in the event loop's own queue or in TLS: the next reply is a new one."""
+    async with serve(large_replies).pool(max_size=1) as pool:
+        assert not await ask_for(pool, size, surplus)
+        assert not await ask_for(pool, 10)
+        assert await ask_for(pool, 20)
+        assert pool.statistics().opened == 2
+
+
+async def test_a_surplus_does_not_reach_a_task_that_waits_already(serve: Serve) -> None:
+    """The direct hand-over is checked like one through the idle connections."""
+    async with serve(large_replies).pool(max_size=1) as pool, create_task_group() as task_group:
+        for _ in range(6):
+            task_group.start_soon(ask_for, pool, 256_000 - 4, 100_000)
+    assert pool.statistics().acquired == 6
+    assert pool.statistics().reused == 0
+
+
+async def connected(server: Server, pool: ConnectionPool) -> Peer:
+    """Make one borrow that reads once, so that session tickets are out of the way."""
+    async with pool.acquire() as connection:
+        peer = await server.peer(0)
+        peer.send(b"hello\n")
+        assert await connection.receive_line() == b"hello"
+    await eventually(lambda: pool.statistics().idle == 1)
+    return peer
+
+
+@pytest.mark.parametrize("kind", ["tls12", "tls13"])
+async def test_the_rest_of_a_tls_record_makes_the_connection_dirty(serve: Serve) -> None:
+    """Plaintext of which a part was taken below the pool is found in the TLS object."""
+    server = serve(None)
+    async with server.pool(max_size=1) as pool:
+        peer = await connected(server, pool)
+        async with pool.acquire() as connection:
+            peer.send(b"one record")
+            assert await connection.receive_stream.receive(3) == b"one"  # type: ignore[call-arg]
+            assert connection.extra(TLSAttribute.ssl_object).pending() == 7
+        async with pool.acquire() as connection:
+            assert not connection.reused
+        await expect_closed(pool, unread_data=1)
+
+
+@pytest.mark.parametrize("kind", ["tls12", "tls13"])
+async def test_a_further_tls_record_makes_the_connection_dirty(serve: Serve) -> None:
+    """A record that was fetched with another one, and not decrypted yet, is found as well."""
+    server = serve(None)
+    async with server.pool(max_size=1) as pool:
+        peer = await connected(server, pool)
+        async with pool.acquire() as connection:
+            peer.send(b"one record")
+            peer.send(b"another")
+            assert await connection.receive() == b"one record"
+        async with pool.acquire() as connection:
+            assert not connection.reused
+        await expect_closed(pool, unread_data=1)
+
+
+@pytest.mark.parametrize("kind", ["tls12", "tls13"])
+@pytest.mark.parametrize("records", [3, 5, 8, 30])
+async def test_a_burst_of_tls_records_makes_the_connection_dirty(
+    serve: Serve, records: int
+) -> None:
+    """More than 64 KiB in one burst is fetched in pieces: none of them reaches the next."""
+    server = serve(None)
+    async with server.pool(max_size=1) as pool, create_task_group() as task_group:
+        peer = await connected(server, pool)
+        task_group.start_soon(send_records, peer, records)
+        async with pool.acquire() as connection:
+            assert await connection.receive_exactly(16_384) == bytes(16_384)
+        async with pool.acquire() as connection:
+            assert not connection.reused
+            (await server.peer(1)).send(b"fresh\n")
+            assert await connection.receive_line() == b"fresh"
+
+
+async def send_records(peer: Peer, records: int) -> None:
+    """Send full TLS records, as much as the client's kernel takes at once."""
+    peer.socket.settimeout(0)
+    try:
+        for _ in range(records):
+            peer.send(bytes(16_384))
+    except OSError:
+        return
+    finally:
+        peer.socket.settimeout(1)
+    await checkpoint()
