@@ -20,13 +20,16 @@ PUBLIC_NAMES = {
     "AcquireTimeout",
     "ConnectionPool",
     "FramedStream",
+    "KeepAlive",
     "PackageFormat",
     "PackageTooLarge",
     "PoolClosed",
     "PoolError",
     "PoolFull",
+    "PoolManager",
     "PoolStatistics",
     "PooledConnection",
+    "Retry",
 }
 
 

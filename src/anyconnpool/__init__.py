@@ -11,19 +11,25 @@ from anyconnpool._exceptions import (
     PoolFull,
 )
 from anyconnpool._framed import FramedStream
+from anyconnpool._keepalive import KeepAlive
+from anyconnpool._manager import PoolManager
 from anyconnpool._package import PackageFormat
 from anyconnpool._pool import ConnectionPool
+from anyconnpool._retry import Retry
 from anyconnpool._statistics import PoolStatistics
 
 __all__ = [
     "AcquireTimeout",
     "ConnectionPool",
     "FramedStream",
+    "KeepAlive",
     "PackageFormat",
     "PackageTooLarge",
     "PoolClosed",
     "PoolError",
     "PoolFull",
+    "PoolManager",
     "PoolStatistics",
     "PooledConnection",
+    "Retry",
 ]

@@ -1,61 +1,157 @@
-"""The life of a pool from the first line of its ``async with`` block to the last socket closed."""
+"""The parts of one running pool, put together, and the block that runs pools to their end."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import cast
+from types import NoneType
+from typing import Any, TypeAlias, cast
 
-from anyio import CapacityLimiter, Event, create_task_group, move_on_after
+from anyio import (
+    CancelScope,
+    CapacityLimiter,
+    Event,
+    create_task_group,
+    get_cancelled_exc_class,
+    move_on_after,
+)
 from anyio.abc import ByteStreamConnectable, TaskGroup
 
-from anyconnpool._connector import Connector
-from anyconnpool._entry import Entry, State
+from anyconnpool._entry import Entry, Liveness, State
 from anyconnpool._housekeeper import Housekeeper
 from anyconnpool._ledger import Ledger
 from anyconnpool._lender import Lender
-from anyconnpool._runtime import Runtime
+from anyconnpool._opener import Opener
+from anyconnpool._runtime import Runtime, redeliver_native_cancellation
 from anyconnpool._settings import Settings
 from anyconnpool._transport import Transport, force_close, inspect
 from anyconnpool._workers import Workers
 
+LedgerFactory: TypeAlias = Callable[
+    [Settings, CapacityLimiter, Callable[[Entry[Transport]], Liveness]], Ledger[Transport]
+]
 
-class Block:
-    """Run one pool once.
+
+class RunningPool:
+    """Put together what one running pool consists of.
 
     :param settings: the pool's settings
     :param connectable: what it connects to
+    :param tasks: the group for the pool's tasks
+    :param make_ledger: makes the ledger
     """
 
-    def __init__(self, settings: Settings, connectable: ByteStreamConnectable) -> None:
-        self._settings = settings
-        self._runtime = Runtime(settings.name)
+    def __init__(
+        self,
+        settings: Settings,
+        connectable: ByteStreamConnectable,
+        tasks: TaskGroup,
+        make_ledger: LedgerFactory = Ledger[Transport],
+    ) -> None:
+        runtime = Runtime(settings.name)
         self._slots = CapacityLimiter(settings.max_size)
-        self.ledger: Ledger[Transport] = Ledger(settings, self._slots, inspect)
-        self._connector = Connector(connectable, settings.name, settings.connect_timeout)
+        self._drained = Event()
+        self.ledger = ledger = make_ledger(settings, self._slots, inspect)
+        opener = Opener(connectable, settings, runtime.now, ledger.attempt_failed, ledger.wanted)
+        self._workers = Workers(ledger, opener, settings, runtime.now, tasks)
+        self.lender = Lender(settings, ledger, self._workers, runtime)
+        self._housekeeper = Housekeeper(settings, ledger, self._workers, runtime)
+        tasks.start_soon(self._housekeeper.run)
+
+    def carry_out(self) -> None:
+        """Carry out what the ledger has ordered."""
+        self._workers.carry_out()
+
+    def end(self) -> None:
+        """Lend nothing more, and close what is idle."""
+        self._housekeeper.stop()
+        self._workers.stop()
+        self.lender.end(self._drained.set)
+
+    async def wait_drained(self) -> None:
+        """Wait until nothing is borrowed any more."""
+        await self._drained.wait()
+
+    def seize(self) -> None:
+        """Close what is still borrowed."""
+        for entry in self._held():
+            self.ledger.seize(entry)
+        self._workers.carry_out()
+
+    async def close_left_over(self) -> None:
+        """Close what is still open, all of it although this is cancelled."""
+        interruption: BaseException | None = None
+        for entry in self._held():
+            if entry.state is not State.OPENING:
+                try:
+                    await force_close(entry.link.stream)
+                except get_cancelled_exc_class() as error:
+                    interruption = error
+            self.ledger.lost(entry)
+        if interruption is not None:
+            raise interruption
+
+    def _held(self) -> tuple[Entry[Transport], ...]:
+        return cast("tuple[Entry[Transport], ...]", self._slots.statistics().borrowers)
+
+
+class Block:
+    """Run pools inside one ``async with`` block: one pool, or those of a manager.
+
+    :param close_timeout: grace for what is borrowed when the block ends, in seconds
+    """
+
+    def __init__(self, close_timeout: float) -> None:
+        self._close_timeout = close_timeout
+        self._tasks = create_task_group()
+        self._scopes: list[CancelScope] = []
+        self._pools: list[RunningPool] = []
+
+    def start(
+        self,
+        settings: Settings,
+        connectable: ByteStreamConnectable,
+        make_ledger: LedgerFactory = Ledger[Transport],
+    ) -> RunningPool:
+        """Start a pool, inside the block."""
+        pool = RunningPool(settings, connectable, self._tasks, make_ledger)
+        self._pools.append(pool)
+        return pool
+
+    def stop(self, pool: RunningPool) -> None:
+        """End a pool that has nothing borrowed, inside the block."""
+        pool.end()
+        self._pools.remove(pool)
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a task until the block ends.
+
+        :param function: the task, an async function
+        """
+        scope = CancelScope()
+        self._scopes.append(scope)
+        self._tasks.start_soon(_run_within, scope, function)
 
     @asynccontextmanager
-    async def run(self) -> AsyncGenerator[Lender]:
-        """Lend connections until the body ends, then close everything.
+    async def run(self) -> AsyncGenerator[None]:
+        """Run the pools that are started until the body ends, then close everything.
 
         What the body raises leaves as the same object: it is kept out of the task groups, which
-        would wrap it, and errors of the clean-up don't replace it.
+        would wrap it, and nothing that the clean-up meets replaces it.
         """
         body_error: BaseException | None = None
         try:
-            async with create_task_group() as closers, self._work(closers) as lender:
+            async with self._closing_left_over(), self._tasks:
                 try:
-                    yield lender
+                    yield
                 except BaseException as error:
                     body_error = error
-                    if not isinstance(error, Exception):
-                        # Cancelled or interrupted: nobody gets any grace.
-                        closers.cancel_scope.cancel()
-        except BaseException:
+                await self._leave(hurry=not isinstance(body_error, (Exception, NoneType)))
+        except BaseException as error:
             if body_error is None:
                 raise
-        finally:
-            await self._close_left_over()
+            if isinstance(body_error, Exception) and isinstance(error, get_cancelled_exc_class()):
+                redeliver_native_cancellation()
         if body_error is not None:
             try:
                 raise body_error
@@ -63,36 +159,33 @@ class Block:
                 body_error = None
 
     @asynccontextmanager
-    async def _work(self, closers: TaskGroup) -> AsyncGenerator[Lender]:
-        """Open and keep house while the block lasts; afterwards, borrowers get some grace."""
-        settings, runtime = self._settings, self._runtime
-        tasks = create_task_group()
-        workers = Workers(
-            self.ledger, self._connector, runtime.now, settings.close_timeout, tasks, closers
-        )
-        lender = Lender(settings, self.ledger, workers, runtime)
-        housekeeper = Housekeeper(settings, self.ledger, workers, runtime)
-        drained = Event()
+    async def _closing_left_over(self) -> AsyncGenerator[None]:
+        """Close what is open because its task was natively cancelled before its first step."""
         try:
-            async with tasks:
-                tasks.start_soon(housekeeper.run)
-                yield lender
-                lender.end(drained.set)
-                tasks.cancel_scope.cancel()
-            with move_on_after(settings.close_timeout):
-                await drained.wait()
+            yield
         finally:
-            # Reached at once if the block was cancelled.
-            for entry in self._held():
-                self.ledger.seize(entry)
-            workers.carry_out()
+            for pool in self._pools:
+                await pool.close_left_over()
 
-    async def _close_left_over(self) -> None:
-        """Close what a native cancellation of the closing tasks has left open."""
-        for entry in self._held():
-            if entry.state is State.CLOSING:
-                await force_close(entry.link.stream)
-                self.ledger.closed(entry)
+    async def _leave(self, *, hurry: bool) -> None:
+        """End all pools; borrowers get some grace, but if the block was cancelled."""
+        for pool in self._pools:
+            pool.end()
+        for scope in self._scopes:
+            scope.cancel()
+        if hurry:
+            self._tasks.cancel_scope.cancel()
+        try:
+            with move_on_after(self._close_timeout):
+                for pool in self._pools:
+                    await pool.wait_drained()
+        finally:
+            for pool in self._pools:
+                pool.seize()
 
-    def _held(self) -> tuple[Entry[Transport], ...]:
-        return cast("tuple[Entry[Transport], ...]", self._slots.statistics().borrowers)
+
+async def _run_within(
+    scope: CancelScope, function: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    with scope:
+        await function()

@@ -7,6 +7,7 @@ with the lock held.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections import Counter, OrderedDict, deque
@@ -53,13 +54,14 @@ class Books(Generic[Link]):
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self.orders: deque[tuple[Order, Entry[Link]]] = deque()
+        self.orders: deque[tuple[Order, Entry[Link] | None]] = deque()
         self.last_connect_error: Exception | None = None
         self.timed_out = 0
         self.cancelled = 0
         self.replayed = 0
         self._settings = settings
         self._max_size = settings.max_size
+        self._check_after = math.inf if settings.check is None else settings.check_after
         self._slots = slots
         self._inspect = inspect
         self._jitter = jitter
@@ -103,7 +105,8 @@ class Books(Generic[Link]):
             return CloseReason.POOL_CLOSED
         if entry.generation != self._generation:
             return CloseReason.RETIRED
-        if now >= entry.retire_at:
+        # However short its life, a new connection serves whoever waits for it.
+        if entry.borrows and now >= entry.retire_at:
             return CloseReason.LIFETIME
         if self._size - self._population[State.CLOSING] > self._max_size:
             return CloseReason.SURPLUS
@@ -169,23 +172,31 @@ class Books(Generic[Link]):
         entry.state = state
         if holds and not held:
             self._slots.acquire_on_behalf_of_nowait(entry)
-        elif held and not holds:
+        elif not holds:
             self._slots.release_on_behalf_of(entry)
 
     def _balance(self) -> None:
         """Order as many connections as are missing and have room."""
         if self._drained is not None:
             return
-        idle, opening = self._population[State.IDLE], self._population[State.OPENING]
-        ready = 0 if self._refill_paused else self._settings.min_idle
-        missing = len(self._waiters) + ready - idle - opening - self._population[State.CHECKING]
+        missing = self._missing()
         while missing > 0 and self._size < self._max_size:
-            entry: Entry[Link] = Entry(self._generation)
-            self._slots.acquire_on_behalf_of_nowait(entry)
-            self._population[State.OPENING] += 1
-            self._size += 1
-            self.orders.append((Order.OPEN, entry))
+            self._order_open()
             missing -= 1
+
+    def _missing(self) -> int:
+        """Count the connections that waiters and the idle ones lack, beyond those under way."""
+        population = self._population
+        ready = 0 if self._refill_paused else self._settings.min_idle
+        present = population[State.IDLE] + population[State.OPENING] + population[State.CHECKING]
+        return len(self._waiters) + ready - present
+
+    def _order_open(self) -> None:
+        entry: Entry[Link] = Entry(self._generation)
+        self._slots.acquire_on_behalf_of_nowait(entry)
+        self._population[State.OPENING] += 1
+        self._size += 1
+        self.orders.append((Order.OPEN, entry))
 
     def _fit_slots(self) -> None:
         # After max_size was lowered, the surplus keeps its slots until it is gone.
@@ -194,7 +205,7 @@ class Books(Generic[Link]):
             self._slots.total_tokens = tokens
 
     def _check_ready(self) -> None:
-        if self._population[State.IDLE] >= min(self._settings.min_idle, self._max_size):
+        if self._population[State.IDLE] >= self._settings.min_idle:
             self._tell_watchers(None)
 
     def _check_drained(self) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, Protocol
 
-from anyio import ClosedResourceError, TypedAttributeLookupError
+from anyio import ClosedResourceError, ConnectionFailed, TypedAttributeLookupError
 
 from anyconnpool._entry import Entry
 from anyconnpool._framed import FramedStream
@@ -68,6 +68,10 @@ class PooledConnection(FramedStream):
         if link.early:
             self._data, link.early = link.early, b""
 
+    def __repr__(self) -> str:
+        state = "given back" if self._closed else "borrowed"
+        return f"<{type(self).__name__} {self._entry.link}, {state}>"
+
     @property
     def local_address(self) -> Any:
         """The address at this end, as AnyIO gives it: ``(host, port)``, or a path.
@@ -99,6 +103,16 @@ class PooledConnection(FramedStream):
     def age(self) -> float:
         """How long ago the connection was opened, in seconds."""
         return self._owner.now() - self._entry.opened_at
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether its borrower has sent anything, or tried to."""
+        return self._has_sent
+
+    @property
+    def bytes_received(self) -> int:
+        """How many bytes have come since it was borrowed, read or not."""
+        return self._bytes_received
 
     async def aclose(self) -> None:
         """Give the connection back; closed is only what is not clean. Twice does no harm.
@@ -169,6 +183,58 @@ class PooledConnection(FramedStream):
     def _silence_probe(self) -> SocketProbe | None:
         probe = self._entry.link.probe
         return probe if isinstance(probe, SocketProbe) else None
+
+
+class _HookOwner:
+    """The owner of a connection that is lent to one of the pool's hooks."""
+
+    def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
+        self.settings = settings
+        self.now = now
+
+    def take_back(
+        self, entry: Entry[Transport], reason: CloseReason | None, *, unsure: bool
+    ) -> None:
+        """Do nothing: a hook can't give back what was not borrowed."""
+
+    def let_go(self, entry: Entry[Transport]) -> bool:
+        """Refuse."""
+        return False
+
+
+class _HookConnection(PooledConnection):
+    """A connection in the hands of a hook."""
+
+    def finish(self) -> None:
+        """Keep what a hook has left unread for the first borrower, or refuse the connection.
+
+        :raises ~anyio.ConnectionFailed: if the connection is unfit
+        """
+        if self._closed:
+            raise ConnectionFailed("the hook gave the connection away: it should only use it")
+        fault = self._find_fault()
+        if fault is not None and (self._entry.borrows or self._unfinished):
+            raise ConnectionFailed(f"the hook left the connection unfit: {fault.value}")
+        self._entry.link.early = self.buffer
+
+
+async def lend_to_hook(
+    entry: Entry[Transport],
+    settings: Settings,
+    now: Callable[[], float],
+    hook: Callable[[PooledConnection], Awaitable[object]],
+) -> None:
+    """Lend a connection to ``on_connect`` or ``check``, and see in what state it comes back.
+
+    :raises ~anyio.ConnectionFailed: if the hook left the connection unfit
+    :raises Exception: what the hook raised
+    """
+    connection = _HookConnection(_HookOwner(settings, now), entry)
+    try:
+        await hook(connection)
+        connection.finish()
+    finally:
+        await connection.aclose()
 
 
 class Acquisition:

@@ -53,11 +53,13 @@ class Liveness(Enum):
 
 
 class Order(Enum):
-    """What the ledger wants to have done with an entry, each in a task of the pool."""
+    """What the ledger wants to have done, with an entry but for the last."""
 
     OPEN = auto()
     CHECK = auto()
     CLOSE = auto()
+    #: settle with the other pools of a manager who opens what
+    SHARE = auto()
 
 
 class Entry(Generic[Link]):
@@ -95,9 +97,11 @@ class Waiter(Generic[Link]):
     :param wake: wakes the task; must not call the ledger
     """
 
-    __slots__ = ("entry", "error", "wake")
+    __slots__ = ("entry", "error", "number", "wake")
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self.wake = wake
         self.entry: Entry[Link] | None = None
         self.error: Exception | None = None
+        #: its place in the order of all waiters of a manager
+        self.number = 0

@@ -1,25 +1,19 @@
-"""Lines, packages and whole bursts over a stream that reads ahead."""
+"""Lines, packages and whole exchanges over a stream that reads ahead."""
 
 from __future__ import annotations
 
-from functools import cached_property
-
-from anyio import EndOfStream, IncompleteRead, move_on_after, sleep
+from anyio import EndOfStream, IncompleteRead
 from anyio.abc import AnyByteStream
 
-from anyconnpool._entry import Liveness
-from anyconnpool._liveness import SocketProbe, plain_socket_probe
+from anyconnpool._bursts import BurstStream
+from anyconnpool._deadline import time_limit
 from anyconnpool._package import PackageFormat
-from anyconnpool._read_ahead import ReadAheadStream, check_size
-from anyconnpool._settings import check_duration
+from anyconnpool._read_ahead import check_size
 
 _DEFAULT_FORMAT = PackageFormat()
-_BURST_BYTES = 1_048_576
-# How often a line that should be silent is looked at, in seconds.
-_LOOK_INTERVAL = 0.01
 
 
-class FramedStream(ReadAheadStream):
+class FramedStream(BurstStream):
     """Read and write lines and packages on any AnyIO byte stream, for both ends of a connection.
 
     Servers wrap accepted streams in it; :class:`PooledConnection` offers the same on the client's
@@ -33,9 +27,6 @@ class FramedStream(ReadAheadStream):
     :param max_line_bytes: the default limit of :meth:`receive_line`, in bytes
     :raises ValueError: if ``max_line_bytes`` is less than 1
     """
-
-    # A quiet spell was ended by cancelling a receive, which may leave bytes in AnyIO's hands.
-    _cut_short: bool = False
 
     def __init__(
         self,
@@ -128,95 +119,73 @@ class FramedStream(ReadAheadStream):
         self._reply_owed = False
         return self._data[body : body + size]
 
-    async def receive_available(
-        self, *, quiet: float = 0.001, max_bytes: int = _BURST_BYTES
+    async def send_receive(
+        self, data: bytes, nbytes: int | None = None, *, timeout: float | None = None
     ) -> bytes:
-        """Receive a burst: wait for the first bytes, then until the line falls silent.
+        """Send, then receive the reply.
 
-        For protocols without frames, like gtcp's ``Recv(-1)``, whose 1 ms is the default. It can't
-        tell a pause within a reply from its end.
+        :param data: the request
+        :param nbytes: length of the reply in bytes; without it, the reply is what comes until the
+            line falls silent, as by :meth:`receive_available`
+        :param timeout: limit for both together, in seconds; by default none
+        :raises TimeoutError: if it takes longer; what was sent and received is then unknown
+        :raises ValueError: if an argument makes no sense; nothing is sent
 
-        :param quiet: how long nothing may arrive for the burst to be over, in seconds
-        :param max_bytes: return this many bytes at most; a surplus stays buffered
-        :return: at least one byte
-        :raises ~anyio.EndOfStream: if the peer closed and nothing had arrived
-        :raises ValueError: if an argument is negative or NaN, or ``max_bytes`` less than 1
+        It raises what :meth:`send`, :meth:`receive_exactly` and :meth:`receive_available` raise.
         """
-        quiet = check_duration("quiet", quiet)
-        check_size("max_bytes", max_bytes)
-        await self._take_turn()
-        if self._position == len(self._data):
-            self._data = await self._receive_chunk()
-            self._position = 0
-        await self._gather_burst(quiet, max_bytes)
-        return self._take(max_bytes)
+        if nbytes is not None:
+            check_size("nbytes", nbytes)
+        with time_limit(timeout):
+            await self.send(data)
+            if nbytes is None:
+                return await self.receive_available()
+            return await self.receive_exactly(nbytes)
 
-    async def drain(self, *, quiet: float = 0.5, max_bytes: int = _BURST_BYTES) -> bytes:
-        """Throw away, and return, what is buffered and what arrives until the line is silent.
+    async def send_receive_line(
+        self,
+        data: bytes,
+        *,
+        newline: bytes = b"\n",
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+    ) -> bytes:
+        """Send a line, then receive one.
 
-        Silence is not an error. The default is that of the question which asked for it: flush a
-        socket with a read deadline of 500 ms.
+        :param data: the line to send, without its end
+        :param newline: what ends both lines
+        :param max_bytes: longest line to accept; see :meth:`receive_line`
+        :param timeout: limit for both together, in seconds; by default none
+        :return: the line received, without its end
+        :raises TimeoutError: if it takes longer; what was sent and received is then unknown
 
-        :param quiet: how long nothing may arrive, in seconds
-        :param max_bytes: stop after this many bytes, whatever else there is
-        :return: the bytes thrown away, maybe none
-        :raises ~anyio.EndOfStream: if the peer closed and nothing had arrived
-        :raises ValueError: if an argument is negative or NaN, or ``max_bytes`` less than 1
+        It raises what :meth:`send_line` and :meth:`receive_line` raise.
         """
-        quiet = check_duration("quiet", quiet)
-        check_size("max_bytes", max_bytes)
-        await self._take_turn()
-        await self._gather_burst(quiet, max_bytes)
-        return self._take(max_bytes)
+        if max_bytes is not None:
+            check_size("max_bytes", max_bytes)
+        with time_limit(timeout):
+            await self.send_line(data, newline=newline)
+            return await self.receive_line(newline=newline, max_bytes=max_bytes)
 
-    async def _gather_burst(self, quiet: float, max_bytes: int) -> None:
-        arrived = 0
+    async def send_receive_package(
+        self,
+        data: bytes,
+        format: PackageFormat | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> bytes:
+        """Send a package, then receive one.
 
-        def complete(data: bytes | bytearray) -> bool:
-            nonlocal arrived
-            arrived = len(data)
-            return arrived >= max_bytes
+        :param data: the body to send
+        :param format: the format of both packages, if not the stream's own
+        :param timeout: limit for both together, in seconds; by default none
+        :return: the body received
+        :raises TimeoutError: if it takes longer; what was sent and received is then unknown
 
-        async def next_chunk() -> bytes:
-            try:
-                return await self._receive_within(quiet)
-            except EndOfStream:
-                if not arrived:
-                    raise
-                return b""
-
-        if not complete(self.buffer):
-            await self._gather(complete, next_chunk)
-
-    async def _receive_within(self, seconds: float) -> bytes:
-        """Receive what arrives within some time; nothing if the line stays silent."""
-        probe = self._silence_probe()
-        if probe is not None:
-            return await self._receive_if_arrived(probe, seconds)
-        with move_on_after(seconds) as scope:
-            return await self._receive_chunk()
-        if scope.cancelled_caught:
-            self._unfinished -= 1
-            self._cut_short = True
-        return b""
-
-    async def _receive_if_arrived(self, probe: SocketProbe, seconds: float) -> bytes:
-        # No receive is cancelled: what arrives meanwhile stays in the kernel.
-        self._unfinished += 1
-        while seconds > 0 and probe() is Liveness.ALIVE:
-            await sleep(min(seconds, _LOOK_INTERVAL))
-            seconds -= _LOOK_INTERVAL
-        self._unfinished -= 1
-        return b"" if probe() is Liveness.ALIVE else await self._receive_chunk()
-
-    def _silence_probe(self) -> SocketProbe | None:
-        """Return a probe that can tell silence without receiving, if there is one."""
-        # Before its first receive, AnyIO may be reading an accepted stream into its own queue.
-        return self._plain_probe if self._bytes_received else None
-
-    @cached_property
-    def _plain_probe(self) -> SocketProbe | None:
-        return plain_socket_probe(self._stream)
+        It raises what :meth:`send_package` and :meth:`receive_package` raise.
+        """
+        with time_limit(timeout):
+            await self.send_package(data, format)
+            return await self.receive_package(format)
 
     def _raise_if_within_frame(self, cause: EndOfStream) -> None:
         if self._position < len(self._data):

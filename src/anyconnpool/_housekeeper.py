@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from anyio import sleep
+from anyio import CancelScope, sleep
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._ledger import Ledger
@@ -42,6 +42,7 @@ class Housekeeper:
         self._ledger = ledger
         self._workers = workers
         self._now = runtime.now
+        self._scope = CancelScope()
         self._refill_at = runtime.now()
         self._interval = max(
             min(_SWEEP_INTERVAL, settings.max_idle_time / 4, settings.max_lifetime / 4),
@@ -49,13 +50,18 @@ class Housekeeper:
         )
 
     async def run(self) -> None:
-        """Sweep again and again, until cancelled; an error is logged and survived."""
-        while True:
-            try:
-                await self._sweep()
-            except Exception:
-                _logger.exception("sweep failed, the next one follows")
-            await sleep(self._pause())
+        """Sweep again and again, until stopped; an error is logged and survived."""
+        with self._scope:
+            while True:
+                try:
+                    await self._sweep()
+                except Exception:
+                    _logger.exception("sweep failed, the next one follows")
+                await sleep(self._pause())
+
+    def stop(self) -> None:
+        """Sweep no more."""
+        self._scope.cancel()
 
     def _pause(self) -> float:
         until_expiry = self._ledger.next_expiry() - self._now()
@@ -71,7 +77,7 @@ class Housekeeper:
         if self._now() >= self._refill_at:
             self._refill_at = self._now() + _SWEEP_INTERVAL
             self._ledger.refill()
-            self._workers.carry_out()
+        self._workers.carry_out()
 
     async def _finish_slice(self) -> None:
         self._workers.carry_out()

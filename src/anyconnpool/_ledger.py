@@ -41,7 +41,7 @@ class Ledger(Books[Link]):
             while self._idle:
                 entry = self._pop_idle()
                 reason, unsure = self._judge_idle(entry, now)
-                if reason is None and not unsure:
+                if reason is None and not unsure and now - entry.idle_since < self._check_after:
                     self._lend(entry)
                     if self._settings.min_idle:
                         self._balance()
@@ -98,26 +98,30 @@ class Ledger(Books[Link]):
             self._leave(entry)
             return True
 
-    def opened(self, entry: Entry[Link], link: Link, now: float, *, unsure: bool = False) -> None:
+    def opened(self, entry: Entry[Link], now: float, *, unsure: bool = False) -> None:
         """Book a new connection: for the oldest waiter, or idle (once checked, if unsure)."""
         with self._lock:
-            entry.link = link
-            entry.opened_at = now
             lifetime = self._settings.max_lifetime
             if lifetime < math.inf:
                 lifetime *= 1 - _LIFETIME_JITTER * self._jitter()
             entry.retire_at = now + lifetime
             self._opened += 1
-            self._refill_paused = False
             self.last_connect_error = None
             self._place(entry, now, None, unsure and not self._waiters)
+            if self._refill_paused:
+                self._refill_paused = False
+                self._balance()
+
+    def attempt_failed(self, error: Exception) -> None:
+        """Book a failure to connect, whether or not it will be tried again."""
+        with self._lock:
+            self._open_failed += 1
+            self.last_connect_error = error
 
     def open_failed(self, entry: Entry[Link], error: Exception) -> None:
         """Give the error to the oldest waiter; the next one gets a new attempt."""
         with self._lock:
-            self._open_failed += 1
             self._refill_paused = True
-            self.last_connect_error = error
             if self._waiters:
                 self._tell(self._waiters.popitem(last=False)[0], error)
             else:
@@ -129,10 +133,18 @@ class Ledger(Books[Link]):
         with self._lock:
             self._leave(entry)
 
-    def checked(self, entry: Entry[Link], liveness: Liveness, now: float) -> None:
-        """Book what receiving on a doubtful connection has shown."""
+    def lost(self, entry: Entry[Link]) -> None:
+        """Forget a connection whose task was cancelled before its first step; it is closed."""
         with self._lock:
-            self._place(entry, now, self._reason(entry, liveness), unsure=False)
+            if entry.state is not State.OPENING:
+                self._closed[CloseReason.POOL_CLOSED] += 1
+            self._leave(entry)
+
+    def checked(self, entry: Entry[Link], found: Liveness | CloseReason, now: float) -> None:
+        """Book what a look at a doubtful connection has shown."""
+        with self._lock:
+            reason = self._reason(entry, found) if isinstance(found, Liveness) else found
+            self._place(entry, now, reason, unsure=False)
 
     def closed(self, entry: Entry[Link]) -> None:
         """Book that a socket is closed: its slot is free."""
@@ -185,6 +197,20 @@ class Ledger(Books[Link]):
             since = self._idle[0].idle_since if self._idle else math.inf
             return since + self._settings.max_idle_time
 
+    def settle(self) -> None:
+        """Do what :attr:`Order.SHARE` asks for: nothing, unless a budget is shared."""
+
+    def unused(self) -> bool:
+        """Tell whether nothing is open, nor anybody waiting."""
+        with self._lock:
+            return not self._size and not self._waiters and not self._watchers
+
+    def wanted(self) -> bool:
+        """Tell whether anybody waits, or idle connections are missing."""
+        with self._lock:
+            missing = self._settings.min_idle - self._population[State.IDLE]
+            return bool(self._waiters) or missing > 0
+
     def refill(self) -> None:
         """Order what is missing of the idle connections, also after a failure to connect."""
         with self._lock:
@@ -217,7 +243,6 @@ class Ledger(Books[Link]):
             while self._idle and self._size - self._population[State.CLOSING] > max_size:
                 self._remove(self._idle.popleft(), CloseReason.SURPLUS)
             self._fit_slots()
-            self._check_ready()
             self._balance()
 
     def shut(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:

@@ -104,6 +104,10 @@ class Lender:
         if watcher.error is not None:
             raise watcher.error
 
+    def count_replay(self) -> None:
+        """Count an exchange that is repeated."""
+        self._ledger.replayed += 1
+
     def retire(self) -> None:
         """Replace every present connection when it next comes back."""
         self.check()

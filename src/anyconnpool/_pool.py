@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,20 +11,15 @@ from typing import TYPE_CHECKING
 from anyio import AsyncContextManagerMixin
 from anyio.abc import ByteStreamConnectable
 
-from anyconnpool._block import Block
+from anyconnpool._block import Block, RunningPool
+from anyconnpool._checks import check_duration
 from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._exceptions import PoolClosed
+from anyconnpool._exchanges import Exchanges
 from anyconnpool._ledger import Ledger
 from anyconnpool._lender import Lender
-from anyconnpool._package import PackageFormat
 from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
-from anyconnpool._settings import (
-    IdleOrder,
-    PoolOptions,
-    Settings,
-    check_duration,
-    check_max_size,
-)
+from anyconnpool._settings import PoolOptions, Settings, check_max_size
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._transport import Transport
 
@@ -33,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 
-class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
+class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable):
     """Keep connections to one remote, and lend each to one borrower at a time.
 
     To be entered with ``async with``: the pool's tasks live in that block, and when it ends every
@@ -47,24 +41,37 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     :param tls_hostname: the name to check the server's certificate for, if not the host
     :param tls_standard_compatible: whether the closing handshake of TLS is made and expected
     :param max_size: most sockets at once, the connecting and the closing ones included
-    :param min_idle: keep this many connections ready, refilled in the background
-    :param max_idle_time: close connections that were idle for longer; 600 s is what gtcp documents
+        (default 10)
+    :param min_idle: keep this many connections ready, refilled in the background (default 0)
+    :param max_idle_time: close connections that were idle for longer (default 600 s, what gtcp
+        documents)
     :param max_lifetime: close connections that are older, up to a tenth earlier so that they don't
-        end together, and never while they are borrowed
+        end together, and never while they are borrowed (default: no limit)
     :param max_waiting: with this many tasks waiting for a slot, one more gets :exc:`PoolFull` at
-        once; 0 means never to wait for a slot (opening a connection where there is room is no
-        waiting)
-    :param acquire_timeout: default limit of :meth:`acquire`
-    :param connect_timeout: limit of one attempt to connect, TLS handshake included
+        once; 0 means never to wait for a slot, opening a connection where there is room is no
+        waiting (default: no limit)
+    :param acquire_timeout: limit of :meth:`acquire`, unless it is told another (default: none)
+    :param connect_timeout: limit of one attempt to connect, TLS handshake and ``on_connect``
+        included (default 30 s)
+    :param connect_retry: a :class:`Retry`, to go on trying while anybody waits (default: none)
     :param close_timeout: grace for closing one connection, and for borrowed ones when the block
-        ends; then they are closed by force
+        ends; then they are closed by force (default 5 s)
     :param idle_order: ``"lifo"`` lends the connection that was used last, which lets the surplus
-        expire; ``"fifo"`` the one that rested longest, which spreads load behind a balancer
+        expire (the default); ``"fifo"`` the one that rested longest, which spreads load behind a
+        balancer
     :param one_way: whether the protocol has no replies, so that a send may be the last operation
-        on a connection to be reused
-    :param package_format: default format of packages
-    :param max_line_bytes: default limit of lines, in bytes
-    :param name: for logs, errors and statistics; by default the remote as a URL
+        on a connection that is reused (default: no)
+    :param on_connect: an async function that is given each new connection, to log in or shake
+        hands; if it fails, the connection is closed and the error reaches the caller
+    :param check: an async function that is given a connection that was idle for ``check_after``
+        (default 30 s) before it is lent, to ask whether the peer still answers; if it fails or
+        takes longer than ``connect_timeout``, the connection is closed and another one lent
+    :param check_after: see ``check``
+    :param keepalive: how the kernel finds out about dead peers of TCP connections: a
+        :class:`KeepAlive`, by default one with its defaults, or ``None`` to leave it alone
+    :param package_format: format of packages, unless a call is told another
+    :param max_line_bytes: limit of lines, unless a call is told another (default 65 536)
+    :param name: for logs, errors and statistics (default: the remote as a URL)
     :raises TypeError: if the remote or a setting is of the wrong type
     :raises ValueError: if a setting makes no sense, or TLS options would have no effect
     """
@@ -80,38 +87,14 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         ssl_context: ssl.SSLContext | None = None,
         tls_hostname: str | None = None,
         tls_standard_compatible: bool = True,
-        max_size: float = 10,
-        min_idle: int = 0,
-        max_idle_time: float = 600,
-        max_lifetime: float = math.inf,
-        max_waiting: float = math.inf,
-        acquire_timeout: float = math.inf,
-        connect_timeout: float = 30,
-        close_timeout: float = 5,
-        idle_order: IdleOrder = "lifo",
-        one_way: bool = False,
-        package_format: PackageFormat | None = None,
-        max_line_bytes: int = 65_536,
-        name: str | None = None,
+        **settings: Unpack[PoolOptions],
     ) -> None:
         self._connectable = resolve_remote(
             remote, tls, ssl_context, tls_hostname, tls_standard_compatible
         )
-        self._settings = Settings(
-            max_size=max_size,
-            min_idle=min_idle,
-            max_idle_time=max_idle_time,
-            max_lifetime=max_lifetime,
-            max_waiting=max_waiting,
-            acquire_timeout=acquire_timeout,
-            connect_timeout=connect_timeout,
-            close_timeout=close_timeout,
-            idle_order=idle_order,
-            one_way=one_way,
-            package_format=PackageFormat() if package_format is None else package_format,
-            max_line_bytes=max_line_bytes,
-            name=describe_remote(remote, tls=tls) if name is None else name,
-        )
+        if settings.get("name") is None:
+            settings["name"] = describe_remote(remote, tls=tls)
+        self._settings = Settings(**settings)
 
     @classmethod
     def from_url(
@@ -169,11 +152,14 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        block = Block(self._settings, self._connectable)
-        async with block.run() as lender:
-            self._ledger = block.ledger
-            self._lender = lender
+        block = Block(self._settings.close_timeout)
+        async with block.run():
+            self._use(block.start(self._settings, self._connectable))
             yield self
+
+    def _use(self, running: RunningPool) -> None:
+        self._ledger = running.ledger
+        self._lender = running.lender
 
     def acquire(self, *, timeout: float | None = None) -> Acquisition:
         """Borrow a connection: an idle one at once, else one that comes back or is opened.
@@ -238,6 +224,13 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         if self._ledger is None:
             return PoolStatistics(name=self.name, max_size=self.max_size)
         return self._ledger.statistics()
+
+    @property
+    def _acquire_timeout(self) -> float:
+        return self._settings.acquire_timeout
+
+    def _count_replay(self) -> None:
+        self._running_lender().count_replay()
 
     def _running_lender(self) -> Lender:
         if self._lender is None:

@@ -48,6 +48,10 @@ class _ShutStream(ByteStream):
     async def aclose(self) -> None:
         """Do nothing: closing twice does no harm."""
 
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._data) - self._position} bytes buffered"
+        return f"<{type(self).__name__}, {state}>"
+
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         raise ClosedResourceError
@@ -69,6 +73,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
     _unfinished: int = 0
     #: a send was the last operation
     _reply_owed: bool = False
+    _has_sent: bool = False
     _bytes_received: int = 0
     _chunks_received: int = 0
     _last_chunk_size: int = 0
@@ -77,6 +82,10 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
     def __init__(self, stream: AnyByteStream) -> None:
         self.receive_stream = self._stream = stream
         self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._data) - self._position} bytes buffered"
+        return f"<{type(self).__name__}, {state}>"
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -123,7 +132,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         :raises ~anyio.BrokenResourceError: if the connection is broken
         :raises ~anyio.ClosedResourceError: if this stream was closed or given back
         """
-        self._reply_owed = True
+        self._reply_owed = self._has_sent = True
         self._unfinished += 1
         await self._stream.send(item)
         self._unfinished -= 1

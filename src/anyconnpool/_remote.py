@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
+from collections.abc import Hashable
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
-from anyio import as_connectable
+from anyio import TCPConnectable, UNIXConnectable, as_connectable
 from anyio.abc import ByteStreamConnectable
+from anyio.streams.tls import TLSConnectable
 
 #: what :func:`anyio.as_connectable` takes
 Remote: TypeAlias = (
@@ -44,6 +47,8 @@ def resolve_remote(
         raise ValueError("TLS options have no effect without tls=True")
     else:
         _check_address(remote)
+        if tls and not isinstance(remote, tuple) and not tls_hostname:
+            _check_needs_no_hostname(ssl_context)
     return as_connectable(
         remote,
         tls=tls,
@@ -51,6 +56,13 @@ def resolve_remote(
         tls_hostname=tls_hostname,
         tls_standard_compatible=tls_standard_compatible,
     )
+
+
+def _check_needs_no_hostname(ssl_context: ssl.SSLContext | None) -> None:
+    if ssl_context is None or ssl_context.check_hostname:
+        raise ValueError(
+            "TLS over a UNIX socket needs tls_hostname, the name to check the certificate for"
+        )
 
 
 def _check_address(remote: object) -> None:
@@ -86,6 +98,12 @@ def describe_remote(remote: Remote, *, tls: bool) -> str:
 
     :param tls: whether TLS is spoken over it
     """
+    if isinstance(remote, TLSConnectable):
+        return describe_remote(cast("Remote", remote.connectable), tls=True)
+    if isinstance(remote, TCPConnectable):
+        remote = (remote.host, remote.port)
+    elif isinstance(remote, UNIXConnectable):
+        remote = cast("Remote", remote.path)
     if isinstance(remote, tuple):
         host, port = remote
         shown = f"[{host}]" if ":" in str(host) else str(host)
@@ -93,6 +111,36 @@ def describe_remote(remote: Remote, *, tls: bool) -> str:
     if isinstance(remote, ByteStreamConnectable):
         return type(remote).__name__
     return f"{'tls+' if tls else ''}unix://{os.fsdecode(remote)}"
+
+
+class _Key:
+    """Stand in for a remote that can't be hashed, as AnyIO's own connectables can't."""
+
+    def __init__(self, remote: object) -> None:
+        self._remote = remote
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and bool(self._remote == other._remote)
+
+    def __hash__(self) -> int:
+        return hash(type(self._remote))
+
+
+def remote_key(remote: Remote) -> Hashable:
+    """Return a key under which the same remote is found again, however it is written."""
+    if isinstance(remote, TCPConnectable):
+        remote = (remote.host, remote.port)
+    elif isinstance(remote, UNIXConnectable):
+        remote = cast("Remote", remote.path)
+    if isinstance(remote, tuple):
+        return (str(remote[0]), *remote[1:])
+    if isinstance(remote, (str, bytes, os.PathLike)):
+        return os.fsdecode(remote)
+    try:
+        hash(remote)
+    except TypeError:
+        return _Key(remote)
+    return remote
 
 
 def parse_url(url: str) -> tuple[Remote, bool]:
@@ -105,8 +153,14 @@ def parse_url(url: str) -> tuple[Remote, bool]:
     """
     if not isinstance(cast("object", url), str):
         raise TypeError(f"a URL must be a str, not {type(url).__name__}")
-    parts = urlsplit(url)
-    advice = f"{url!r} is not tcp://host:port, tls://host:port or unix:///path"
+    # It may hold a password, and errors go to logs.
+    shown = re.sub("//.*@", "//***@", url)
+    advice = f"{shown!r} is not tcp://host:port, tls://host:port or unix:///path"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{advice}: {error}" if shown == url else advice) from None
     if parts.query or parts.fragment or parts.username is not None:
         raise ValueError(f"{advice}: settings are keyword arguments, credentials go to the server")
     if parts.scheme == "unix":
@@ -115,10 +169,6 @@ def parse_url(url: str) -> tuple[Remote, bool]:
         return unquote(parts.path), False
     if parts.scheme not in ("tcp", "tls"):
         raise ValueError(f"{advice}: unknown scheme {parts.scheme!r}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"{advice}: {error}") from None
     if not host or port is None or parts.path not in ("", "/"):
         raise ValueError(f"{advice}: it takes a host and a port, and nothing after them")
     return (host, port), parts.scheme == "tls"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import sys
 from collections.abc import Callable
 
-from anyio import current_time
+from anyio import current_effective_deadline, current_time
 from anyio.lowlevel import current_token
 
 from anyconnpool._exceptions import PoolError
@@ -48,3 +50,18 @@ class Runtime:
                 f"pool {self._name!r} was entered in another event loop or thread: use it only "
                 f"where its async with block runs (from threads: anyio.from_thread.run)"
             )
+
+
+def redeliver_native_cancellation() -> None:
+    """Have a native ``task.cancel()`` that was caught delivered again at the next ``await``.
+
+    A cancelled scope of AnyIO does so by itself. asyncio's task groups do the same when both their
+    body and their parent have something to raise.
+    """
+    if current_effective_deadline() == -math.inf:
+        return
+    task = asyncio.current_task()
+    if task is not None:
+        if sys.version_info >= (3, 11):
+            task.uncancel()
+        task.cancel()

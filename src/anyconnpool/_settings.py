@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
+from anyconnpool._checks import check_count, check_duration
+from anyconnpool._keepalive import KeepAlive
 from anyconnpool._package import PackageFormat
+from anyconnpool._retry import Retry
+
+_DEFAULT_KEEPALIVE = KeepAlive()
+_DEFAULT_FORMAT = PackageFormat()
 
 IdleOrder = Literal["lifo", "fifo"]
-
-
-def check_duration(name: str, value: object) -> float:
-    """Return a duration in seconds as float.
-
-    :raises TypeError: if it is not a number
-    :raises ValueError: if it is negative or NaN
-    """
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(
-            f"{name} must be a number of seconds (math.inf for no limit), "
-            f"not {type(value).__name__}"
-        )
-    if math.isnan(value) or value < 0:
-        raise ValueError(f"{name} must be 0 or more seconds (math.inf for no limit), not {value}")
-    return float(value)
-
-
-def check_count(name: str, value: object, *, least: int, unlimited: bool = True) -> None:
-    """Check a whole number.
-
-    :raises TypeError: if it is not an integer, nor ``math.inf`` where that is allowed
-    :raises ValueError: if it is less than the least
-    """
-    if unlimited and isinstance(value, float) and value == math.inf:
-        return
-    if not isinstance(value, int) or isinstance(value, bool):
-        alternative = " or math.inf" if unlimited else ""
-        raise TypeError(f"{name} must be an int{alternative}, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}")
+#: an asynchronous function that is given a :class:`PooledConnection`
+Hook: TypeAlias = Callable[[Any], Awaitable[object]]
 
 
 def check_max_size(value: object) -> None:
@@ -57,12 +35,17 @@ class PoolOptions(TypedDict, total=False):
     max_waiting: float
     acquire_timeout: float
     connect_timeout: float
+    connect_retry: Retry | None
     close_timeout: float
     idle_order: IdleOrder
     one_way: bool
-    package_format: PackageFormat | None
+    on_connect: Hook | None
+    check: Hook | None
+    check_after: float
+    keepalive: KeepAlive | None
+    package_format: PackageFormat
     max_line_bytes: int
-    name: str | None
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +53,26 @@ class Settings:
     """All that can be chosen about a pool but its remote; see :class:`ConnectionPool`."""
 
     name: str
-    max_size: float
-    min_idle: int
-    max_idle_time: float
-    max_lifetime: float
-    max_waiting: float
-    acquire_timeout: float
-    connect_timeout: float
-    close_timeout: float
-    idle_order: IdleOrder
-    one_way: bool
-    package_format: PackageFormat
-    max_line_bytes: int
+    max_size: float = 10
+    min_idle: int = 0
+    # What gtcp documents; its code uses 10 s.
+    max_idle_time: float = 600
+    max_lifetime: float = math.inf
+    max_waiting: float = math.inf
+    acquire_timeout: float = math.inf
+    # gtcp's limit for dialling.
+    connect_timeout: float = 30
+    connect_retry: Retry | None = None
+    close_timeout: float = 5
+    idle_order: IdleOrder = "lifo"
+    one_way: bool = False
+    on_connect: Hook | None = None
+    check: Hook | None = None
+    check_after: float = 30
+    keepalive: KeepAlive | None = _DEFAULT_KEEPALIVE
+    package_format: PackageFormat = _DEFAULT_FORMAT
+    # AnyIO's default for one receive.
+    max_line_bytes: int = 65_536
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -91,6 +82,7 @@ class Settings:
             "acquire_timeout",
             "connect_timeout",
             "close_timeout",
+            "check_after",
         ):
             object.__setattr__(self, setting, check_duration(setting, getattr(self, setting)))
         self._check_choices()
@@ -108,7 +100,18 @@ class Settings:
     def _check_choices(self) -> None:
         if self.idle_order not in ("lifo", "fifo"):
             raise ValueError(f'idle_order must be "lifo" or "fifo", not {self.idle_order!r}')
-        for setting, kind in (("one_way", bool), ("package_format", PackageFormat), ("name", str)):
+        for setting in ("on_connect", "check"):
+            hook: object = getattr(self, setting)
+            if hook is not None and not callable(hook):
+                raise TypeError(f"{setting} must be an async function, not {hook!r}")
+        for setting, kind, optional in (
+            ("name", str, False),
+            ("one_way", bool, False),
+            ("package_format", PackageFormat, False),
+            ("connect_retry", Retry, True),
+            ("keepalive", KeepAlive, True),
+        ):
             value: object = getattr(self, setting)
-            if not isinstance(value, kind):
-                raise TypeError(f"{setting} must be a {kind.__name__}, not {type(value).__name__}")
+            if not (isinstance(value, kind) or (optional and value is None)):
+                given = type(value).__name__
+                raise TypeError(f"{setting} must be a {kind.__name__}, not {given}")

@@ -19,6 +19,8 @@ class CloseReason(str, Enum):
     RETIRED = "retired"
     #: the peer hung up while it was idle
     PEER_CLOSED = "peer_closed"
+    #: the ``check`` hook failed or took too long
+    CHECK_FAILED = "check_failed"
     #: bytes that nobody asked for were waiting on it
     UNREAD_DATA = "unread_data"
     #: its borrower left it in doubt: an operation failed or was cancelled, the body raised,
@@ -28,6 +30,8 @@ class CloseReason(str, Enum):
     DISCARDED = "discarded"
     #: ``max_size`` was lowered
     SURPLUS = "surplus"
+    #: another pool of the manager needed its place
+    GAVE_WAY = "gave_way"
     #: the pool's block ended
     POOL_CLOSED = "pool_closed"
     #: it was still borrowed ``close_timeout`` after the pool's block had ended

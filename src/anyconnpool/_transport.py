@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from contextlib import suppress
 from typing import Any
 
@@ -12,16 +13,19 @@ from anyio import (
     ClosedResourceError,
     EndOfStream,
     aclose_forcefully,
+    get_cancelled_exc_class,
     move_on_after,
 )
 from anyio.abc import AnyByteStream, ByteStream, SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 
 from anyconnpool._entry import Entry, Liveness
+from anyconnpool._keepalive import KeepAlive
 from anyconnpool._liveness import TLSProbe, attributes_of, probe_for
 
 _logger = logging.getLogger("anyconnpool.pool")
 
+_TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _CHUNK = 262_144
 # What waits in user space is there within one turn of the event loop.
 _SETTLE_HIDDEN = 0.001
@@ -33,11 +37,12 @@ class Transport:
     """Hold an open stream and what was learned about it once, when it was opened.
 
     :param stream: the stream
+    :param keepalive: how the kernel is to find out about a dead peer
     """
 
     __slots__ = ("early", "local_address", "never_read", "probe", "remote_address", "stream")
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: ByteStream, keepalive: KeepAlive | None) -> None:
         attributes = attributes_of(stream)
         self.stream = stream
         self.probe = probe_for(attributes)
@@ -47,10 +52,16 @@ class Transport:
             self.local_address = attributes[SocketAttribute.local_address]()
         if SocketAttribute.remote_address in attributes:
             self.remote_address = attributes[SocketAttribute.remote_address]()
+        family = attributes.get(SocketAttribute.family)
+        if keepalive is not None and family is not None and family() in _TCP_FAMILIES:
+            keepalive.apply(attributes[SocketAttribute.raw_socket]())
         #: bytes that were received while nobody had borrowed the connection
         self.early = b""
         #: whether session tickets may still be on their way
         self.never_read = isinstance(self.probe, TLSProbe)
+
+    def __repr__(self) -> str:
+        return f"{self.local_address} -> {self.remote_address}"
 
     async def settle(self, *, borrowed: bool) -> Liveness:
         """Find out about a connection that no probe can judge, by receiving for a moment.
@@ -95,16 +106,26 @@ class Transport:
 
 
 async def force_close(stream: ByteStream) -> None:
-    """Close a stream without waiting for the peer, and without complaining."""
+    """Close a stream without waiting for the peer, and without complaining; even if cancelled."""
+    try:
+        await _close_at_once(stream)
+    except get_cancelled_exc_class():
+        # A native cancellation, which strikes once.
+        await _close_at_once(stream)
+        raise
+
+
+async def _close_at_once(stream: ByteStream) -> None:
     bottom: AnyByteStream = stream
     while isinstance(bottom, TLSStream):
         bottom = bottom.transport_stream
-    with suppress(Exception):
+    # The shield also keeps the scope of aclose_forcefully() apart from the task group's: on asyncio,
+    # AnyIO 4.16 else takes a native cancellation of the group's own task for the scope's.
+    with suppress(Exception), CancelScope(shield=True):
         if isinstance(bottom, SocketStream):
             # It never waits for the peer. But cut short by a cancellation, AnyIO before 4.16 leaves
             # the socket open for as long as the peer doesn't read what is still unsent.
-            with CancelScope(shield=True):
-                await bottom.aclose()
+            await bottom.aclose()
         await aclose_forcefully(stream)
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 
+from anyio import CancelScope, move_on_after
 from anyio.abc import TaskGroup
 
-from anyconnpool._connector import Connector
+from anyconnpool._connection import lend_to_hook
 from anyconnpool._entry import Entry, Liveness, Order
 from anyconnpool._ledger import Ledger
+from anyconnpool._opener import Opener
+from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._transport import Transport
+
+_logger = logging.getLogger("anyconnpool.pool")
 
 # Connections that are known to be good deserve an orderly end. The others have nobody to talk to.
 _GRACEFUL = frozenset(
@@ -19,6 +25,7 @@ _GRACEFUL = frozenset(
         CloseReason.LIFETIME,
         CloseReason.RETIRED,
         CloseReason.SURPLUS,
+        CloseReason.GAVE_WAY,
         CloseReason.POOL_CLOSED,
     }
 )
@@ -28,67 +35,102 @@ class Workers:
     """Run the tasks that connections need.
 
     :param ledger: whose orders to carry out
-    :param connector: opens connections
-    :param clock: returns the time, in seconds
-    :param close_timeout: limit of an orderly close, in seconds
-    :param tasks: the group for opening and checking, cancelled when the pool's block ends
-    :param closers: the group for closing, which the pool's block waits for
+    :param opener: opens connections
+    :param settings: the pool's settings
+    :param now: returns the time, in seconds
+    :param tasks: the group to run them in
     """
 
     def __init__(
         self,
         ledger: Ledger[Transport],
-        connector: Connector,
-        clock: Callable[[], float],
-        close_timeout: float,
+        opener: Opener,
+        settings: Settings,
+        now: Callable[[], float],
         tasks: TaskGroup,
-        closers: TaskGroup,
     ) -> None:
         self._ledger = ledger
-        self._connector = connector
-        self._clock = clock
-        self._close_timeout = close_timeout
+        self._opener = opener
+        self._settings = settings
+        self._now = now
         self._tasks = tasks
-        self._closers = closers
+        self._scopes: set[CancelScope] = set()
+        self._stopped = False
 
     def carry_out(self) -> None:
         """Start a task for every order."""
         orders = self._ledger.orders
         while orders:
             order, entry = orders.popleft()
-            if order is Order.OPEN:
-                self._tasks.start_soon(self._open, entry)
+            if entry is None:
+                self._ledger.settle()
+            elif order is Order.OPEN:
+                self._tasks.start_soon(self._until_stopped, self._open, entry)
             elif order is Order.CHECK:
-                self._tasks.start_soon(self._check, entry)
+                self._tasks.start_soon(self._until_stopped, self._check, entry)
             else:
-                self._closers.start_soon(self._close, entry)
+                self._tasks.start_soon(self._close, entry)
+
+    def stop(self) -> None:
+        """Cancel what is being opened and checked, now and from now on; closing goes on."""
+        self._stopped = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def _until_stopped(
+        self, work: Callable[[Entry[Transport]], Awaitable[None]], entry: Entry[Transport]
+    ) -> None:
+        with CancelScope() as scope:
+            self._scopes.add(scope)
+            if self._stopped:
+                scope.cancel()
+            try:
+                await work(entry)
+            finally:
+                self._scopes.remove(scope)
 
     async def _open(self, entry: Entry[Transport]) -> None:
         try:
-            # Cancelled here, the connector leaves nothing open.
-            transport = await self._connector.open()
+            # Cancelled here, the opener leaves nothing open.
+            await self._opener.open(entry)
         except Exception as error:
             self._ledger.open_failed(entry, error)
         except BaseException:
             self._ledger.open_cancelled(entry)
             raise
         else:
-            self._ledger.opened(entry, transport, self._clock(), unsure=transport.never_read)
+            _logger.debug("opened %s", entry.link)
+            self._ledger.opened(entry, self._now(), unsure=entry.link.never_read)
         finally:
             self.carry_out()
 
     async def _check(self, entry: Entry[Transport]) -> None:
-        liveness = Liveness.CLOSED
+        found: Liveness | CloseReason = Liveness.CLOSED
         try:
-            liveness = await entry.link.settle(borrowed=entry.borrows > 0)
+            found = await entry.link.settle(borrowed=entry.borrows > 0)
+            if found is Liveness.ALIVE and not await self._passes_check(entry):
+                found = CloseReason.CHECK_FAILED
         finally:
             # Cancelled above, the connection is in doubt for good.
-            self._ledger.checked(entry, liveness, self._clock())
+            self._ledger.checked(entry, found, self._now())
             self.carry_out()
+
+    async def _passes_check(self, entry: Entry[Transport]) -> bool:
+        check = self._settings.check
+        if check is None or self._now() - entry.idle_since < self._settings.check_after:
+            return True
+        try:
+            with move_on_after(self._settings.connect_timeout):
+                await lend_to_hook(entry, self._settings, self._now, check)
+                return True
+        except Exception as error:
+            _logger.info("%s failed its check: %r", entry.link, error)
+        return False
 
     async def _close(self, entry: Entry[Transport]) -> None:
         try:
-            grace = self._close_timeout if entry.close_reason in _GRACEFUL else 0
+            _logger.debug("closing %s: %s", entry.link, entry.close_reason.value)
+            grace = self._settings.close_timeout if entry.close_reason in _GRACEFUL else 0
             await entry.link.close(grace)
         finally:
             self._ledger.closed(entry)

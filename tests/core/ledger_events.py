@@ -192,8 +192,8 @@ class LedgerEvents(RuleBasedStateMachine):
     def opened(self, entry: Entry[int], unsure: bool = False) -> None:
         self.opening.remove(entry)
         link = next(self.names)
-        self.ledger.opened(entry, link, self.now, unsure=unsure)
-        assert (entry.link, entry.opened_at) == (link, self.now)
+        entry.link = link
+        self.ledger.opened(entry, self.now, unsure=unsure)
         longest = self.settings.max_lifetime
         assert 0.9 * longest <= entry.retire_at - self.now <= longest
         self.model.opened(self.conns[entry], self.now, entry.retire_at, unsure)
@@ -201,6 +201,7 @@ class LedgerEvents(RuleBasedStateMachine):
     def open_failed(self, entry: Entry[int]) -> None:
         self.opening.remove(entry)
         error = ConnectionRefusedError("refused")
+        self.ledger.attempt_failed(error)
         self.ledger.open_failed(entry, error)
         self.model.open_failed(self.conns[entry], error)
 

@@ -119,11 +119,20 @@ class Pool:
         """Take the next order, which must be of this kind."""
         given, entry = self.ledger.orders.popleft()
         assert given is order
+        assert entry is not None
         return entry
 
     def open(self, *, now: float = 0.0, unsure: bool = False) -> Entry[int]:
         entry = self.ordered(Order.OPEN)
-        self.ledger.opened(entry, 1, now, unsure=unsure)
+        entry.link = 1
+        self.ledger.opened(entry, now, unsure=unsure)
+        return entry
+
+    def fail(self, error: Exception) -> Entry[int]:
+        """Have the next opening fail for good."""
+        entry = self.ordered(Order.OPEN)
+        self.ledger.attempt_failed(error)
+        self.ledger.open_failed(entry, error)
         return entry
 
     def close(self) -> Entry[int]:

@@ -183,7 +183,7 @@ def test_a_connect_error_goes_to_the_oldest_waiter_alone() -> None:
     pool = Pool(max_size=1)
     early, late = pool.join(), pool.join()
     error = ConnectionRefusedError()
-    pool.ledger.open_failed(pool.ordered(Order.OPEN), error)
+    pool.fail(error)
     assert (early.error, late.error) == (error, None)
     assert pool.ledger.last_connect_error is error
     assert pool.open() is late.entry
@@ -238,7 +238,8 @@ def test_the_end_of_the_block_wakes_all_and_lends_nothing_more() -> None:
     pool.ledger.shut(lambda: error, lambda: drained.append(True))
     assert pool.woken == [waiter, watcher]
     assert waiter.error is watcher.error is error
-    pool.ledger.opened(opening, 1, 0)
+    opening.link = 1
+    pool.ledger.opened(opening, 0)
     assert opening.close_reason is CloseReason.POOL_CLOSED
     assert not drained
     pool.ledger.release(borrowed, 0, None)

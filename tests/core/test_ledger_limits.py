@@ -231,10 +231,10 @@ def test_a_failure_pauses_refilling_until_the_next_sweep() -> None:
     """A remote that is down isn't hammered; tasks that wait get their attempts all the same."""
     pool = Pool(max_size=3, min_idle=1)
     pool.ledger.refill()
-    pool.ledger.open_failed(pool.ordered(Order.OPEN), ConnectionRefusedError())
+    pool.fail(ConnectionRefusedError())
     assert not pool.ledger.orders
     pool.join()
-    pool.ledger.open_failed(pool.ordered(Order.OPEN), ConnectionRefusedError())
+    pool.fail(ConnectionRefusedError())
     assert not pool.ledger.orders
     pool.ledger.refill()
     pool.ordered(Order.OPEN)
@@ -244,7 +244,7 @@ def test_a_success_ends_the_pause_of_refilling() -> None:
     """When a connect succeeds, what is missing of the idle connections is ordered at once."""
     pool = Pool(max_size=3, min_idle=1)
     pool.ledger.refill()
-    pool.ledger.open_failed(pool.ordered(Order.OPEN), ConnectionRefusedError())
+    pool.fail(ConnectionRefusedError())
     waiter = pool.join()
     assert pool.open() is waiter.entry
     assert pool.open() in pool.ledger.idle_entries()
@@ -275,6 +275,6 @@ def test_a_watcher_hears_why_connections_cannot_be_opened() -> None:
     pool.ledger.watch(watcher)
     pool.ledger.refill()
     error = ConnectionRefusedError()
-    pool.ledger.open_failed(pool.ordered(Order.OPEN), error)
+    pool.fail(error)
     assert watcher.error is error
     assert pool.woken == [watcher]

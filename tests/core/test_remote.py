@@ -74,7 +74,7 @@ def test_a_wrong_remote_is_refused(remote: Any, error: type[Exception], text: st
         (Path("/run/x"), "unix:///run/x"),
         (os.fsencode("/run/ä"), "unix:///run/ä"),
         (Nowhere(), "Nowhere"),
-        (TCPConnectable("localhost", 1), "TCPConnectable"),
+        (TCPConnectable("localhost", 1), "tcp://localhost:1"),
     ],
     ids=repr,
 )

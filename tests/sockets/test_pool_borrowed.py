@@ -31,6 +31,9 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "send": (b"x",),
     "send_line": (b"x",),
     "send_package": (b"x",),
+    "send_receive": (b"x",),
+    "send_receive_line": (b"x",),
+    "send_receive_package": (b"x",),
     "extra": (SocketAttribute.remote_port,),
 }
 # What can be done and known after the end as well.

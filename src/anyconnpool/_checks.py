@@ -1,0 +1,36 @@
+"""Checks of numbers that users give: durations and counts."""
+
+from __future__ import annotations
+
+import math
+
+
+def check_duration(name: str, value: object) -> float:
+    """Return a duration in seconds as float.
+
+    :raises TypeError: if it is not a number
+    :raises ValueError: if it is negative or NaN
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(
+            f"{name} must be a number of seconds (math.inf for no limit), "
+            f"not {type(value).__name__}"
+        )
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{name} must be 0 or more seconds (math.inf for no limit), not {value}")
+    return float(value)
+
+
+def check_count(name: str, value: object, *, least: int, unlimited: bool = True) -> None:
+    """Check a whole number.
+
+    :raises TypeError: if it is not an integer, nor ``math.inf`` where that is allowed
+    :raises ValueError: if it is less than the least
+    """
+    if unlimited and isinstance(value, float) and value == math.inf:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        alternative = " or math.inf" if unlimited else ""
+        raise TypeError(f"{name} must be an int{alternative}, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value}")

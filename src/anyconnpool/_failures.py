@@ -1,0 +1,17 @@
+"""Which failures are worth a repeat: those that say that the connection or the remote is gone."""
+
+from __future__ import annotations
+
+from anyio import BrokenResourceError, EndOfStream, IncompleteRead
+
+from anyconnpool._exceptions import PoolError
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Tell whether a repeat, on another connection, may succeed.
+
+    Never after a timeout, which says nothing of the connection, nor after an error of the pool.
+    """
+    if isinstance(error, (PoolError, TimeoutError)):
+        return False
+    return isinstance(error, (OSError, BrokenResourceError, EndOfStream, IncompleteRead))

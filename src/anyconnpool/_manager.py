@@ -1,0 +1,225 @@
+"""One pool per remote, and one maximum for all of them together."""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from anyio import AsyncContextManagerMixin, CapacityLimiter, current_time, sleep
+
+from anyconnpool._block import Block, RunningPool
+from anyconnpool._budget import Budget, SharingLedger
+from anyconnpool._checks import check_count
+from anyconnpool._connection import Acquisition
+from anyconnpool._entry import Entry, Liveness
+from anyconnpool._exceptions import PoolClosed
+from anyconnpool._lender import Lender
+from anyconnpool._pool import ConnectionPool
+from anyconnpool._remote import Remote, remote_key, resolve_remote
+from anyconnpool._remote_exchanges import RemoteExchanges
+from anyconnpool._settings import PoolOptions, Settings
+from anyconnpool._statistics import PoolStatistics
+from anyconnpool._transport import Transport
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+_SWEEP_INTERVAL = 5.0
+_SHORTEST_PAUSE = 0.01
+
+
+class ManagedPool(ConnectionPool):
+    """A pool that runs inside its manager's block, started whenever it is needed."""
+
+    _start: Callable[[ManagedPool], RunningPool]
+
+    def start_with(self, start: Callable[[ManagedPool], RunningPool]) -> None:
+        """Start now, and again whenever the manager has dropped the pool meanwhile."""
+        self._start = start
+        self._use(start(self))
+
+    def make(self, block: Block, budget: Budget[Transport]) -> RunningPool:
+        """Start the parts of this pool.
+
+        :param block: where to run
+        :param budget: what it shares with the other pools
+        """
+
+        def make_ledger(
+            settings: Settings,
+            slots: CapacityLimiter,
+            inspect: Callable[[Entry[Transport]], Liveness],
+        ) -> SharingLedger[Transport]:
+            return SharingLedger(settings, slots, inspect, budget)
+
+        return block.start(self._settings, self._connectable, make_ledger)
+
+    def _running_lender(self) -> Lender:
+        lender = super()._running_lender()
+        if not lender.running:
+            self._use(self._start(self))
+            lender = super()._running_lender()
+        return lender
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        raise RuntimeError("this pool lives in its manager's block: use it without entering it")
+        yield self
+
+
+class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
+    """Keep one :class:`ConnectionPool` per remote, with one maximum for all of them together.
+
+    To be entered with ``async with``: all pools live in that block, and when it ends every socket
+    is closed. A pool is made when its remote is first asked for. One that has had nothing open for
+    ``max_idle_time`` is dropped, and made again when it is next used.
+
+    When ``max_total`` is reached, the longest idle connection of any pool gives way, one for each
+    that is needed; if nothing is idle, callers of all remotes wait in one order: who has waited
+    longest gets the next place, whatever the remote.
+
+    :param max_total: most sockets of all pools together (default: no limit)
+    :param tls: whether to speak TLS to the remotes that are addresses
+    :param ssl_context: the TLS settings, if not the secure defaults
+    :param tls_standard_compatible: whether the closing handshake of TLS is made and expected
+    :param settings: the settings of every pool, but ``name``; see :class:`ConnectionPool`
+    :raises TypeError: if a setting is of the wrong type
+    :raises ValueError: if a setting makes no sense
+    """
+
+    def __init__(
+        self,
+        *,
+        max_total: float = math.inf,
+        tls: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
+        tls_standard_compatible: bool = True,
+        **settings: Unpack[PoolOptions],
+    ) -> None:
+        check_count("max_total", max_total, least=1)
+        if "name" in settings:
+            raise TypeError("a manager's pools are named after their remotes: leave name out")
+        options: PoolOptions = {**settings, "name": "manager"}
+        checked = Settings(**options)
+        if checked.min_idle > max_total:
+            raise ValueError(f"min_idle must not exceed max_total, {max_total}")
+        resolve_remote(("localhost", 1), tls, ssl_context, None, tls_standard_compatible)
+        self._max_total = max_total
+        self._tls = tls
+        self._ssl_context = ssl_context
+        self._tls_standard_compatible = tls_standard_compatible
+        self._settings = settings
+        self._close_timeout = checked.close_timeout
+        self._max_idle_time = checked.max_idle_time
+        self._pools: WeakValueDictionary[object, ManagedPool] = WeakValueDictionary()
+        self._running: dict[ManagedPool, RunningPool] = {}
+        self._empty_since: dict[ManagedPool, float] = {}
+        self._block: Block | None = None
+        self._budget: Budget[Transport] = Budget(max_total)
+        self._ended = False
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        self._budget = Budget(self._max_total)
+        self._block = block = Block(self._close_timeout)
+        self._ended = False
+        try:
+            async with block.run():
+                block.spawn(self._drop_unused)
+                yield self
+                self._ended = True
+        finally:
+            self._ended = True
+            self._running.clear()
+            self._empty_since.clear()
+
+    def pool(self, remote: Remote) -> ConnectionPool:
+        """Return the pool of a remote; it is made if there is none.
+
+        :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable
+        :return: the pool, which lives in the manager's block: it is used without entering it
+        :raises PoolClosed: outside the manager's block
+        :raises TypeError: if the remote is nothing to connect to
+        :raises ValueError: if an address makes no sense, or a connectable meets TLS options
+        """
+        key = remote_key(remote)
+        pool = self._pools.get(key)
+        if pool is None:
+            self._check()
+            pool = ManagedPool(
+                remote,
+                tls=self._tls,
+                ssl_context=self._ssl_context,
+                tls_standard_compatible=self._tls_standard_compatible,
+                **self._settings,
+            )
+            pool.start_with(self._start)
+            self._pools[key] = pool
+        return pool
+
+    def acquire(self, remote: Remote, *, timeout: float | None = None) -> Acquisition:
+        """Borrow a connection to a remote; see :meth:`ConnectionPool.acquire`.
+
+        :param remote: see :meth:`pool`
+        :param timeout: limit in seconds; by default ``acquire_timeout``
+        """
+        return self.pool(remote).acquire(timeout=timeout)
+
+    def retire(self) -> None:
+        """Replace every present connection of all pools; see :meth:`ConnectionPool.retire`.
+
+        :raises PoolClosed: outside the manager's block
+        """
+        self._check()
+        for pool in list(self._running):
+            pool.retire()
+
+    def statistics(self) -> dict[str, PoolStatistics]:
+        """Return the statistics of the running pools by their names, from any thread.
+
+        Pools of one name, which only connectables of your own can have, are numbered.
+        """
+        found: dict[str, PoolStatistics] = {}
+        for pool in list(self._running):
+            name, number = pool.name, 1
+            while name in found:
+                number += 1
+                name = f"{pool.name} ({number})"
+            found[name] = pool.statistics()
+        return found
+
+    def _check(self) -> None:
+        if self._block is None:
+            raise PoolClosed("manager", 'has not been entered: use it inside "async with manager:"')
+        if self._ended:
+            raise PoolClosed("manager", "has been left: its async with block has ended")
+
+    def _start(self, pool: ManagedPool) -> RunningPool:
+        self._check()
+        assert self._block is not None
+        self._running[pool] = running = pool.make(self._block, self._budget)
+        ledger = running.ledger
+        assert isinstance(ledger, SharingLedger)
+        self._budget.join(ledger, running.carry_out)
+        return running
+
+    async def _drop_unused(self) -> None:
+        pause = max(min(_SWEEP_INTERVAL, self._max_idle_time / 4), _SHORTEST_PAUSE)
+        while True:
+            await sleep(pause)
+            for pool, running in list(self._running.items()):
+                if not running.ledger.unused():
+                    self._empty_since.pop(pool, None)
+                elif current_time() - self._empty_since.setdefault(pool, current_time()) >= (
+                    self._max_idle_time
+                ):
+                    self._drop(pool, running)
+
+    def _drop(self, pool: ManagedPool, running: RunningPool) -> None:
+        del self._running[pool], self._empty_since[pool]
+        assert self._block is not None
+        self._block.stop(running)

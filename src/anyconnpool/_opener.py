@@ -1,0 +1,138 @@
+"""Open one connection: within its time limit, logged in, and again if that is asked for.
+
+While the remote is down, one attempt serves all who want a connection: they share its failure,
+and the pause before the next, so that a pool doesn't dial once per waiter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from anyio import (
+    BrokenResourceError,
+    ConnectionFailed,
+    EndOfStream,
+    Lock,
+    move_on_after,
+    sleep,
+)
+from anyio.abc import ByteStream, ByteStreamConnectable
+
+from anyconnpool._connection import lend_to_hook
+from anyconnpool._entry import Entry
+from anyconnpool._failures import is_retryable
+from anyconnpool._settings import Settings
+from anyconnpool._transport import Transport, force_close
+
+
+class Opener:
+    """Open connections to one remote.
+
+    :param connectable: what to connect to
+    :param settings: the pool's settings
+    :param now: returns the time, in seconds
+    :param report: told of every attempt that failed
+    :param wanted: tells whether anybody still needs a connection
+    """
+
+    def __init__(
+        self,
+        connectable: ByteStreamConnectable,
+        settings: Settings,
+        now: Callable[[], float],
+        report: Callable[[Exception], None],
+        wanted: Callable[[], bool],
+    ) -> None:
+        self._connectable = connectable
+        self._settings = settings
+        self._now = now
+        self._report = report
+        self._wanted = wanted
+        self._turn = Lock()
+        self._failures: int = 0
+        self._retry_at = 0.0
+        self._last_error: Exception = ConnectionFailed()
+
+    async def open(self, entry: Entry[Transport]) -> None:
+        """Open a connection and put it into the entry.
+
+        A cancellation leaves nothing open.
+
+        :raises ~anyio.ConnectionFailed: if connecting fails or takes too long, after as many
+            repeats as ``connect_retry`` asks for or until nobody wants a connection any more
+        :raises Exception: what ``on_connect`` raised
+        """
+        retry = self._settings.connect_retry
+        repeats = 0
+        while True:
+            try:
+                return await self._try_in_turn(entry)
+            except Exception as error:
+                repeats += 1
+                if retry is None or repeats > retry.count or not is_retryable(error):
+                    raise
+            await sleep(max(self._retry_at - self._now(), 0))
+            if not self._wanted():
+                raise self._last_error
+
+    async def _try_in_turn(self, entry: Entry[Transport]) -> None:
+        if not self._failures or self._settings.connect_retry is None:
+            return await self._try(entry)
+        await sleep(max(self._retry_at - self._now(), 0))
+        known = self._failures
+        async with self._turn:
+            if self._failures > known:
+                raise self._last_error
+            return await self._try(entry)
+
+    async def _try(self, entry: Entry[Transport]) -> None:
+        known = self._failures
+        try:
+            await self._open_in_time(entry)
+        except Exception as error:
+            self._last_error = error
+            self._report(error)
+            if self._failures == known:
+                self._failures += 1
+                if self._settings.connect_retry is not None:
+                    pause = self._settings.connect_retry.pause(self._failures)
+                    self._retry_at = self._now() + pause
+            raise
+        self._failures = 0
+
+    async def _open_in_time(self, entry: Entry[Transport]) -> None:
+        limit = self._settings.connect_timeout
+        with move_on_after(limit):
+            return await self._open(entry)
+        raise ConnectionFailed(
+            f"connecting to {self._settings.name} took longer than connect_timeout, {limit:g} s"
+        )
+
+    async def _open(self, entry: Entry[Transport]) -> None:
+        stream = await self._connect()
+        # From here on the stream is ours: whatever happens, close it or put it into the entry.
+        try:
+            entry.link = self._look_at(stream)
+            entry.opened_at = self._now()
+            if self._settings.on_connect is not None:
+                await lend_to_hook(entry, self._settings, self._now, self._settings.on_connect)
+        except BaseException:
+            await force_close(stream)
+            raise
+
+    def _look_at(self, stream: ByteStream) -> Transport:
+        try:
+            return Transport(stream, self._settings.keepalive)
+        except (AttributeError, ValueError, OSError) as error:
+            # uvloop's socket is gone as soon as the transport has closed itself.
+            raise ConnectionFailed(f"{self._settings.name} hung up at once") from error
+
+    async def _connect(self) -> ByteStream:
+        try:
+            return await self._connectable.connect()
+        except ConnectionFailed:
+            raise
+        except (OSError, BrokenResourceError, EndOfStream) as error:
+            raise ConnectionFailed(
+                f"error connecting to {self._settings.name}: {str(error) or type(error).__name__}"
+            ) from error
