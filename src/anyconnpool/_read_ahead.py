@@ -48,10 +48,6 @@ class _ShutStream(ByteStream):
     async def aclose(self) -> None:
         """Do nothing: closing twice does no harm."""
 
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{len(self._data) - self._position} bytes buffered"
-        return f"<{type(self).__name__}, {state}>"
-
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         raise ClosedResourceError

@@ -119,8 +119,8 @@ async def _close_at_once(stream: ByteStream) -> None:
     bottom: AnyByteStream = stream
     while isinstance(bottom, TLSStream):
         bottom = bottom.transport_stream
-    # The shield also keeps the scope of aclose_forcefully() apart from the task group's: on asyncio,
-    # AnyIO 4.16 else takes a native cancellation of the group's own task for the scope's.
+    # The shield also keeps the scope of aclose_forcefully() apart from the task group's: else, on
+    # asyncio, AnyIO 4.16 takes a native cancellation of the group's own task for that scope's.
     with suppress(Exception), CancelScope(shield=True):
         if isinstance(bottom, SocketStream):
             # It never waits for the peer. But cut short by a cancellation, AnyIO before 4.16 leaves

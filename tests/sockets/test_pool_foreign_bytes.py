@@ -7,11 +7,13 @@ from contextlib import suppress
 
 import anyio
 import pytest
-from anyio import Event, create_task_group, fail_after, move_on_after, wait_all_tasks_blocked
+from anyio import create_task_group, fail_after, move_on_after, wait_all_tasks_blocked
 
-from .checks import ask, ask_next, expect_closed
+from anyconnpool import PooledConnection
+
+from .checks import ask, ask_next, eventually, expect_closed
 from .conftest import Serve
-from .servers import echo_when_told
+from .servers import Peer, Server, echo_when_told
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -202,32 +204,44 @@ async def test_a_second_close_does_not_touch_the_next_borrower(serve: Serve) -> 
         assert pool.statistics().idle == 1
 
 
+async def answer(server: Server, index: int, connection: PooledConnection) -> Peer:
+    """Make one exchange with a server that has no script, and return its end."""
+    await connection.send_line(b"request")
+    peer = await server.peer(index)
+    assert await peer.next_line() == b"request"
+    peer.send(b"reply\n")
+    assert await connection.receive_line() == b"reply"
+    return peer
+
+
 async def test_unread_bytes_on_an_idle_connection_are_dropped(serve: Serve) -> None:
     """What a server sends to nobody is seen at the next checkout."""
-    server = serve()
+    server = serve(None)
     async with server.pool() as pool:
-        await ask_next(pool)
-        server.peers[0].send(b"by the way\n")
-        assert not await ask_next(pool)
+        async with pool.acquire() as connection:
+            peer = await answer(server, 0, connection)
+        peer.send(b"by the way\n")
+        async with pool.acquire() as connection:
+            assert not connection.reused
+            await answer(server, 1, connection)
         await expect_closed(pool, unread_data=1)
 
 
 async def test_a_waiter_is_not_handed_a_connection_with_unread_bytes(serve: Serve) -> None:
     """The direct way from one borrower to a waiting one is watched as well."""
-    server = serve()
+    server = serve(None)
     async with server.pool(max_size=1) as pool, create_task_group() as task_group:
 
         async def wait() -> None:
-            assert not await ask_next(pool)
-            done.set()
+            async with pool.acquire() as connection:
+                assert not connection.reused
+                await answer(server, 1, connection)
 
-        done = Event()
         async with pool.acquire() as connection:
-            await ask(connection)
+            peer = await answer(server, 0, connection)
             task_group.start_soon(wait)
-            await wait_all_tasks_blocked()
-            server.peers[0].send(b"by the way\n")
-        await done.wait()
+            await eventually(lambda: pool.statistics().tasks_waiting == 1)
+            peer.send(b"by the way\n")
 
 
 async def test_a_half_closed_connection_is_not_reused(serve: Serve) -> None:
