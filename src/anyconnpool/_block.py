@@ -74,24 +74,20 @@ class RunningPool:
 
     def seize(self) -> None:
         """Close what is still borrowed."""
-        for entry in self._held():
+        for entry in self.held():
             self.ledger.seize(entry)
         self._workers.carry_out()
 
-    async def close_left_over(self) -> None:
-        """Close what is still open, all of it although this is cancelled."""
-        interruption: BaseException | None = None
-        for entry in self._held():
+    async def dispose(self, entry: Entry[Transport]) -> None:
+        """Close a connection that no task looks after any more."""
+        try:
             if entry.state is not State.OPENING:
-                try:
-                    await force_close(entry.link.stream)
-                except get_cancelled_exc_class() as error:
-                    interruption = error
+                await force_close(entry.link.stream)
+        finally:
             self.ledger.lost(entry)
-        if interruption is not None:
-            raise interruption
 
-    def _held(self) -> tuple[Entry[Transport], ...]:
+    def held(self) -> tuple[Entry[Transport], ...]:
+        """Return the connections that aren't idle."""
         return cast("tuple[Entry[Transport], ...]", self._slots.statistics().borrowers)
 
 
@@ -141,12 +137,15 @@ class Block:
         """
         body_error: BaseException | None = None
         try:
-            async with self._closing_left_over(), self._tasks:
-                try:
-                    yield
-                except BaseException as error:
-                    body_error = error
-                await self._leave(hurry=not isinstance(body_error, (Exception, NoneType)))
+            try:
+                async with self._tasks:
+                    try:
+                        yield
+                    except BaseException as error:
+                        body_error = error
+                    await self._leave(hurry=not isinstance(body_error, (Exception, NoneType)))
+            finally:
+                await self._dispose_of_the_rest()
         except BaseException as error:
             if body_error is None:
                 raise
@@ -158,14 +157,20 @@ class Block:
             finally:
                 body_error = None
 
-    @asynccontextmanager
-    async def _closing_left_over(self) -> AsyncGenerator[None]:
-        """Close what is open because its task was natively cancelled before its first step."""
-        try:
-            yield
-        finally:
-            for pool in self._pools:
-                await pool.close_left_over()
+    async def _dispose_of_the_rest(self) -> None:
+        """Close what is open because its task was natively cancelled before its first step.
+
+        All of it, although the first ``await`` may be cancelled.
+        """
+        interruption: BaseException | None = None
+        for pool in self._pools:
+            for entry in pool.held():
+                try:
+                    await pool.dispose(entry)
+                except get_cancelled_exc_class() as error:
+                    interruption = error
+        if interruption is not None:
+            raise interruption
 
     async def _leave(self, *, hurry: bool) -> None:
         """End all pools; borrowers get some grace, but if the block was cancelled."""

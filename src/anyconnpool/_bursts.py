@@ -59,6 +59,7 @@ class BurstStream(ReadAheadStream):
         """
         quiet = check_duration("quiet", quiet)
         check_size("max_bytes", max_bytes)
+        self._check_open()
         await self._take_turn()
         await self._gather_burst(quiet, max_bytes)
         return self._take(max_bytes)

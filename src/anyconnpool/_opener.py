@@ -6,6 +6,7 @@ and the pause before the next, so that a pool doesn't dial once per waiter.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from anyio import (
@@ -21,8 +22,11 @@ from anyio.abc import ByteStream, ByteStreamConnectable
 from anyconnpool._connection import lend_to_hook
 from anyconnpool._entry import Entry
 from anyconnpool._failures import is_retryable
+from anyconnpool._log import OutageLog
 from anyconnpool._settings import Settings
 from anyconnpool._transport import Transport, force_close
+
+_logger = logging.getLogger("anyconnpool.pool")
 
 
 class Opener:
@@ -48,6 +52,7 @@ class Opener:
         self._now = now
         self._report = report
         self._wanted = wanted
+        self._outage = OutageLog(_logger, settings.name, "connecting")
         self._turn = Lock()
         self._failures: int = 0
         self._retry_at = 0.0
@@ -92,6 +97,7 @@ class Opener:
         except Exception as error:
             self._last_error = error
             self._report(error)
+            self._outage.failed(error, self._now())
             if self._failures == known:
                 self._failures += 1
                 if self._settings.connect_retry is not None:
@@ -99,6 +105,7 @@ class Opener:
                     self._retry_at = self._now() + pause
             raise
         self._failures = 0
+        self._outage.succeeded(self._now())
 
     async def _open_in_time(self, entry: Entry[Transport]) -> None:
         limit = self._settings.connect_timeout

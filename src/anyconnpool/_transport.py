@@ -8,10 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from anyio import (
-    BrokenResourceError,
     CancelScope,
-    ClosedResourceError,
-    EndOfStream,
     aclose_forcefully,
     get_cancelled_exc_class,
     move_on_after,
@@ -82,7 +79,8 @@ class Transport:
         try:
             with move_on_after(seconds):
                 self.early += await self.stream.receive(_CHUNK)
-        except (EndOfStream, BrokenResourceError, ClosedResourceError, OSError):
+        except Exception as error:
+            _logger.debug("%s turned out dead: %r", self, error)
             return Liveness.CLOSED
         return Liveness.UNREAD if self.early else Liveness.ALIVE
 

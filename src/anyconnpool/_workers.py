@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from anyio import CancelScope, move_on_after
+from anyio import CancelScope, fail_after
 from anyio.abc import TaskGroup
 
 from anyconnpool._connection import lend_to_hook
 from anyconnpool._entry import Entry, Liveness, Order
 from anyconnpool._ledger import Ledger
+from anyconnpool._log import OutageLog
 from anyconnpool._opener import Opener
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -54,6 +55,7 @@ class Workers:
         self._settings = settings
         self._now = now
         self._tasks = tasks
+        self._checks = OutageLog(_logger, settings.name, "the check hook")
         self._scopes: set[CancelScope] = set()
         self._stopped = False
 
@@ -99,7 +101,7 @@ class Workers:
             self._ledger.open_cancelled(entry)
             raise
         else:
-            _logger.debug("opened %s", entry.link)
+            _logger.debug("pool %s: opened %s", self._settings.name, entry.link)
             self._ledger.opened(entry, self._now(), unsure=entry.link.never_read)
         finally:
             self.carry_out()
@@ -120,16 +122,18 @@ class Workers:
         if check is None or self._now() - entry.idle_since < self._settings.check_after:
             return True
         try:
-            with move_on_after(self._settings.connect_timeout):
+            with fail_after(self._settings.connect_timeout):
                 await lend_to_hook(entry, self._settings, self._now, check)
-                return True
         except Exception as error:
-            _logger.info("%s failed its check: %r", entry.link, error)
-        return False
+            self._checks.failed(error, self._now())
+            return False
+        self._checks.succeeded(self._now())
+        return True
 
     async def _close(self, entry: Entry[Transport]) -> None:
         try:
-            _logger.debug("closing %s: %s", entry.link, entry.close_reason.value)
+            reason = entry.close_reason.value
+            _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.link, reason)
             grace = self._settings.close_timeout if entry.close_reason in _GRACEFUL else 0
             await entry.link.close(grace)
         finally:

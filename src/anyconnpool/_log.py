@@ -1,0 +1,82 @@
+"""Log what fails again and again without flooding the log.
+
+Decides what is worth a line; it is told the time. Payload never gets into a line.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from anyio import ConnectionFailed
+
+# A log that somebody watches should say that an outage goes on, not that it goes on and on.
+_INTERVAL = 60.0
+
+
+def describe_error(error: Exception) -> str:
+    """Describe an error for the log: a failure to connect by its text, others by their type.
+
+    What a hook of the user's raises may quote what it has received.
+    """
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, ConnectionFailed) else name
+
+
+class OutageLog:
+    """Log the failures of one thing that a pool does: one WARNING a minute at most.
+
+    The first failure is told at once, the end of what was told at INFO. Failures that were not
+    told are counted in the next line.
+
+    :param logger: where to
+    :param pool: name of the pool
+    :param action: what fails, as in "connecting"
+    """
+
+    def __init__(self, logger: logging.Logger, pool: str, action: str) -> None:
+        self._logger = logger
+        self._pool = pool
+        self._action = action
+        self._failures = 0
+        self._began_at = 0.0
+        self._untold = 0
+        self._told_at: float | None = None
+        self._outage_told = False
+
+    def failed(self, error: Exception, now: float) -> None:
+        """Book a failure.
+
+        :param error: what it failed with
+        :param now: the time, in seconds
+        """
+        if not self._failures:
+            self._began_at = now
+        self._failures += 1
+        self._untold += 1
+        if self._told_at is None or now - self._told_at >= _INTERVAL:
+            self._tell(error)
+            self._told_at = now
+
+    def succeeded(self, now: float) -> None:
+        """Book a success, which ends an outage.
+
+        :param now: the time, in seconds
+        """
+        if self._outage_told:
+            self._logger.info(
+                "pool %s: %s works again, after %d failures in %.1f s",
+                self._pool,
+                self._action,
+                self._failures,
+                now - self._began_at,
+            )
+        self._failures = 0
+        self._outage_told = False
+
+    def _tell(self, error: Exception) -> None:
+        times = "" if self._untold == 1 else f" {self._untold} times since the last warning"
+        self._logger.warning(
+            "pool %s: %s failed%s: %s", self._pool, self._action, times, describe_error(error)
+        )
+        self._untold = 0
+        self._outage_told = True
