@@ -7,14 +7,19 @@ The rules, which :class:`SharingLedger` adds to those of the ledger:
 - When the budget is used up, the longest idle connection of all pools gives way: one for each that
   is needed and that no closing connection makes room for already.
 - A connection that becomes available gives way, too, if somebody who needs room has waited longer
-  than everybody who waits for that connection.
+  than everybody who waits for that connection, and no closing connection makes room already.
+- Idle connections are refilled only into room that no waiter needs.
+
+The cost of an event grows with the number of closing connections and, by a logarithm, with the
+number of pools; it doesn't grow with the number of waiters.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
-from heapq import merge
+from heapq import heappop, heappush, merge
 from itertools import count, islice
 from typing import TYPE_CHECKING, Generic
 
@@ -37,9 +42,15 @@ class Budget(Generic[Link]):
     def __init__(self, max_total: float) -> None:
         self.total = 0
         self.closing = 0
+        #: the idle connections of all ledgers, the longest idle first
+        self.idle: OrderedDict[Entry[Link], SharingLedger[Link]] = OrderedDict()
         self._max_total = max_total
         self._numbers = count()
         self._members: dict[SharingLedger[Link], Callable[[], None]] = {}
+        # A heap of the places of the members' first waiters in need. An entry may be out of date,
+        # but only too early: it is put right when it comes to the top.
+        self._line: list[tuple[float, SharingLedger[Link]]] = []
+        self._listed: dict[SharingLedger[Link], float] = {}
         self._settling = False
 
     def join(self, member: SharingLedger[Link], carry_out: Callable[[], None]) -> None:
@@ -57,6 +68,13 @@ class Budget(Generic[Link]):
         """Return the place of a new waiter in the order of all."""
         return next(self._numbers)
 
+    def enlist(self, member: SharingLedger[Link]) -> None:
+        """Take note that somebody may need room whose place comes before the one known."""
+        number = next(member.needy(), math.inf)
+        if number < self._listed.get(member, math.inf):
+            self._listed[member] = number
+            heappush(self._line, (number, member))
+
     def has_room(self) -> bool:
         """Tell whether a connection may be opened without another one giving way."""
         return self.total < self._max_total
@@ -65,15 +83,18 @@ class Budget(Generic[Link]):
         """Tell whether there is room that no waiter needs."""
         return self.has_room() and self._neediest() is None
 
+    def is_in_full_use(self) -> bool:
+        """Tell whether one more waiter would have to wait until somebody gives back."""
+        if self.has_room() or self.idle:
+            return False
+        return not self.closing or self._need(self.closing - 1) < math.inf
+
     def claims(self, number: float) -> bool:
-        """Tell whether room is needed by somebody who has waited longer.
+        """Tell whether a connection has to give way to somebody who has waited longer.
 
         :param number: the place in the order of whoever could use the connection otherwise
         """
-        if self.has_room():
-            return False
-        waiting = merge(*(member.needy() for member in self._members))
-        return next(islice(waiting, self.closing, None), math.inf) < number
+        return not self.has_room() and self._need(self.closing) < number
 
     def settle(self) -> None:
         """Open connections for those who have waited longest; make room for them if need be."""
@@ -84,24 +105,36 @@ class Budget(Generic[Link]):
             while (member := self._neediest()) is not None:
                 if self.has_room():
                     member.open_for_waiter()
-                else:
-                    member = self._longest_idle()
-                    if member is None or not self.claims(math.inf):
-                        break
+                elif self.idle and self.claims(math.inf):
+                    member = next(iter(self.idle.values()))
                     member.give_way()
+                else:
+                    break
                 self._members[member]()
         finally:
             self._settling = False
 
     def _neediest(self) -> SharingLedger[Link] | None:
-        first = {member: next(member.needy(), math.inf) for member in self._members}
-        member = min(first, key=first.__getitem__, default=None)
-        return member if member is not None and first[member] < math.inf else None
+        """Return the member whose waiter in need has waited longest, if any needs room."""
+        while self._line:
+            number, member = self._line[0]
+            if next(member.needy(), math.inf) == number:
+                return member
+            heappop(self._line)
+            if self._listed.get(member) == number:
+                del self._listed[member]
+                self.enlist(member)
+        return None
 
-    def _longest_idle(self) -> SharingLedger[Link] | None:
-        since = {member: member.idle_since() for member in self._members}
-        member = min(since, key=since.__getitem__, default=None)
-        return member if member is not None and since[member] < math.inf else None
+    def _need(self, index: int) -> float:
+        """Return the place of a waiter in need, counted from 0 on; infinity if there is none."""
+        first: dict[SharingLedger[Link], float] = {}
+        while len(first) <= index and (member := self._neediest()) is not None:
+            first[member], _ = heappop(self._line)
+        for member, number in first.items():
+            heappush(self._line, (number, member))
+        places = merge(*(member.needy() for member in first))
+        return next(islice(places, index, None), math.inf)
 
 
 class SharingLedger(Ledger[Link]):
@@ -128,14 +161,12 @@ class SharingLedger(Ledger[Link]):
 
     def needy(self) -> Iterator[int]:
         """Yield the places of the waiters for whom there is room here and nothing under way."""
-        under_way = self._population[State.OPENING] + self._population[State.CHECKING]
-        room = max(self._max_size - self._size, 0)
+        under_way = self._under_way()
+        room = self._max_size - self._size
+        if room <= 0 or len(self._waiters) <= under_way:
+            return iter(())
         end = None if room == math.inf else under_way + int(room)
         return (waiter.number for waiter in islice(self._waiters, under_way, end))
-
-    def idle_since(self) -> float:
-        """Return since when the longest idle connection is idle, infinity if none is."""
-        return self._idle[0].idle_since if self._idle else math.inf
 
     def open_for_waiter(self) -> None:
         """Order a connection for the waiter that has waited longest."""
@@ -148,9 +179,18 @@ class SharingLedger(Ledger[Link]):
             self._remove(self._idle.popleft(), CloseReason.GAVE_WAY)
 
     def join(self, waiter: Waiter[Link]) -> bool:
-        """Put a task in line, with its place in the order of all."""
+        """Put a task in line, with its place in the order of all.
+
+        :return: false if as many as may are waiting already, for a slot or for the others' room
+        """
+        waiting = len(self._waiters) - self._under_way()
+        if waiting >= self._settings.max_waiting and self._budget.is_in_full_use():
+            return False
         waiter.number = self._budget.next_number()
         return super().join(waiter)
+
+    def _under_way(self) -> int:
+        return self._population[State.OPENING] + self._population[State.CHECKING]
 
     def _place(
         self, entry: Entry[Link], now: float, reason: CloseReason | None, unsure: bool
@@ -164,9 +204,8 @@ class SharingLedger(Ledger[Link]):
         """Refill where nobody needs the room more; the budget opens for waiters."""
         if self._drained is not None:
             return
-        population = self._population
-        unserved = len(self._waiters) - population[State.OPENING] - population[State.CHECKING]
-        missing = self._missing() - max(unserved, 0)
+        self._budget.enlist(self)
+        missing = self._missing() - max(len(self._waiters) - self._under_way(), 0)
         while missing > 0 and self._size < self._max_size and self._budget.has_spare_room():
             self._order_open()
             missing -= 1
@@ -181,5 +220,10 @@ class SharingLedger(Ledger[Link]):
         super()._leave(entry)
 
     def _move(self, entry: Entry[Link], state: State) -> None:
-        self._budget.closing += (state is State.CLOSING) - (entry.state is State.CLOSING)
+        budget = self._budget
+        budget.closing += (state is State.CLOSING) - (entry.state is State.CLOSING)
+        if entry.state is State.IDLE:
+            del budget.idle[entry]
+        if state is State.IDLE:
+            budget.idle[entry] = self
         super()._move(entry, state)

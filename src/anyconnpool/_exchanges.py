@@ -14,9 +14,11 @@ from anyio import sleep
 
 from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._deadline import Deadline, time_limit
-from anyconnpool._failures import is_retryable
+from anyconnpool._failures import is_hang_up, is_retryable
 from anyconnpool._package import PackageFormat
+from anyconnpool._read_ahead import check_size
 from anyconnpool._retry import Retry
+from anyconnpool._settings import Settings
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVarTuple, Unpack
@@ -39,8 +41,11 @@ class Exchanges:
     first byte of a reply is replaced at once and doesn't count as a try. They raise what
     :meth:`ConnectionPool.acquire` raises and what the connection's method of the same name raises.
     When time runs out, that is :exc:`TimeoutError`, of which :exc:`AcquireTimeout` is a kind. A
-    connection whose exchange failed, was cancelled or ran out of time is closed.
+    connection whose exchange failed, was cancelled or ran out of time is closed. Arguments that
+    make no sense are refused before a connection is borrowed.
     """
+
+    _settings: Settings
 
     @abstractmethod
     def acquire(self, *, timeout: float | None = None) -> Acquisition:
@@ -69,7 +74,9 @@ class Exchanges:
         :param timeout: limit for all tries together, in seconds
         :param retry: whether the function may be called again after it has sent something
         :return: what the function returns
+        :raises TypeError: if the function can't be called
         """
+        _check_callable(function)
         return await self._exchange(lambda connection: function(connection, *args), timeout, retry)
 
     async def send(
@@ -103,9 +110,8 @@ class Exchanges:
         retry: Retry | None = None,
     ) -> None:
         """Send a package on a borrowed connection; see :meth:`send`."""
-        await self._exchange(
-            lambda connection: connection.send_package(data, format), timeout, retry
-        )
+        package = (format or self._settings.package_format).pack(data)
+        await self._exchange(lambda connection: connection.send(package), timeout, retry)
 
     async def send_receive(
         self,
@@ -116,6 +122,8 @@ class Exchanges:
         retry: Retry | None = None,
     ) -> bytes:
         """Send bytes and receive the reply; see :meth:`FramedStream.send_receive`."""
+        if nbytes is not None:
+            check_size("nbytes", nbytes)
         return await self._exchange(
             lambda connection: connection.send_receive(data, nbytes), timeout, retry
         )
@@ -130,6 +138,8 @@ class Exchanges:
         retry: Retry | None = None,
     ) -> bytes:
         """Send a line and receive one; see :meth:`FramedStream.send_receive_line`."""
+        if max_bytes is not None:
+            check_size("max_bytes", max_bytes)
         return await self._exchange(
             lambda connection: connection.send_receive_line(
                 data, newline=newline, max_bytes=max_bytes
@@ -147,9 +157,13 @@ class Exchanges:
         retry: Retry | None = None,
     ) -> bytes:
         """Send a package and receive one; see :meth:`FramedStream.send_receive_package`."""
-        return await self._exchange(
-            lambda connection: connection.send_receive_package(data, format), timeout, retry
-        )
+        package = (format or self._settings.package_format).pack(data)
+
+        async def exchange(connection: PooledConnection) -> bytes:
+            await connection.send(package)
+            return await connection.receive_package(format)
+
+        return await self._exchange(exchange, timeout, retry)
 
     async def _exchange(
         self,
@@ -157,6 +171,7 @@ class Exchanges:
         timeout: float | None,
         retry: Retry | None,
     ) -> T:
+        _check_retry(retry)
         deadline = Deadline(timeout)
         replacements = tries = 0
         while True:
@@ -169,7 +184,8 @@ class Exchanges:
             except Exception as error:
                 if not is_retryable(error):
                     raise
-                if _may_replace(connection, retry) and replacements < _FREE_REPLACEMENTS:
+                dead = is_hang_up(error) and _may_replace(connection, retry)
+                if dead and replacements < _FREE_REPLACEMENTS:
                     replacements += 1
                 elif retry is not None and tries < retry.count:
                     tries += 1
@@ -180,8 +196,18 @@ class Exchanges:
             self._count_replay()
 
 
+def _check_callable(function: object) -> None:
+    if not callable(function):
+        raise TypeError(f"the function to run must be an async function, not {function!r}")
+
+
+def _check_retry(retry: object) -> None:
+    if retry is not None and not isinstance(retry, Retry):
+        raise TypeError(f"retry must be a Retry, not {type(retry).__name__}")
+
+
 def _may_replace(connection: PooledConnection | None, retry: Retry | None) -> bool:
-    """Tell whether an exchange failed only because its connection was dead already."""
+    """Tell whether an exchange that met a hang-up may be repeated on another connection at once."""
     if connection is None or not connection.reused or connection.bytes_received:
         return False
     return retry is not None or not connection.has_sent

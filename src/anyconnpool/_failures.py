@@ -15,3 +15,11 @@ def is_retryable(error: BaseException) -> bool:
     if isinstance(error, (PoolError, TimeoutError)):
         return False
     return isinstance(error, (OSError, BrokenResourceError, EndOfStream, IncompleteRead))
+
+
+def is_hang_up(error: BaseException) -> bool:
+    """Tell whether this is what a dead connection makes of an operation on it.
+
+    An OSError of another kind is about something else that the user's code did.
+    """
+    return isinstance(error, (BrokenResourceError, EndOfStream, IncompleteRead, ConnectionError))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
@@ -10,6 +11,8 @@ from typing import Any
 from anyconnpool._checks import check_count, check_duration
 
 _LONGEST = 32_767
+# What fits into the kernel's 31 bits of milliseconds.
+_LONGEST_USER_TIMEOUT = 2_147_483
 _IDLE_OPTION = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 _INTERVAL_OPTION = getattr(socket, "TCP_KEEPINTVL", None)
 _COUNT_OPTION = getattr(socket, "TCP_KEEPCNT", None)
@@ -31,8 +34,8 @@ class KeepAlive:
     :param idle: silence before the first probe, in seconds, 1 to 32 767
     :param interval: time between two probes, in seconds, 1 to 32 767
     :param count: unanswered probes before the connection is given up, 1 to 127
-    :param user_timeout: how long something sent may stay unacknowledged, in seconds (Linux);
-        ``math.inf`` leaves it to the system
+    :param user_timeout: how long something sent may stay unacknowledged, in seconds (Linux),
+        0.001 to 2 147 483; ``math.inf`` leaves it to the system
     :raises TypeError: if an argument is not a number
     :raises ValueError: if one is out of range
     """
@@ -51,7 +54,12 @@ class KeepAlive:
         check_count("count", self.count, least=1, unlimited=False)
         if self.count > 127:
             raise ValueError(f"count must be 1 to 127, not {self.count}")
-        check_duration("user_timeout", self.user_timeout)
+        user_timeout = check_duration("user_timeout", self.user_timeout)
+        if not 0.001 <= user_timeout <= _LONGEST_USER_TIMEOUT and user_timeout != math.inf:
+            raise ValueError(
+                f"user_timeout must be 0.001 to {_LONGEST_USER_TIMEOUT} seconds, or math.inf to "
+                f"leave it to the system, not {self.user_timeout}"
+            )
 
     def apply(self, raw_socket: Any) -> None:
         """Set the options on a TCP socket.
@@ -64,8 +72,8 @@ class KeepAlive:
             (socket.IPPROTO_TCP, _INTERVAL_OPTION, int(self.interval)),
             (socket.IPPROTO_TCP, _COUNT_OPTION, self.count),
         ]
-        if self.user_timeout <= _LONGEST:
-            milliseconds = max(int(self.user_timeout * 1000), 1)
+        if self.user_timeout != math.inf:
+            milliseconds = int(self.user_timeout * 1000)
             options.append((socket.IPPROTO_TCP, _USER_TIMEOUT_OPTION, milliseconds))
         for level, option, value in options:
             if option is not None:

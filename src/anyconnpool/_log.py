@@ -64,11 +64,11 @@ class OutageLog:
         """
         if self._outage_told:
             self._logger.info(
-                "pool %s: %s works again, after %d failures in %.1f s",
+                "pool %s: %s works again after %.1f s (failures: %d)",
                 self._pool,
                 self._action,
-                self._failures,
                 now - self._began_at,
+                self._failures,
             )
         self._failures = 0
         self._outage_told = False

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from anyio import AsyncContextManagerMixin, CapacityLimiter, current_time, sleep
+from anyio.lowlevel import checkpoint
 
 from anyconnpool._block import Block, RunningPool
 from anyconnpool._budget import Budget, SharingLedger
@@ -130,10 +131,12 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         try:
             async with block.run():
                 block.spawn(self._drop_unused)
-                yield self
-                self._ended = True
+                try:
+                    yield self
+                finally:
+                    # Before the block ends its pools: none must be started after that.
+                    self._ended = True
         finally:
-            self._ended = True
             self._running.clear()
             self._empty_since.clear()
 
@@ -146,10 +149,10 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         :raises TypeError: if the remote is nothing to connect to
         :raises ValueError: if an address makes no sense, or a connectable meets TLS options
         """
-        key = remote_key(remote)
+        self._check()
+        key = remote_key(remote, tls=self._tls)
         pool = self._pools.get(key)
         if pool is None:
-            self._check()
             pool = ManagedPool(
                 remote,
                 tls=self._tls,
@@ -218,6 +221,7 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
                     self._max_idle_time
                 ):
                     self._drop(pool, running)
+                    await checkpoint()
 
     def _drop(self, pool: ManagedPool, running: RunningPool) -> None:
         del self._running[pool], self._empty_since[pool]

@@ -54,7 +54,9 @@ class Opener:
         self._wanted = wanted
         self._outage = OutageLog(_logger, settings.name, "connecting")
         self._turn = Lock()
+        #: failed attempts since the last success, and ever
         self._failures: int = 0
+        self._all_failures: int = 0
         self._retry_at = 0.0
         self._last_error: Exception = ConnectionFailed()
 
@@ -74,19 +76,17 @@ class Opener:
                 return await self._try_in_turn(entry)
             except Exception as error:
                 repeats += 1
-                if retry is None or repeats > retry.count or not is_retryable(error):
+                hopeless = retry is None or repeats > retry.count or not is_retryable(error)
+                if hopeless or not self._wanted():
                     raise
-            await sleep(max(self._retry_at - self._now(), 0))
-            if not self._wanted():
-                raise self._last_error
 
     async def _try_in_turn(self, entry: Entry[Transport]) -> None:
         if not self._failures or self._settings.connect_retry is None:
             return await self._try(entry)
         await sleep(max(self._retry_at - self._now(), 0))
-        known = self._failures
+        known = self._all_failures
         async with self._turn:
-            if self._failures > known:
+            if self._all_failures > known or not self._wanted():
                 raise self._last_error
             return await self._try(entry)
 
@@ -98,14 +98,18 @@ class Opener:
             self._last_error = error
             self._report(error)
             self._outage.failed(error, self._now())
-            if self._failures == known:
-                self._failures += 1
-                if self._settings.connect_retry is not None:
-                    pause = self._settings.connect_retry.pause(self._failures)
-                    self._retry_at = self._now() + pause
+            # What a repeat can't mend is no outage.
+            if self._failures == known and is_retryable(error):
+                self._count_failure()
             raise
         self._failures = 0
         self._outage.succeeded(self._now())
+
+    def _count_failure(self) -> None:
+        self._failures += 1
+        self._all_failures += 1
+        if self._settings.connect_retry is not None:
+            self._retry_at = self._now() + self._settings.connect_retry.pause(self._failures)
 
     async def _open_in_time(self, entry: Entry[Transport]) -> None:
         limit = self._settings.connect_timeout

@@ -37,18 +37,11 @@ def resolve_remote(
     :raises ValueError: if an address makes no sense, or TLS options would be without effect
     """
     wants_tls = bool(ssl_context or tls_hostname or not tls_standard_compatible)
-    if isinstance(remote, ByteStreamConnectable):
-        if tls or wants_tls:
-            raise ValueError(
-                "TLS options have no effect on a ready-made connectable: wrap it in "
-                "anyio.streams.tls.TLSConnectable, or give an address instead"
-            )
-    elif wants_tls and not tls:
+    _check_remote(remote, tls or wants_tls)
+    if wants_tls and not tls:
         raise ValueError("TLS options have no effect without tls=True")
-    else:
-        _check_address(remote)
-        if tls and not isinstance(remote, tuple) and not tls_hostname:
-            _check_needs_no_hostname(ssl_context)
+    if tls and not isinstance(remote, tuple) and not tls_hostname:
+        _check_needs_no_hostname(ssl_context)
     return as_connectable(
         remote,
         tls=tls,
@@ -62,6 +55,16 @@ def _check_needs_no_hostname(ssl_context: ssl.SSLContext | None) -> None:
     if ssl_context is None or ssl_context.check_hostname:
         raise ValueError(
             "TLS over a UNIX socket needs tls_hostname, the name to check the certificate for"
+        )
+
+
+def _check_remote(remote: object, tls: bool) -> None:
+    if not isinstance(remote, ByteStreamConnectable):
+        _check_address(remote)
+    elif tls:
+        raise ValueError(
+            "TLS options have no effect on a ready-made connectable: wrap it in "
+            "anyio.streams.tls.TLSConnectable, or give an address instead"
         )
 
 
@@ -126,8 +129,14 @@ class _Key:
         return hash(type(self._remote))
 
 
-def remote_key(remote: Remote) -> Hashable:
-    """Return a key under which the same remote is found again, however it is written."""
+def remote_key(remote: Remote, *, tls: bool) -> Hashable:
+    """Return a key under which the same remote is found again, however it is written.
+
+    :param tls: whether TLS is to be spoken
+    :raises TypeError: if the remote is nothing to connect to
+    :raises ValueError: if an address makes no sense, or a connectable meets ``tls``
+    """
+    _check_remote(remote, tls)
     if isinstance(remote, TCPConnectable):
         remote = (remote.host, remote.port)
     elif isinstance(remote, UNIXConnectable):

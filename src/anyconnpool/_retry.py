@@ -53,7 +53,7 @@ class Retry:
         :param draw: returns random numbers from 0 to 1
         """
         try:
-            pause = self.interval * self.backoff ** (repeat - 1)
+            pause = self.interval * float(self.backoff) ** (repeat - 1)
         except OverflowError:
             pause = self.max_interval if self.interval else 0.0
         return min(pause, self.max_interval) * (1 + self.jitter * (2 * draw() - 1))

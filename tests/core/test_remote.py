@@ -27,6 +27,9 @@ class Nowhere(ByteStreamConnectable):
     async def connect(self) -> ByteStream:
         raise AssertionError("nothing is opened")
 
+    def __repr__(self) -> str:
+        return "Nowhere()"
+
 
 @pytest.mark.parametrize(
     ("remote", "error", "text"),

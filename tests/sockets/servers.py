@@ -74,6 +74,7 @@ class Peer:
         self.ready = threading.Event()
         self.thread: threading.Thread | None = None
         self._buffer = b""
+        self._gone = False
 
     @property
     def hung_up(self) -> bool:
@@ -122,7 +123,13 @@ class Peer:
             socket.socket.shutdown(self.socket, how)
         if self.thread is not None and self.thread is not threading.current_thread():
             self.thread.join(_PATIENCE)
+        self.close()
+
+    def close(self) -> None:
+        # The descriptor is gone a moment before the client can see it.
+        self._gone = self.hung_up
         self.socket.close()
+        self._gone = True
 
 
 def echo_lines(peer: Peer) -> None:
@@ -278,7 +285,7 @@ class Server:
             served = True
         finally:
             if served:
-                peer.socket.close()
+                peer.close()
 
 
 def _answer_closing(accepted: socket.socket) -> None:

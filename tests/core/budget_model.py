@@ -1,0 +1,150 @@
+"""A naive model of ledgers that share a budget: every decision by looking at everything again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from anyconnpool._budget import Budget, SharingLedger
+from anyconnpool._entry import Entry, Liveness, State, Waiter
+from anyconnpool._settings import Settings
+from anyconnpool._statistics import CloseReason
+
+from .ledger_fakes import SetSlots
+from .ledger_model import Conn, Model
+
+
+class WatchedSharingLedger(SharingLedger[int]):
+    """Remember every change of state, also those that last for a moment only."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        slots: SetSlots,
+        inspect: Callable[[Entry[int]], Liveness],
+        budget: Budget[int],
+        jitter: Callable[[], float],
+    ) -> None:
+        super().__init__(settings, slots, inspect, budget)
+        self._jitter = jitter
+        self.moves: list[tuple[State, State]] = []
+
+    def _move(self, entry: Entry[int], state: State) -> None:
+        self.moves.append((entry.state, state))
+        super()._move(entry, state)
+
+
+class Common:
+    """What several pools have in common.
+
+    :param max_total: most connections of all of them together
+    """
+
+    def __init__(self, max_total: float) -> None:
+        self.max_total = max_total
+        self.models: list[SharingModel] = []
+        #: whoever has ever waited, in the order of their joining
+        self.line: list[Waiter[int]] = []
+        #: those that are idle, in the order in which they became so
+        self.rested: list[Conn] = []
+
+    def total(self) -> int:
+        return sum(len(model.conns) for model in self.models)
+
+    def closing(self) -> int:
+        return sum(len(model.those(State.CLOSING)) for model in self.models)
+
+    def idle(self) -> list[Conn]:
+        return [conn for conn in self.rested if conn.state is State.IDLE]
+
+    def needs(self) -> list[Waiter[int]]:
+        """Return the waiters who need room: first who has waited longest."""
+        found = [waiter for model in self.models for waiter in model.needs()]
+        return sorted(found, key=self.line.index)
+
+    def claims(self, waiter: Waiter[int] | None) -> bool:
+        """Tell whether somebody has waited longer, beyond those for whom something closes."""
+        needs = self.needs()[self.closing() :]
+        if self.total() < self.max_total or not needs:
+            return False
+        return waiter is None or self.line.index(needs[0]) < self.line.index(waiter)
+
+    def in_full_use(self) -> bool:
+        """Tell whether a newcomer has to wait for somebody to give back."""
+        full = self.total() >= self.max_total and not self.idle()
+        return full and len(self.needs()) >= self.closing()
+
+    def settle(self) -> None:
+        while needs := self.needs():
+            if self.total() < self.max_total:
+                self._model_of(needs[0]).conns.append(Conn())
+            elif self.idle() and len(needs) > self.closing():
+                self._give_way(self.idle()[0])
+            else:
+                break
+
+    def _model_of(self, waiter: Waiter[int]) -> SharingModel:
+        return next(model for model in self.models if waiter in model.waiters)
+
+    def _give_way(self, conn: Conn) -> None:
+        next(model for model in self.models if conn in model.idle).give_way(conn)
+
+
+class SharingModel(Model):
+    """What a pool of several should look like after the same events.
+
+    Whether refills come at once it leaves open, but for :meth:`refill`.
+    """
+
+    def __init__(self, settings: Settings, common: Common) -> None:
+        super().__init__(settings)
+        self.common = common
+        common.models.append(self)
+
+    def needs(self) -> list[Waiter[int]]:
+        room = max(self.max_size - len(self.conns), 0)
+        unserved = self.waiters[len(self.those(State.OPENING, State.CHECKING)) :]
+        return [waiter for place, waiter in enumerate(unserved) if place < room]
+
+    def lacks_idle(self) -> bool:
+        """Tell whether a refill is in order."""
+        coming = len(self.those(State.IDLE, State.OPENING, State.CHECKING))
+        wanted = 0 if self.refill_paused else self.settings.min_idle
+        # Waiters that the pool or the budget has no room for don't count against the idle ones.
+        missing = wanted - max(coming - len(self.waiters), 0)
+        room = self.common.total() < self.common.max_total and len(self.conns) < self.max_size
+        return missing > 0 and room and not self.common.needs()
+
+    def join(self, waiter: Waiter[int]) -> bool:
+        waiting = len(self.waiters) - len(self.those(State.OPENING, State.CHECKING))
+        if waiting >= self.settings.max_waiting and self.common.in_full_use():
+            return False
+        self.common.line.append(waiter)
+        return super().join(waiter)
+
+    def refill(self) -> None:
+        super().refill()
+        while self.lacks_idle():
+            self.conns.append(Conn())
+
+    def give_way(self, conn: Conn) -> None:
+        self.idle.remove(conn)
+        self._close(conn, {CloseReason.GAVE_WAY})
+
+    def _place(
+        self,
+        conn: Conn,
+        now: float,
+        given: Iterable[CloseReason] = (),
+        *,
+        look: bool = False,
+        doubt: bool = False,
+    ) -> None:
+        if self.common.claims(self.waiters[0] if self.waiters else None):
+            given = (*given, CloseReason.GAVE_WAY)
+        super()._place(conn, now, given, look=look, doubt=doubt)
+        if conn.state is State.IDLE:
+            self.common.rested = [other for other in self.common.rested if other is not conn]
+            self.common.rested.append(conn)
+
+    def _order_missing(self) -> None:
+        self.common.settle()

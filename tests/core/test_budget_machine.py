@@ -1,0 +1,218 @@
+"""Whatever happens in whatever order, ledgers that share a budget do what the naive model does."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+
+from anyconnpool._budget import Budget
+from anyconnpool._entry import Order
+from anyconnpool._statistics import CloseReason
+
+from .budget_model import Common, SharingModel, WatchedSharingLedger
+from .ledger_events import EVENTS, PICKS
+from .ledger_fakes import SetSlots
+from .ledger_model import Conn
+from .test_ledger_machine import LedgerMachine
+
+MEMBER_SETTINGS = st.fixed_dictionaries(
+    {
+        "max_size": st.sampled_from([1, 2, 3, math.inf]),
+        "min_idle": st.sampled_from([0, 0, 1, 2]),
+        "max_idle_time": st.sampled_from([9.7, math.inf]),
+        "max_lifetime": st.sampled_from([19.3, math.inf]),
+        "max_waiting": st.sampled_from([math.inf, math.inf, 0, 1]),
+        "idle_order": st.sampled_from(["lifo", "fifo"]),
+        "jitter": st.sampled_from([0.0, 0.5, 1.0]),
+    }
+)
+# The reasons for which anything was closed in any example.
+SEEN: set[str] = set()
+
+
+class Member(LedgerMachine):
+    """One of the ledgers, with all that can happen to it, and its model."""
+
+    model: SharingModel
+
+    def __init__(self, group: BudgetMachine, chosen: dict[str, Any]) -> None:
+        super().__init__()
+        self.group = group
+        self.chosen = chosen
+        self.ordered = False
+        self.refilled = 0
+        self.enter(**chosen)
+        self._start()
+
+    def _start(self) -> None:
+        group, jitter = self.group, self.chosen["jitter"]
+        self.slots = SetSlots(self.settings.max_size)
+        self.model = SharingModel(self.settings, group.common)
+        self.sharing = WatchedSharingLedger(
+            self.settings, self.slots, self._inspect, group.budget, lambda: jitter
+        )
+        # Only what both kinds of ledger have is used by the events.
+        self.ledger = self.sharing  # type: ignore[assignment]  # pyright: ignore
+        group.budget.join(self.sharing, self.carry_out)
+        self.opens: list[Any] = []
+        self.last_size = 0
+
+    def carry_out(self) -> None:
+        """Take the orders down, as if a task were started for each."""
+        lists = {Order.OPEN: self.opens, Order.CHECK: self.checking, Order.CLOSE: self.closing}
+        while self.sharing.orders:
+            order, entry = self.sharing.orders.popleft()
+            if entry is None:
+                self.sharing.settle()
+                continue
+            lists[order].append(entry)
+            if order is Order.CLOSE:
+                assert entry.close_reason in self.conns[entry].faults
+                SEEN.add(entry.close_reason.value)
+
+    def bind(self) -> None:
+        """Bind what was ordered to the model's connections, which may lack refills only."""
+        new = [conn for conn in self.model.conns if conn.entry is None]
+        assert len(self.opens) >= len(new), "whoever needs room gets it"
+        self.ordered = bool(self.opens)
+        while len(new) < len(self.opens):
+            assert self.model.lacks_idle(), "refills take no room that anybody needs"
+            self.refilled += 1
+            new.append(Conn())
+            self.model.conns.append(new[-1])
+        for conn, entry in zip(new, self.opens, strict=True):
+            conn.entry = entry
+            self.conns[entry] = conn
+        self.opening += self.opens
+        self.opens.clear()
+
+    def check(self) -> None:
+        self._compare()
+        self._check_rules(self.ordered)
+
+    def compare(self) -> None:
+        if hasattr(self, "sharing"):
+            self.group.compare()
+
+    def _join(self) -> None:
+        self.compare()
+        super()._join()
+
+    def _refill(self) -> None:
+        if hasattr(self, "sharing"):
+            self.compare()
+            refilled = self.refilled
+            super()._refill()
+            self.compare()
+            assert self.refilled == refilled, "a refill is complete"
+
+    def all_ends_well(self) -> None:
+        self.group.all_ends_well()
+
+    def shut(self, really: bool = True) -> None:
+        """Drop the pool if it is of no use, and begin a new one, as a manager does."""
+        unused = not (self.model.conns or self.model.waiters or self.model.watchers)
+        assert self.ledger.unused() is unused
+        if unused:
+            self.sharing.shut(lambda: ConnectionAbortedError("dropped"), list)
+            self.group.common.models.remove(self.model)
+            self._start()
+
+    def step(self) -> bool:
+        """Finish one thing, as if the connection were good."""
+        return self._complete_orders()
+
+    def give_back(self) -> bool:
+        return self._give_back()
+
+
+class BudgetMachine(RuleBasedStateMachine):
+    """Let things happen to several ledgers, and compare all of them after each."""
+
+    broken = False
+
+    @initialize(
+        max_total=st.sampled_from([1, 2, 2, 3, 4, math.inf]),
+        chosen=st.lists(MEMBER_SETTINGS, min_size=2, max_size=3),
+    )
+    def enter(self, max_total: float, chosen: list[dict[str, Any]]) -> None:
+        self.common = Common(max_total)
+        self.budget: Budget[int] = Budget(max_total)
+        self.members: list[Member] = []
+        for one in chosen:
+            self.members.append(Member(self, one))
+        self.compare()
+
+    def compare(self) -> None:
+        self.broken = True
+        for member in self.members:
+            member.carry_out()
+        for member in self.members:
+            member.bind()
+        for member in self.members:
+            member.check()
+        self._check_budget()
+        self.broken = False
+
+    def _check_budget(self) -> None:
+        common = self.common
+        facts = [member.sharing.statistics() for member in self.members]
+        assert self.budget.total == sum(one.size for one in facts) <= common.max_total
+        assert self.budget.closing == sum(one.closing for one in facts)
+        assert list(self.budget.idle) == [conn.entry for conn in common.idle()]
+        needs = common.needs()
+        assert not (needs and self.budget.has_room()), "room is for whoever needs it"
+        assert not common.idle() or len(needs) <= self.budget.closing, "nothing idles if needed"
+
+    @rule(
+        which=PICKS, what=st.deferred(lambda: st.sampled_from(EVENTS).flatmap(lambda event: event))
+    )
+    def happens(self, which: int, what: tuple[str, dict[str, Any]]) -> None:
+        name, arguments = what
+        member = self.members[which % len(self.members)]
+        for other in self.members:
+            other.now = max(one.now for one in self.members)
+        getattr(member, name)(**arguments)
+        self.compare()
+
+    def all_ends_well(self) -> None:
+        """Whatever is under way succeeds and everybody gives back."""
+        self._finish(Member.give_back, Member.step)
+
+    def _finish(self, *steps: Any) -> None:
+        for _ in range(1000):
+            self.compare()
+            if not sum(step(member) for step in steps for member in self.members):
+                return
+        raise AssertionError("the pools come to rest")
+
+    def teardown(self) -> None:
+        if self.broken or not hasattr(self, "members"):
+            return
+        self._finish(Member.step)
+        in_use = sum(member.sharing.statistics().in_use for member in self.members)
+        assert not self.common.needs() or in_use == self.common.max_total
+        self.all_ends_well()
+        assert not any(member.model.waiters for member in self.members), "nobody is forgotten"
+
+
+def test_ledgers_that_share_a_budget_agree_with_a_naive_model() -> None:
+    """Any sequence of events leads to the states, wakings and orders of the model.
+
+    Never is more open than the budget allows, room goes to who has waited longest, and a
+    connection gives way only if it is needed.
+    """
+    SEEN.clear()
+    run_state_machine_as_test(
+        BudgetMachine, settings=settings(max_examples=300, stateful_step_count=50)
+    )
+    assert CloseReason.GAVE_WAY.value in SEEN

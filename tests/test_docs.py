@@ -1,0 +1,213 @@
+"""Every Python block of README.md and docs/*.rst is run against live servers on loopback.
+
+Blocks are taken from the text as they stand; these are the rules by which a page is written:
+
+- A block that calls `anyio.run` is a program. Any other is a fragment: it may use `await` and, as
+  the text around it has it, the names of `FRAGMENT_NAMES` and a `pool` of the server on port 8999.
+- The ports of `SERVERS` say which server a block talks to. Each is replaced by the port of a server
+  of that kind that was started for the test.
+- A program that makes a listener is a server: it is asked one question, then cancelled.
+- If lines that print have a comment, the block prints exactly what the comments say, one by one.
+- `anyio.sleep` doesn't wait.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import re
+import socket
+import textwrap
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio import connect_tcp, create_task_group
+from anyio.lowlevel import checkpoint
+
+from anyconnpool import ConnectionPool, FramedStream
+
+from .sockets.servers import Peer, Script, Server, authority, echo_lines, one_reply
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.rst"))]
+
+Backend = tuple[str, dict[str, Any]]
+
+
+def is_complete(reply: bytes) -> bool:
+    """Tell whether a reply is whole, as a fragment's own protocol would."""
+    return reply == b"> hello"
+
+
+FRAGMENT_NAMES: dict[str, object] = {"request": b"hello", "is_complete": is_complete}
+
+
+def echo(peer: Peer) -> None:
+    """Answer what comes with itself: the server of the tutorial."""
+    while data := peer.socket.recv(65536):
+        peer.send(b"> " + data)
+
+
+def echo_packages(peer: Peer) -> None:
+    """Answer a package with a header of four bytes with itself."""
+    header = peer.socket.recv(4, socket.MSG_WAITALL)
+    body = peer.socket.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL)
+    peer.send(header + body)
+
+
+def answer_commands(peer: Peer) -> None:
+    """Answer lines, of which two are commands."""
+    while True:
+        line = peer.receive_line()
+        known = {b"PING": b"PONG", b"LOGIN alice": b"OK"}
+        peer.send(known.get(line, b"> " + line) + b"\n")
+
+
+SERVERS: dict[int, tuple[str, Script]] = {
+    8999: ("tcp", echo),
+    9000: ("tcp", echo_packages),
+    9001: ("tcp", answer_commands),
+    9002: ("tcp", one_reply),
+    9443: ("tls13", echo_lines),
+}
+
+
+def blocks_of(page: Path) -> Iterator[tuple[int, str]]:
+    """Yield the first line's number and the text of each Python block of a page."""
+    text = page.read_text("utf-8")
+    if page.suffix == ".md":
+        pattern = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    else:
+        pattern = re.compile(r"^\.\. code-block:: python\n\n((?:(?: {3,}.*)?\n)+)", re.MULTILINE)
+    for match in pattern.finditer(text):
+        line = text.count("\n", 0, match.start(1)) + 1
+        yield line, textwrap.dedent(match[1]).strip() + "\n"
+
+
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}:{line}")
+    for page in PAGES
+    for line, block in blocks_of(page)
+]
+
+
+def expected_output(block: str) -> list[str]:
+    """Return what the comments of lines that print announce."""
+    return re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+
+
+def ask_the_server(port: int) -> Callable[..., Awaitable[None]]:
+    """Make a function that runs a server's program, asks it something, and cancels it."""
+
+    async def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async with create_task_group() as task_group:
+            task_group.start_soon(main)
+            stream = None
+            while stream is None:
+                try:
+                    stream = FramedStream(await connect_tcp("127.0.0.1", port))
+                except OSError:
+                    await checkpoint()
+            async with stream:
+                assert await stream.send_receive_line(b"hello", timeout=10) == b"> hello"
+            task_group.cancel_scope.cancel()
+
+    return run
+
+
+async def pass_a_checkpoint(delay: float) -> None:
+    """Stand in for `anyio.sleep`."""
+    await checkpoint()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Stage:
+    """Run blocks on one backend, with the servers that they talk to.
+
+    :param backend: the backend
+    :param directory: the working directory of the blocks
+    """
+
+    def __init__(self, backend: Backend, directory: Path) -> None:
+        self.run: Callable[..., Any] = partial(
+            anyio.run, backend=backend[0], backend_options=backend[1]
+        )
+        self.directory = directory
+
+    def play(self, block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(anyio, "sleep", pass_a_checkpoint)
+        if "create_tcp_listener" in block:
+            port = free_port()
+            monkeypatch.setattr(anyio, "run", partial(self.run, ask_the_server(port)))
+            self.execute(block.replace("8999", str(port)), None)
+            return
+        with ExitStack() as stack:
+            fragment_port = 0
+            for port, (kind, script) in SERVERS.items():
+                if str(port) in block or port == 8999:
+                    server = stack.enter_context(Server(kind, self.directory, script))
+                    block = block.replace(str(port), str(server.remote[1]))
+                    fragment_port = fragment_port or server.remote[1]
+            if "anyio.run(" in block:
+                monkeypatch.setattr(anyio, "run", self.run)
+                self.execute(block, None)
+            else:
+                self.run(self.play_fragment, block, fragment_port)
+
+    async def play_fragment(self, block: str, port: int) -> None:
+        async with ConnectionPool(("127.0.0.1", port)) as pool:
+            coroutine = self.execute(block, pool)
+            if inspect.iscoroutine(coroutine):
+                await coroutine
+
+    @staticmethod
+    def execute(block: str, pool: ConnectionPool | None) -> object:
+        names: dict[str, Any] = {"__name__": "__main__", **FRAGMENT_NAMES, "pool": pool}
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if pool is not None else 0
+        return eval(compile(block, "<block>", "exec", flags=flags), names)
+
+
+@pytest.fixture
+def logging_unchanged() -> Iterator[None]:
+    """Undo what a block does to the loggers."""
+    root, package = logging.getLogger(), logging.getLogger("anyconnpool")
+    handlers, level = root.handlers[:], package.level
+    yield
+    root.handlers[:] = handlers
+    package.setLevel(level)
+
+
+def test_every_page_has_its_blocks_found() -> None:
+    """No page's examples are overlooked: each way of writing one is known to the tests."""
+    for page in PAGES:
+        markers = re.findall(r"```python|code-block:: python", page.read_text("utf-8"))
+        assert len(markers) == len(list(blocks_of(page)))
+
+
+@pytest.mark.usefixtures("logging_unchanged")
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_block_runs(
+    block: str,
+    anyio_backend: Backend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each example works as it is written, on every backend, and prints what it says it prints."""
+    monkeypatch.chdir(tmp_path)
+    authority().cert_pem.write_to_path("ca.pem")
+    Stage(anyio_backend, tmp_path).play(block, monkeypatch)
+    expected = expected_output(block)
+    if expected:
+        assert capsys.readouterr().out.splitlines() == expected
