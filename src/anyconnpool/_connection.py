@@ -185,6 +185,10 @@ class PooledConnection(FramedStream):
         return probe if isinstance(probe, SocketProbe) else None
 
 
+def _given_away() -> ConnectionFailed:
+    return ConnectionFailed("the hook gave the connection away: it should only use it")
+
+
 class _HookOwner:
     """The owner of a connection that is lent to one of the pool's hooks."""
 
@@ -198,22 +202,27 @@ class _HookOwner:
         """Do nothing: a hook can't give back what was not borrowed."""
 
     def let_go(self, entry: Entry[Transport]) -> bool:
-        """Refuse."""
-        return False
+        """Refuse.
+
+        :raises ~anyio.ConnectionFailed: always
+        """
+        raise _given_away()
 
 
 class _HookConnection(PooledConnection):
     """A connection in the hands of a hook."""
 
-    def finish(self) -> None:
-        """Keep what a hook has left unread for the first borrower, or refuse the connection.
+    def finish(self, *, greeting: bool) -> None:
+        """Refuse the connection if it is unfit.
 
+        :param greeting: whether what the hook left unread, or has yet to come, is for the first
+            borrower
         :raises ~anyio.ConnectionFailed: if the connection is unfit
         """
         if self._closed:
-            raise ConnectionFailed("the hook gave the connection away: it should only use it")
+            raise _given_away()
         fault = self._find_fault()
-        if fault is not None and (self._entry.borrows or self._unfinished):
+        if fault is not None and (self._unfinished or not greeting):
             raise ConnectionFailed(f"the hook left the connection unfit: {fault.value}")
         self._entry.link.early = self.buffer
 
@@ -223,16 +232,20 @@ async def lend_to_hook(
     settings: Settings,
     now: Callable[[], float],
     hook: Callable[[PooledConnection], Awaitable[object]],
+    *,
+    greeting: bool,
 ) -> None:
     """Lend a connection to ``on_connect`` or ``check``, and see in what state it comes back.
 
+    :param greeting: whether what the hook left unread, or has yet to come, is for the first
+        borrower
     :raises ~anyio.ConnectionFailed: if the hook left the connection unfit
     :raises Exception: what the hook raised
     """
     connection = _HookConnection(_HookOwner(settings, now), entry)
     try:
         await hook(connection)
-        connection.finish()
+        connection.finish(greeting=greeting)
     finally:
         await connection.aclose()
 

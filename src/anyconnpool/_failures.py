@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
+
 from anyio import BrokenResourceError, EndOfStream, IncompleteRead
 
 from anyconnpool._exceptions import PoolError
+
+# AnyIO lets an alert of TLS, other than the closing one, through as it is.
+_HANG_UPS = (BrokenResourceError, EndOfStream, IncompleteRead, ConnectionError, ssl.SSLError)
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -22,4 +27,4 @@ def is_hang_up(error: BaseException) -> bool:
 
     An OSError of another kind is about something else that the user's code did.
     """
-    return isinstance(error, (BrokenResourceError, EndOfStream, IncompleteRead, ConnectionError))
+    return isinstance(error, _HANG_UPS)

@@ -125,8 +125,9 @@ class Opener:
         try:
             entry.link = self._look_at(stream)
             entry.opened_at = self._now()
-            if self._settings.on_connect is not None:
-                await lend_to_hook(entry, self._settings, self._now, self._settings.on_connect)
+            hook = self._settings.on_connect
+            if hook is not None:
+                await lend_to_hook(entry, self._settings, self._now, hook, greeting=True)
         except BaseException:
             await force_close(stream)
             raise

@@ -15,7 +15,7 @@ from anyconnpool._log import OutageLog
 from anyconnpool._opener import Opener
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
-from anyconnpool._transport import Transport
+from anyconnpool._transport import Transport, inspect
 
 _logger = logging.getLogger("anyconnpool.pool")
 
@@ -110,25 +110,30 @@ class Workers:
         found: Liveness | CloseReason = Liveness.CLOSED
         try:
             found = await entry.link.settle(borrowed=entry.borrows > 0)
-            if found is Liveness.ALIVE and not await self._passes_check(entry):
-                found = CloseReason.CHECK_FAILED
+            if found is Liveness.ALIVE and self._is_check_due(entry):
+                found = await self._ask_peer(entry)
         finally:
             # Cancelled above, the connection is in doubt for good.
             self._ledger.checked(entry, found, self._now())
             self.carry_out()
 
-    async def _passes_check(self, entry: Entry[Transport]) -> bool:
+    def _is_check_due(self, entry: Entry[Transport]) -> bool:
+        idle = self._now() - entry.idle_since
+        return self._settings.check is not None and idle >= self._settings.check_after
+
+    async def _ask_peer(self, entry: Entry[Transport]) -> Liveness | CloseReason:
         check = self._settings.check
-        if check is None or self._now() - entry.idle_since < self._settings.check_after:
-            return True
+        assert check is not None
         try:
             with fail_after(self._settings.connect_timeout):
-                await lend_to_hook(entry, self._settings, self._now, check)
+                await lend_to_hook(entry, self._settings, self._now, check, greeting=False)
         except Exception as error:
             self._checks.failed(error, self._now())
-            return False
+            return CloseReason.CHECK_FAILED
         self._checks.succeeded(self._now())
-        return True
+        # The peer may have said more, or hung up, after its answer.
+        found = inspect(entry)
+        return CloseReason.UNREAD_DATA if found is Liveness.UNSURE else found
 
     async def _close(self, entry: Entry[Transport]) -> None:
         try:

@@ -26,6 +26,7 @@ class WatchedSharingLedger(SharingLedger[int]):
     ) -> None:
         super().__init__(settings, slots, inspect, budget)
         self._jitter = jitter
+        self.slots = slots
         self.moves: list[tuple[State, State]] = []
 
     def _move(self, entry: Entry[int], state: State) -> None:
@@ -116,10 +117,16 @@ class SharingModel(Model):
 
     def join(self, waiter: Waiter[int]) -> bool:
         waiting = len(self.waiters) - len(self.those(State.OPENING, State.CHECKING))
-        if waiting >= self.settings.max_waiting and self.common.in_full_use():
+        if self.common.in_full_use() and waiting >= self.settings.max_waiting:
+            return False
+        staying = len(self.conns) - len(self.those(State.CLOSING))
+        waiting -= max(self.max_size - staying, 0)
+        if len(self.conns) >= self.max_size and waiting >= self.settings.max_waiting:
             return False
         self.common.line.append(waiter)
-        return super().join(waiter)
+        self.waiters.append(waiter)
+        self.common.settle()
+        return True
 
     def refill(self) -> None:
         super().refill()

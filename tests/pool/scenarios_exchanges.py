@@ -9,8 +9,16 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool import PooledConnection, Retry
 
-from .network import delayed, failing, fill
-from .scenarios import acquire_and_exchange, another, exchange, got, held_and_wanted, one_idle
+from .network import delayed, failing, fill, peer_of
+from .scenarios import (
+    acquire_and_exchange,
+    another,
+    exchange,
+    got,
+    held_and_wanted,
+    one_idle,
+    slow_remote,
+)
 from .sweep import Scenario, Stage
 
 RETRY = Retry(3, interval=0.05, jitter=0)
@@ -31,12 +39,16 @@ async def repeat(stage: Stage) -> None:
             peer.hang_up()
         return data if network.opened > 3 else b""
 
-    await fill(stage.pool, 2)
     network.answer = answer
     try:
         assert await stage.pool.send_receive_line(b"ping", timeout=5, retry=RETRY) == b"ping"
     finally:
         network.answer = bytes
+
+
+async def two_idle(stage: Stage) -> None:
+    """Have two connections idle."""
+    await fill(stage.pool, 2)
 
 
 async def run_out_of_time(stage: Stage) -> None:
@@ -86,19 +98,22 @@ async def log_in(connection: PooledConnection) -> None:
 
 
 async def fail(connection: PooledConnection) -> None:
-    """Be a hook that makes an exchange and fails."""
+    """Be a hook that makes an exchange and fails, while the remote is a slow one."""
     await exchange(connection)
-    raise ValueError("no")
+    if peer_of(connection).network.on_connect is not None:
+        raise ValueError("no")
 
 
 async def one_idle_and_two_wanted(stage: Stage) -> None:
     """Have one connection idle, and others who want it too."""
     await one_idle(stage)
+    await slow_remote(stage)
     await come_along(stage, 2)
 
 
 async def enter_and_fail(stage: Stage) -> None:
     """Run a pool whose login fails."""
+    await slow_remote(stage)
     async with stage.pool:
         await acquire_and_exchange(stage)
 
@@ -130,7 +145,7 @@ EXCHANGE_SCENARIOS = {
     "exchange": Scenario(
         send_and_receive, {"max_size": 1}, held_and_wanted, got("served", "served")
     ),
-    "exchange with retry": Scenario(repeat, {"max_size": 2}),
+    "exchange with retry": Scenario(repeat, {"max_size": 2}, two_idle),
     "exchange timing out": Scenario(run_out_of_time, {"max_size": 1}, ends_with=TimeoutError),
     "outage": Scenario(
         acquire_and_exchange,

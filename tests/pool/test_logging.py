@@ -258,3 +258,19 @@ def test_a_success_without_a_failure_is_nothing_to_tell(caplog: pytest.LogCaptur
     log = OutageLog(logging.getLogger("anyconnpool.pool"), "shelf", "connecting")
     log.succeeded(0)
     assert not caplog.records
+
+
+def test_every_outage_is_counted_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """The end of a later outage tells its own failures and length, not those of all before."""
+    log = OutageLog(logging.getLogger("anyconnpool.pool"), "shelf", "connecting")
+    for start in (0, 100):
+        for second in range(3):
+            log.failed(refused(), start + second)
+        log.succeeded(start + 4)
+    assert (
+        lines(caplog, logging.INFO)
+        == ["pool shelf: connecting works again after 4.0 s (failures: 3)"] * 2
+    )
+    assert lines(caplog, logging.WARNING)[1] == (
+        "pool shelf: connecting failed 3 times since the last warning: ConnectionFailed: refused"
+    )

@@ -284,4 +284,4 @@ async def test_what_was_sent_one_way_arrives_before_the_end(serve: Serve) -> Non
                 await connection.send(bytes(100_000))
         assert pool.statistics().opened == 1
     await eventually(lambda: total == 2_000_000)
-    assert server.open == 0
+    await eventually(lambda: server.open == 0)

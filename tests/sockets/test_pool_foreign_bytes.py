@@ -24,10 +24,11 @@ async def test_a_request_that_timed_out_outside_leaves_its_reply_to_nobody(serve
     """A timeout around the whole borrow closes the connection: its late reply reaches no one."""
     gate = threading.Event()
     async with serve(echo_when_told(gate)).pool() as pool:
-        with pytest.raises(TimeoutError):
-            with fail_after(_SHORT):
-                async with pool.acquire() as connection:
-                    await ask(connection, b"slow")
+        with pytest.raises(TimeoutError), fail_after(None) as scope:
+            async with pool.acquire() as connection:
+                await connection.send_line(b"slow")
+                scope.deadline = anyio.current_time() + _SHORT
+                await connection.receive_line()
         gate.set()
         assert not await ask_next(pool)
         await expect_closed(pool, unclean=1)

@@ -1,0 +1,247 @@
+"""The rules of a shared budget, one by one, told as short stories."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anyconnpool._budget import Budget
+from anyconnpool._entry import Entry, Liveness, Order, State, Waiter
+
+from .budget_model import WatchedSharingLedger
+from .ledger_fakes import SetSlots, make_settings
+
+
+class Pools:
+    """Some ledgers that share a budget; what they order is done when a test says so.
+
+    :param max_total: most connections of all of them
+    :param sizes: ``max_size`` of each
+    :param min_idle: of each
+    """
+
+    def __init__(
+        self, max_total: float, *sizes: float, min_idle: int = 0, max_waiting: float = math.inf
+    ) -> None:
+        self.budget: Budget[int] = Budget(max_total)
+        self.ledgers: list[WatchedSharingLedger] = []
+        self.orders: list[tuple[Order, Entry[int], WatchedSharingLedger]] = []
+        self.served: list[Waiter[int]] = []
+        self.now = 0.0
+        for size in sizes:
+            settings = make_settings(max_size=size, min_idle=min_idle, max_waiting=max_waiting)
+            ledger = WatchedSharingLedger(
+                settings, SetSlots(size), lambda entry: Liveness.ALIVE, self.budget, lambda: 0.0
+            )
+            self.budget.join(ledger, lambda ledger=ledger: self.carry_out(ledger))  # type: ignore[misc]
+            self.ledgers.append(ledger)
+
+    def carry_out(self, ledger: WatchedSharingLedger) -> None:
+        while ledger.orders:
+            order, entry = ledger.orders.popleft()
+            if entry is None:
+                ledger.settle()
+            else:
+                self.orders.append((order, entry, ledger))
+
+    def join(self, index: int) -> Waiter[int]:
+        waiter = self.try_join(index)
+        assert waiter is not None
+        return waiter
+
+    def try_join(self, index: int) -> Waiter[int] | None:
+        waiter: Waiter[int] = Waiter(lambda: self.served.append(waiter))
+        joined = self.ledgers[index].join(waiter)
+        self.carry_out(self.ledgers[index])
+        return waiter if joined else None
+
+    def finish(self, count: int = 1000) -> None:
+        """Open and close what is ordered, in order."""
+        while self.orders and count:
+            count -= 1
+            order, entry, ledger = self.orders.pop(0)
+            if order is Order.OPEN:
+                entry.link = 1
+                ledger.opened(entry, self.now)
+            else:
+                ledger.closed(entry)
+            self.carry_out(ledger)
+
+    def borrow(self, index: int) -> Entry[int]:
+        waiter = self.join(index)
+        self.finish()
+        assert waiter.entry is not None
+        return waiter.entry
+
+    def release(self, index: int, entry: Entry[int]) -> None:
+        self.now += 1
+        self.ledgers[index].release(entry, self.now, None)
+        self.carry_out(self.ledgers[index])
+
+    def ordered(self) -> list[tuple[Order, int]]:
+        return [(order, self.ledgers.index(ledger)) for order, _, ledger in self.orders]
+
+
+@given(
+    max_total=st.integers(1, 4),
+    pools=st.lists(st.integers(0, 2), max_size=30),
+    picks=st.lists(st.integers(0, 3), min_size=40, max_size=40),
+)
+def test_waiters_of_all_pools_are_served_in_the_order_of_joining(
+    max_total: int, pools: list[int], picks: list[int]
+) -> None:
+    """With connections only returning, nobody is overtaken, whatever comes back first."""
+    shared = Pools(max_total, 10, 10, 10)
+    waiters = [shared.join(index) for index in pools]
+    shared.finish()
+    returned = 0
+    for pick in picks:
+        assert shared.served == waiters[: returned + max_total]
+        out = shared.served[returned:]
+        if not out:
+            break
+        chosen = out[pick % len(out)]
+        shared.served.remove(chosen)
+        shared.served.insert(returned, chosen)
+        waiters.remove(chosen)
+        waiters.insert(returned, chosen)
+        assert chosen.entry is not None
+        owner = pools_of(shared, chosen.entry)
+        shared.release(owner, chosen.entry)
+        returned += 1
+        shared.finish()
+
+
+def pools_of(shared: Pools, entry: Entry[int]) -> int:
+    """Return the index of the pool that an entry belongs to."""
+    return next(
+        index for index, ledger in enumerate(shared.ledgers) if entry in borrowed_slots(ledger)
+    )
+
+
+def borrowed_slots(ledger: WatchedSharingLedger) -> set[object]:
+    slots = ledger.slots
+    assert isinstance(slots, SetSlots)
+    return slots.borrowers
+
+
+def test_what_comes_back_stays_with_the_pool_whose_waiter_is_older() -> None:
+    """Nothing is closed for a waiter elsewhere who came later."""
+    pools = Pools(1, 5, 5)
+    entry = pools.borrow(0)
+    mine, theirs = pools.join(0), pools.join(1)
+    pools.release(0, entry)
+    assert mine.entry is entry
+    pools.release(0, entry)
+    assert pools.ordered() == [(Order.CLOSE, 0)]
+    pools.finish()
+    assert theirs.entry is not None
+
+
+def test_room_on_its_way_counts_for_who_has_waited_longest() -> None:
+    """One connection closes for one waiter elsewhere; the next that comes back stays."""
+    pools = Pools(2, 5, 5)
+    entries = [pools.borrow(0), pools.borrow(0)]
+    theirs, mine = pools.join(1), pools.join(0)
+    pools.release(0, entries[0])
+    assert entries[0].state is State.CLOSING
+    pools.release(0, entries[1])
+    assert mine.entry is entries[1]
+    pools.finish()
+    assert theirs.entry is not None
+
+
+def test_one_idle_connection_gives_way_for_each_that_is_needed_the_longest_idle_first() -> None:
+    """Two waiters cost the two that rested longest, in whatever pool, and no third one."""
+    pools = Pools(4, 5, 5, 5)
+    entries = [(index, pools.borrow(index)) for index in (0, 1, 0, 1)]
+    for place in (2, 1, 0, 3):
+        pools.release(*entries[place])
+    pools.join(2)
+    assert [entry.state for _, entry in entries].count(State.CLOSING) == 1
+    assert entries[2][1].state is State.CLOSING
+    pools.join(2)
+    assert entries[1][1].state is State.CLOSING
+    assert pools.ordered() == [(Order.CLOSE, 0), (Order.CLOSE, 1)]
+    pools.finish()
+    assert len(pools.served) == 6
+
+
+def test_a_waiter_whose_own_pool_is_full_makes_nobody_give_way() -> None:
+    """Room elsewhere is no use to it."""
+    pools = Pools(2, 1, 5)
+    pools.borrow(0)
+    pools.release(1, entry := pools.borrow(1))
+    pools.join(0)
+    assert entry.state is State.IDLE
+    assert not pools.orders
+
+
+def test_an_abandoned_connect_makes_room_when_it_is_open() -> None:
+    """A connection that nobody waits for any more isn't kept while others need its place."""
+    pools = Pools(1, 5, 5)
+    gone = pools.join(0)
+    pools.ledgers[0].abandon(gone, 0)
+    theirs = pools.join(1)
+    pools.finish()
+    assert theirs.entry is not None
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_refills_take_no_room_that_a_waiter_needs(first: int) -> None:
+    """The last place is a waiter's, and what is idle for no one gives way to it."""
+    pools = Pools(2, 5, 5, min_idle=1)
+    pools.ledgers[first].refill()
+    pools.carry_out(pools.ledgers[first])
+    pools.finish()
+    assert pools.budget.total == 1
+    waiters = [pools.join(1 - first), pools.join(1 - first)]
+    pools.finish()
+    assert all(waiter.entry for waiter in waiters)
+    assert pools.ledgers[first].statistics().size == 0
+    for waiter in waiters:
+        assert waiter.entry is not None
+        pools.release(1 - first, waiter.entry)
+    pools.ledgers[first].refill()
+    pools.carry_out(pools.ledgers[first])
+    assert not pools.orders, "a refill makes nobody give way"
+
+
+def test_max_waiting_0_refuses_who_would_wait_for_the_others_to_give_back() -> None:
+    """Room that is free, idle elsewhere, or on its way is no waiting for a slot; other room is."""
+    pools = Pools(2, 5, 5, max_waiting=0)
+    mine = pools.borrow(0)
+    pools.release(0, pools.borrow(0))
+    theirs = pools.try_join(1)
+    assert theirs is not None
+    assert mine.state is State.IN_USE
+    assert pools.try_join(1) is None, "the one that closes is for the first"
+    pools.finish()
+    assert theirs.entry is not None
+    assert pools.try_join(1) is None
+    assert pools.try_join(0) is None
+
+
+def test_a_ledger_that_was_shut_leaves_the_line() -> None:
+    """Its waiters get their error, and its idle connections make room for the others."""
+    pools = Pools(1, 5, 5)
+    pools.borrow(0)
+    gone = pools.join(1)
+    pools.ledgers[1].shut(lambda: ConnectionAbortedError("shut"), list)
+    assert isinstance(gone.error, ConnectionAbortedError)
+    assert not pools.budget.claims(math.inf)
+
+
+def test_without_a_maximum_every_waiter_gets_a_connection_at_once() -> None:
+    """Nothing ever gives way then."""
+    pools = Pools(math.inf, 5, math.inf)
+    for _ in range(20):
+        pools.join(1)
+    pools.release(0, pools.borrow(0))
+    pools.finish()
+    assert len(pools.served) == 21
+    assert pools.budget.idle
+    assert not pools.budget.claims(math.inf)

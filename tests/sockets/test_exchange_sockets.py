@@ -1,0 +1,276 @@
+"""Whole exchanges over real sockets, with servers that come and go."""
+
+from __future__ import annotations
+
+import math
+import socket
+import ssl
+import threading
+from typing import Any
+
+import anyio
+import pytest
+from anyio import create_task_group, fail_after, to_thread
+from anyio.abc import SocketAttribute
+
+from anyconnpool import ConnectionPool, KeepAlive, PooledConnection, Retry
+
+from .checks import client_sockets, eventually, expect_closed
+from .conftest import Serve
+from .servers import Server, echo_when_told, one_reply
+
+pytestmark = pytest.mark.usefixtures("no_socket_left")
+
+CLEAR = (
+    anyio.EndOfStream,
+    anyio.IncompleteRead,
+    anyio.BrokenResourceError,
+    anyio.ConnectionFailed,
+    ssl.SSLError,
+)
+QUICK = Retry(1000, interval=0.01, max_interval=0.05)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("tcp", 2000), ("unix", 2000), ("tls13", 200)])
+async def test_a_server_that_closes_after_each_reply_answers_every_request(
+    serve: Serve, count: int
+) -> None:
+    """Back to back with ``Retry(2)``, as many right replies as requests; gtcp loses half."""
+    async with serve(one_reply).pool() as pool:
+        for number in range(count):
+            line = b"%d" % number
+            assert await pool.send_receive_line(line, retry=Retry(2)) == b"> " + line
+        assert pool.statistics().opened == count
+
+
+class Load:
+    """Twenty tasks that make exchanges while a server is killed and started again.
+
+    :param server: echoes lines
+    :param retry: what each exchange is told
+    """
+
+    def __init__(self, server: Server, retry: Retry | None) -> None:
+        self.server = server
+        self.retry = retry
+        self.right = 0
+        self.failed: list[Exception] = []
+        #: failures of requests that began and ended while the server was up
+        self.unexplained: list[Exception] = []
+        #: odd while the server is being killed and started
+        self._phase = 0
+        self._over = False
+
+    async def run(self, restarts: int, *, reset: bool) -> None:
+        async with self.server.pool(max_size=8) as pool:
+            async with create_task_group() as tasks:
+                for name in range(20):
+                    tasks.start_soon(self._talk, pool, name)
+                for _ in range(restarts):
+                    await self._make_progress()
+                    self._phase += 1
+                    await to_thread.run_sync(lambda: self.server.restart(reset=reset))
+                    self._phase += 1
+                await self._make_progress()
+                self._over = True
+            await eventually(lambda: not pool.statistics().closing)
+            assert pool.statistics().in_use == pool.statistics().connecting == 0
+
+    async def _make_progress(self) -> None:
+        enough = self.right + 100
+        await eventually(lambda: self.right >= enough)
+
+    async def _talk(self, pool: ConnectionPool, name: int) -> None:
+        number = 0
+        while not self._over:
+            number += 1
+            line, phase = b"%d %d" % (name, number), self._phase
+            try:
+                reply = await pool.send_receive_line(line, retry=self.retry)
+            except Exception as error:
+                self.failed.append(error)
+                # A connect may have begun, for another request, before this one.
+                steady = phase == self._phase and not phase % 2
+                if steady and not isinstance(error, anyio.ConnectionFailed):
+                    self.unexplained.append(error)
+                await anyio.sleep(0.001)
+            else:
+                assert reply == b"> " + line
+                self.right += 1
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+async def test_with_retry_a_server_killed_under_load_loses_no_request(
+    serve: Serve, reset: bool
+) -> None:
+    """Every one of them gets its own reply, whatever happened in between."""
+    load = Load(serve(), QUICK)
+    await load.run(4, reset=reset)
+    assert not load.failed
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+async def test_without_retry_only_what_was_in_flight_fails(serve: Serve, reset: bool) -> None:
+    """Each with an error that tells of the connection; no reply is somebody else's."""
+    load = Load(serve(), None)
+    await load.run(4, reset=reset)
+    assert load.unexplained == []
+    assert [error for error in load.failed if not isinstance(error, CLEAR)] == []
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+async def test_idle_connections_that_ended_fail_no_request(serve: Serve, reset: bool) -> None:
+    """Neither by FIN nor by RST, without any retry."""
+    server = serve()
+    async with server.pool(max_size=4) as pool:
+        for _ in range(5):
+            async with create_task_group() as tasks:
+                for _ in range(4):
+                    tasks.start_soon(pool.send_receive_line, b"before")
+            await eventually(lambda: pool.statistics().idle == pool.statistics().size)
+            server.restart(reset=reset)
+            async with create_task_group() as tasks:
+                for _ in range(12):
+                    tasks.start_soon(pool.send_receive_line, b"after")
+        assert pool.statistics().open_failed == 0
+
+
+async def test_requests_wait_for_a_server_that_is_down(serve: Serve) -> None:
+    """With ``connect_retry`` all complete when it is back, and few dials were made meanwhile."""
+    server, served = serve(), set[bytes]()
+    retry = Retry(math.inf, interval=0.05, backoff=1, jitter=0)
+
+    async def ask(line: bytes) -> None:
+        assert await pool.send_receive_line(line) == b"> " + line
+        served.add(line)
+
+    async with server.pool(max_size=5, connect_retry=retry) as pool:
+        await ask(b"before")
+        server.stop()
+        async with create_task_group() as tasks:
+            for number in range(30):
+                tasks.start_soon(ask, b"%d" % number)
+            await anyio.sleep(1)
+            assert served == {b"before"}
+            assert pool.statistics().tasks_waiting == 30
+            # One dial a pause, and those made before the first one had failed.
+            assert 3 <= pool.statistics().open_failed <= 5 + 20
+            server.start()
+        assert len(served) == 31
+        assert server.most <= 5
+
+
+async def test_a_peer_that_never_reads_cannot_hold_up_a_timeout(serve: Serve) -> None:
+    """The send is covered, in which gtcp hung; the connection is closed."""
+    server = serve(None)
+    async with server.pool() as pool:
+        async with pool.acquire():
+            pass
+        with fail_after(10):
+            with pytest.raises(TimeoutError):
+                await pool.send_receive(b"x" * 50_000_000, 1, timeout=0.2, retry=Retry(9))
+            async with pool.acquire() as connection:
+                with pytest.raises(TimeoutError):
+                    await connection.send_receive(b"x" * 50_000_000, 1, timeout=0.2)
+            await expect_closed(pool, unclean=2)
+        assert client_sockets(server) == 0
+
+
+async def test_a_peer_that_never_answers_cannot_either(serve: Serve) -> None:
+    """The connection is closed, and the late reply reaches nobody."""
+    async with serve(None).pool() as pool:
+        async with pool.acquire():
+            pass
+        with fail_after(10), pytest.raises(TimeoutError):
+            await pool.send_receive_line(b"ping", timeout=0.2, retry=Retry(9))
+        await expect_closed(pool, unclean=1)
+
+
+async def test_hooks_speak_with_the_server(serve: Serve) -> None:
+    """A login before the first borrow, a check before each other one; both by framed methods."""
+    asked: list[bytes] = []
+
+    async def ask(connection: PooledConnection, line: bytes) -> None:
+        asked.append(line)
+        assert await connection.send_receive_line(line) == b"> " + line
+
+    async with serve().pool(
+        on_connect=lambda connection: ask(connection, b"user"),
+        check=lambda connection: ask(connection, b"PING"),
+        check_after=0,
+    ) as pool:
+        for _ in range(3):
+            assert await pool.send_receive_line(b"a") == b"> a"
+        assert asked == [b"user", b"PING", b"PING"]
+        assert pool.statistics().opened == 1
+
+
+async def test_a_check_finds_a_server_that_hangs(serve: Serve) -> None:
+    """One that keeps its sockets open but doesn't answer costs the check's time, not a request."""
+    gate = threading.Event()
+    server = serve(echo_when_told(gate))
+
+    async def check(connection: PooledConnection) -> None:
+        await connection.send_receive_line(b"slow PING")
+
+    try:
+        async with server.pool(check=check, check_after=0, connect_timeout=0.2) as pool:
+            assert await pool.send_receive_line(b"a") == b"> a"
+            assert await pool.send_receive_line(b"b") == b"> b"
+            await expect_closed(pool, check_failed=1)
+            assert pool.statistics().opened == 2
+    finally:
+        gate.set()
+
+
+def options_of(raw_socket: Any) -> list[int]:
+    """Return what the kernel has been told about dead peers."""
+    tcp = socket.IPPROTO_TCP
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE)]
+    if raw_socket.family != socket.AF_UNIX:
+        options += [
+            (tcp, socket.TCP_KEEPIDLE),
+            (tcp, socket.TCP_KEEPINTVL),
+            (tcp, socket.TCP_KEEPCNT),
+            (tcp, socket.TCP_USER_TIMEOUT),
+        ]
+    return [raw_socket.getsockopt(level, option) for level, option in options]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [1, 60, 10, 6, 30_000]),
+        (
+            {"keepalive": KeepAlive(idle=7, interval=3, count=2, user_timeout=1.5)},
+            [1, 7, 3, 2, 1500],
+        ),
+    ],
+    ids=["default", "set"],
+)
+async def test_the_kernel_is_told_to_look_for_dead_peers(
+    serve: Serve, kind: str, settings: Any, expected: list[int]
+) -> None:
+    """The options are on every TCP socket, also below TLS; a UNIX socket has no dead peer."""
+    async with serve().pool(**settings) as pool, pool.acquire() as connection:
+        raw_socket = connection.extra(SocketAttribute.raw_socket)
+        assert options_of(raw_socket) == ([0] if kind == "unix" else expected)
+
+
+async def test_without_keepalive_the_socket_is_left_alone(serve: Serve, kind: str) -> None:
+    """All options are the system's own."""
+    family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
+    with socket.socket(family) as fresh:
+        expected = options_of(fresh)
+    async with serve().pool(keepalive=None) as pool, pool.acquire() as connection:
+        assert options_of(connection.extra(SocketAttribute.raw_socket)) == expected
+
+
+async def test_without_a_user_timeout_that_is_left_to_the_system(serve: Serve, kind: str) -> None:
+    """The others are set."""
+    if kind == "unix":
+        return
+    keepalive = KeepAlive(user_timeout=math.inf)
+    async with serve().pool(keepalive=keepalive) as pool, pool.acquire() as connection:
+        options = options_of(connection.extra(SocketAttribute.raw_socket))
+        assert options == [1, 60, 10, 6, 0]
