@@ -15,6 +15,7 @@ from anyio import sleep
 from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._deadline import Deadline, time_limit
 from anyconnpool._failures import is_hang_up, is_retryable
+from anyconnpool._framed import frame_line
 from anyconnpool._package import PackageFormat
 from anyconnpool._read_ahead import check_size
 from anyconnpool._retry import Retry
@@ -97,9 +98,8 @@ class Exchanges:
         retry: Retry | None = None,
     ) -> None:
         """Send a line on a borrowed connection; see :meth:`send`."""
-        await self._exchange(
-            lambda connection: connection.send_line(data, newline=newline), timeout, retry
-        )
+        line = frame_line(data, newline)
+        await self._exchange(lambda connection: connection.send(line), timeout, retry)
 
     async def send_package(
         self,
@@ -140,13 +140,13 @@ class Exchanges:
         """Send a line and receive one; see :meth:`FramedStream.send_receive_line`."""
         if max_bytes is not None:
             check_size("max_bytes", max_bytes)
-        return await self._exchange(
-            lambda connection: connection.send_receive_line(
-                data, newline=newline, max_bytes=max_bytes
-            ),
-            timeout,
-            retry,
-        )
+        line = frame_line(data, newline)
+
+        async def exchange(connection: PooledConnection) -> bytes:
+            await connection.send(line)
+            return await connection.receive_line(newline=newline, max_bytes=max_bytes)
+
+        return await self._exchange(exchange, timeout, retry)
 
     async def send_receive_package(
         self,

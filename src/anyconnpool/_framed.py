@@ -13,6 +13,19 @@ from anyconnpool._read_ahead import check_size
 _DEFAULT_FORMAT = PackageFormat()
 
 
+def frame_line(data: bytes, newline: bytes) -> bytes:
+    """Put the end to a line.
+
+    :raises ValueError: if the line contains the newline, or that is empty
+    """
+    if not newline or newline in data:
+        raise ValueError(
+            f"a line ended by {newline!r} can't be sent if "
+            f"{'it contains that' if newline else 'that is empty'}"
+        )
+    return data + newline
+
+
 class FramedStream(BurstStream):
     """Read and write lines and packages on any AnyIO byte stream, for both ends of a connection.
 
@@ -47,12 +60,7 @@ class FramedStream(BurstStream):
         :param newline: what ends it
         :raises ValueError: if the line contains the newline, or that is empty; nothing is sent
         """
-        if not newline or newline in data:
-            raise ValueError(
-                f"a line ended by {newline!r} can't be sent if "
-                f"{'it contains that' if newline else 'that is empty'}"
-            )
-        await self.send(data + newline)
+        await self.send(frame_line(data, newline))
 
     async def send_package(self, data: bytes, format: PackageFormat | None = None) -> None:
         """Send a package: the length of the body, then the body; see :meth:`send`.

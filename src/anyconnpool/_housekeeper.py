@@ -39,6 +39,7 @@ class Housekeeper:
         workers: Workers,
         runtime: Runtime,
     ) -> None:
+        self._name = settings.name
         self._ledger = ledger
         self._workers = workers
         self._now = runtime.now
@@ -56,7 +57,7 @@ class Housekeeper:
                 try:
                     await self._sweep()
                 except Exception:
-                    _logger.exception("sweep failed, the next one follows")
+                    _logger.exception("pool %s: a sweep failed, the next follows", self._name)
                 await sleep(self._pause())
 
     def stop(self) -> None:

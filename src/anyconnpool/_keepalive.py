@@ -24,12 +24,13 @@ class KeepAlive:
     """Say when the kernel gives up a TCP connection whose peer doesn't answer any more.
 
     Keepalive probes find a dead peer on a connection where nothing is being sent: idle ones, and
-    those whose borrower waits for a reply. They cost one empty segment each way per interval. The
+    those whose borrower waits for a reply. They cost one empty segment each way per ``idle``. The
     user timeout finds it where something was sent and not acknowledged; without it, Linux repeats
-    the segment for about 15 minutes. Where the system lacks an option, it is left alone.
+    the segment for about 15 minutes. It also ends a connection whose peer, alive, reads nothing for
+    so long. Where the system lacks an option, it is left alone.
 
-    With the defaults, a cable that is cut is noticed after 60 + 6 x 10 s at most on a silent
-    connection, and after 30 s on one that was being written to.
+    With the defaults, a cable that is cut is noticed after 120 s. On Linux a user timeout takes the
+    place of ``count``: the default is what ``idle + interval * count`` comes to.
 
     :param idle: silence before the first probe, in seconds, 1 to 32 767
     :param interval: time between two probes, in seconds, 1 to 32 767
@@ -44,7 +45,7 @@ class KeepAlive:
     idle: float = 60
     interval: float = 10
     count: int = 6
-    user_timeout: float = 30
+    user_timeout: float = 120
 
     def __post_init__(self) -> None:
         for name in ("idle", "interval"):

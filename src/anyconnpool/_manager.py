@@ -214,14 +214,16 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         pause = max(min(_SWEEP_INTERVAL, self._max_idle_time / 4), _SHORTEST_PAUSE)
         while True:
             await sleep(pause)
-            for pool, running in list(self._running.items()):
-                if not running.ledger.unused():
-                    self._empty_since.pop(pool, None)
-                elif current_time() - self._empty_since.setdefault(pool, current_time()) >= (
-                    self._max_idle_time
-                ):
-                    self._drop(pool, running)
-                    await checkpoint()
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        for pool, running in list(self._running.items()):
+            now = current_time()
+            if not running.ledger.unused():
+                self._empty_since.pop(pool, None)
+            elif now - self._empty_since.setdefault(pool, now) >= self._max_idle_time:
+                self._drop(pool, running)
+                await checkpoint()
 
     def _drop(self, pool: ManagedPool, running: RunningPool) -> None:
         del self._running[pool], self._empty_since[pool]

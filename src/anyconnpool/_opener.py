@@ -83,7 +83,9 @@ class Opener:
     async def _try_in_turn(self, entry: Entry[Transport]) -> None:
         if not self._failures or self._settings.connect_retry is None:
             return await self._try(entry)
-        await sleep(max(self._retry_at - self._now(), 0))
+        # Whoever wakes later than others finds that a new pause has begun.
+        while (pause := self._retry_at - self._now()) > 0:
+            await sleep(pause)
         known = self._all_failures
         async with self._turn:
             if self._all_failures > known or not self._wanted():
@@ -134,7 +136,7 @@ class Opener:
 
     def _look_at(self, stream: ByteStream) -> Transport:
         try:
-            return Transport(stream, self._settings.keepalive)
+            return Transport(stream, self._settings.keepalive, self._settings.name)
         except (AttributeError, ValueError, OSError) as error:
             # uvloop's socket is gone as soon as the transport has closed itself.
             raise ConnectionFailed(f"{self._settings.name} hung up at once") from error

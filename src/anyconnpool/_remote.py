@@ -116,14 +116,14 @@ def describe_remote(remote: Remote, *, tls: bool) -> str:
     return f"{'tls+' if tls else ''}unix://{os.fsdecode(remote)}"
 
 
-class _Key:
+class _Equal:
     """Stand in for a remote that can't be hashed, as AnyIO's own connectables can't."""
 
     def __init__(self, remote: object) -> None:
         self._remote = remote
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and bool(self._remote == other._remote)
+        return isinstance(other, _Equal) and bool(self._remote == other._remote)
 
     def __hash__(self) -> int:
         return hash(type(self._remote))
@@ -137,6 +137,13 @@ def remote_key(remote: Remote, *, tls: bool) -> Hashable:
     :raises ValueError: if an address makes no sense, or a connectable meets ``tls``
     """
     _check_remote(remote, tls)
+    return _key(remote)
+
+
+def _key(remote: Remote) -> Hashable:
+    if isinstance(remote, TLSConnectable):
+        inner = _key(cast("Remote", remote.connectable))
+        return inner, remote.hostname, remote.ssl_context, remote.standard_compatible
     if isinstance(remote, TCPConnectable):
         remote = (remote.host, remote.port)
     elif isinstance(remote, UNIXConnectable):
@@ -148,7 +155,7 @@ def remote_key(remote: Remote, *, tls: bool) -> Hashable:
     try:
         hash(remote)
     except TypeError:
-        return _Key(remote)
+        return _Equal(remote)
     return remote
 
 

@@ -35,11 +35,21 @@ class Transport:
 
     :param stream: the stream
     :param keepalive: how the kernel is to find out about a dead peer
+    :param pool: name of the pool, for logs
     """
 
-    __slots__ = ("early", "local_address", "never_read", "probe", "remote_address", "stream")
+    __slots__ = (
+        "early",
+        "local_address",
+        "never_read",
+        "pool",
+        "probe",
+        "remote_address",
+        "stream",
+    )
 
-    def __init__(self, stream: ByteStream, keepalive: KeepAlive | None) -> None:
+    def __init__(self, stream: ByteStream, keepalive: KeepAlive | None, pool: str) -> None:
+        self.pool = pool
         attributes = attributes_of(stream)
         self.stream = stream
         self.probe = probe_for(attributes)
@@ -80,7 +90,7 @@ class Transport:
             with move_on_after(seconds):
                 self.early += await self.stream.receive(_CHUNK)
         except Exception as error:
-            _logger.debug("%s turned out dead: %r", self, error)
+            _logger.debug("pool %s: %s turned out dead: %r", self.pool, self, error)
             return Liveness.CLOSED
         return Liveness.UNREAD if self.early else Liveness.ALIVE
 
@@ -97,7 +107,7 @@ class Transport:
                     await self.stream.aclose()
                     done = True
         except Exception as error:
-            _logger.debug("closing %s failed: %r", self.remote_address, error)
+            _logger.debug("pool %s: closing %s failed: %r", self.pool, self, error)
         finally:
             if not done:
                 await force_close(self.stream)
@@ -135,5 +145,5 @@ def inspect(entry: Entry[Transport]) -> Liveness:
     try:
         return transport.probe() if entry.borrows else transport.probe.first()
     except Exception:
-        _logger.exception("probing the connection to %s failed", transport.remote_address)
+        _logger.exception("pool %s: probing %s failed", transport.pool, transport)
         return Liveness.CLOSED

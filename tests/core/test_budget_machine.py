@@ -216,6 +216,6 @@ def test_ledgers_that_share_a_budget_agree_with_a_naive_model() -> None:
     """
     SEEN.clear()
     run_state_machine_as_test(
-        BudgetMachine, settings=settings(max_examples=300, stateful_step_count=50)
+        BudgetMachine, settings=settings(max_examples=150, stateful_step_count=40)
     )
     assert CloseReason.GAVE_WAY.value in SEEN

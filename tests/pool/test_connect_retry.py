@@ -8,6 +8,10 @@ import anyio
 import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, Retry
+from anyconnpool._entry import Entry
+from anyconnpool._opener import Opener
+from anyconnpool._settings import Settings
+from anyconnpool._transport import Transport
 
 from .flaky import STEADY, Remote
 from .network import MemoryNetwork, check_books, failing, fill, hang, settle
@@ -118,6 +122,24 @@ async def test_a_remote_that_fails_again_at_once_is_not_dialled_by_all_in_turn()
         await anyio.sleep(3)
         assert remote.dialled_at == pytest.approx([3, 3, 4, 5])
         assert pool.statistics().in_use == 1
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_coarse_clock_makes_no_extra_dials() -> None:
+    """Those who wake a little later than the first one, as on uvloop, share its failure."""
+    remote = Remote()
+
+    def now() -> float:
+        return math.floor(anyio.current_time() * 100) / 100
+
+    settings = Settings(name="remote", connect_retry=STEADY)
+    opener = Opener(remote.network, settings, now, lambda error: None, lambda: True)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(opener.open, Entry[Transport](0))
+            await anyio.sleep(0.0137)
+        await anyio.sleep(3.5)
+        assert remote.dialled_at == pytest.approx([0, 1, 2, 3], abs=0.04)
         tasks.cancel_scope.cancel()
 
 

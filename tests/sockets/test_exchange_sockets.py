@@ -240,7 +240,7 @@ def options_of(raw_socket: Any) -> list[int]:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, [1, 60, 10, 6, 30_000]),
+        ({}, [1, 60, 10, 6, 120_000]),
         (
             {"keepalive": KeepAlive(idle=7, interval=3, count=2, user_timeout=1.5)},
             [1, 7, 3, 2, 1500],

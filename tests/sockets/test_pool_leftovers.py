@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from contextlib import suppress
+
+import anyio
 import pytest
-from anyio import create_task_group
+from anyio import create_task_group, to_thread
+from anyio.abc import SocketAttribute
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSAttribute
 
@@ -153,3 +159,60 @@ async def send_records(peer: Peer, records: int) -> None:
     finally:
         peer.socket.settimeout(1)
     await checkpoint()
+
+
+async def hog() -> None:
+    """Keep the event loop busy, with a turn for the others every few milliseconds."""
+    while True:
+        time.sleep(0.004)  # noqa: ASYNC251
+        await checkpoint()
+
+
+@pytest.mark.parametrize("surplus", [1, 70_000, 300_000])
+@pytest.mark.parametrize("size", [16_380, 65_532, 255_996, 524_284])
+async def test_a_surplus_is_found_while_the_event_loop_is_busy(
+    serve: Serve, size: int, surplus: int
+) -> None:
+    """However long the turns of the other tasks take, the look for a surplus is not cut short."""
+    async with serve(large_replies).pool(max_size=1) as pool, create_task_group() as task_group:
+        task_group.start_soon(hog)
+        assert not await ask_for(pool, size, surplus)
+        assert not await ask_for(pool, 10)
+        task_group.cancel_scope.cancel()
+
+
+def send_until_closed(peer: Peer, size: int) -> None:
+    with suppress(OSError):
+        peer.send(bytes(size))
+
+
+@pytest.mark.parametrize("size", [65_536, 256_000, 262_144])
+async def test_a_surplus_that_was_there_is_found_by_a_look_that_was_held_up(
+    serve: Serve, size: int
+) -> None:
+    """Tasks that take long turns just when the connection comes back can't hide what is on it."""
+    server = serve(None)
+    async with server.pool(max_size=1) as pool, create_task_group() as task_group:
+        async with pool.acquire() as connection:
+            raw_socket = connection.extra(SocketAttribute.raw_socket)
+            raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+            peer = await server.peer(0)
+            task_group.start_soon(to_thread.run_sync, send_until_closed, peer, 700_000)
+            await anyio.sleep(0.05)
+            await connection.receive_exactly(size)
+        task_group.start_soon(hog)
+        async with pool.acquire() as connection:
+            assert not connection.reused
+        task_group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("size", [16_380, 255_996])
+async def test_a_clean_connection_is_kept_while_the_event_loop_is_busy(
+    serve: Serve, size: int
+) -> None:
+    """A busy event loop doesn't make connections look dirty either."""
+    async with serve(large_replies).pool(max_size=1) as pool, create_task_group() as task_group:
+        task_group.start_soon(hog)
+        assert not await ask_for(pool, size)
+        assert await ask_for(pool, 10)
+        task_group.cancel_scope.cancel()

@@ -1,0 +1,250 @@
+"""One pool per remote: how remotes are told apart, and how their pools come and go."""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio import TCPConnectable, UNIXConnectable, to_thread
+from anyio.abc import ByteStream, ByteStreamConnectable
+from anyio.streams.tls import TLSConnectable
+
+from anyconnpool import ConnectionPool, PackageFormat, PoolClosed, PooledConnection, PoolManager
+
+from .network import MemoryNetwork, fill, settle
+
+PACKAGE = b"\0\4ping"
+
+
+class Equal(ByteStreamConnectable):
+    """A connectable that equals those of the same number, and cannot be hashed."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Equal) and other.number == self.number
+
+    __hash__ = None  # type: ignore[assignment]
+
+    async def connect(self) -> ByteStream:
+        raise ConnectionRefusedError
+
+
+NETWORK = MemoryNetwork()
+CONTEXT = ssl.create_default_context()
+SAME: list[list[Any]] = [
+    [("127.0.0.1", 8999), (IPv4Address("127.0.0.1"), 8999), TCPConnectable("127.0.0.1", 8999)],
+    [("::1", 8999), (IPv6Address("::1"), 8999), TCPConnectable(IPv6Address("::1"), 8999)],
+    [("localhost", 8999)],
+    [("localhost", 9000)],
+    ["/run/a", b"/run/a", Path("/run/a"), UNIXConnectable("/run/a"), UNIXConnectable(Path("/run/a"))],
+    ["/run/b"],
+    [Equal(1), Equal(1)],
+    [Equal(2)],
+    [NETWORK, NETWORK],
+    [MemoryNetwork()],
+    [TLSConnectable(TCPConnectable("h", 1), ssl_context=CONTEXT) for _ in range(2)],
+    [TLSConnectable(TCPConnectable("h", 1), ssl_context=CONTEXT, hostname="other")],
+    [TLSConnectable(TCPConnectable("h", 2), ssl_context=CONTEXT)],
+    [TCPConnectable("h", 1), ("h", 1)],
+]  # fmt: skip
+
+
+async def test_every_remote_has_one_pool_however_it_is_written() -> None:
+    """Equal remotes share a pool and different ones don't; looking it up is synchronous."""
+    async with PoolManager() as manager:
+        pools = [[manager.pool(remote) for remote in remotes] for remotes in SAME]
+        for same in pools:
+            assert len(set(same)) == 1
+        assert len({same[0] for same in pools}) == len(SAME)
+        assert {type(same[0]).__mro__[1] for same in pools} == {ConnectionPool}
+
+
+async def echo(connection: PooledConnection, data: bytes) -> bytes:
+    await connection.send(data)
+    return await connection.receive()
+
+
+EXCHANGES: dict[str, Callable[[PoolManager, MemoryNetwork], Any]] = {
+    "run": lambda manager, remote: manager.run(remote, echo, b"ping", timeout=1),
+    "send": lambda manager, remote: manager.send(remote, b"ping", timeout=1),
+    "send_line": lambda manager, remote: manager.send_line(remote, b"ping", newline=b"!"),
+    "send_package": lambda manager, remote: manager.send_package(remote, b"ping"),
+    "send_receive": lambda manager, remote: manager.send_receive(remote, b"ping", 4),
+    "send_receive_line": lambda manager, remote: manager.send_receive_line(
+        remote, b"ping", newline=b"!", max_bytes=10
+    ),
+    "send_receive_package": lambda manager, remote: manager.send_receive_package(
+        remote, b"ping", PackageFormat(header_size=1)
+    ),
+}
+SENT = [b"ping", b"ping", b"ping!", PACKAGE, b"ping", b"ping!", b"\4ping"]
+
+
+@pytest.mark.parametrize(("name", "sent"), [*zip(EXCHANGES, SENT, strict=True)])
+async def test_the_exchanges_take_the_remote_first(name: str, sent: bytes) -> None:
+    """Each goes over the remote's pool, with its arguments, and returns what the pool's does."""
+    network, other = MemoryNetwork(), MemoryNetwork()
+    async with PoolManager() as manager:
+        reply = await EXCHANGES[name](manager, network)
+        assert reply == (b"ping" if "receive" in name or name == "run" else None)
+        assert bytes(network.peers[0].received) == sent
+        async with manager.acquire(network, timeout=1) as connection:
+            assert connection.reused is (reply is not None)
+    assert not other.attempts
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+async def test_retry_reaches_the_exchange(name: str) -> None:
+    """A wrong one is refused by the exchange, before anything is opened."""
+    network = MemoryNetwork()
+    method: Any = getattr(PoolManager(), name)
+    arguments = (echo,) if name == "run" else (b"ping",)
+    with pytest.raises(PoolClosed, match="has not been entered"):
+        await method(network, *arguments)
+    async with PoolManager() as manager:
+        with pytest.raises(ValueError, match="timeout"):
+            await getattr(manager, name)(network, *arguments, timeout=-1)
+    assert not network.attempts
+
+
+async def test_statistics_are_told_by_name_and_duplicates_are_numbered() -> None:
+    """Only connectables of one's own can share a name; any thread may ask."""
+    networks = [MemoryNetwork() for _ in range(3)]
+    async with PoolManager(max_size=4) as manager:
+        for network in networks:
+            await fill(manager.pool(network), 1 + networks.index(network))
+        manager.pool(("localhost", 1))
+        statistics = await to_thread.run_sync(manager.statistics)
+        assert {name: one.size for name, one in statistics.items()} == {
+            "MemoryNetwork": 1,
+            "MemoryNetwork (2)": 2,
+            "MemoryNetwork (3)": 3,
+            "tcp://localhost:1": 0,
+        }
+        assert statistics["tcp://localhost:1"].max_size == 4
+    assert manager.statistics() == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"max_total": 0}, ValueError, "max_total must be 1 or more"),
+        ({"max_total": 2.5}, TypeError, "max_total must be an int"),
+        ({"max_total": math.nan}, TypeError, "max_total must be an int"),
+        ({"max_total": True}, TypeError, "max_total must be an int"),
+        ({"name": "mine"}, TypeError, "leave name out"),
+        ({"min_idle": 3, "max_total": 2}, ValueError, "min_idle must not exceed max_total, 2"),
+        ({"min_idle": 3, "max_size": 2}, ValueError, "min_idle must not exceed max_size"),
+        ({"max_size": 0}, ValueError, "max_size"),
+        ({"max_idle_time": -1}, ValueError, "max_idle_time"),
+        ({"acquire_timeout": "1"}, TypeError, "acquire_timeout"),
+        ({"close_timeout": math.nan}, ValueError, "close_timeout"),
+        ({"max_waiting": -1}, ValueError, "max_waiting"),
+        ({"idle_order": "random"}, ValueError, "idle_order"),
+        ({"on_connect": 5}, TypeError, "on_connect"),
+        ({"package_format": 2}, TypeError, "package_format"),
+        ({"nonsense": 1}, TypeError, "nonsense"),
+        ({"ssl_context": CONTEXT}, ValueError, "no effect without tls=True"),
+        ({"tls_standard_compatible": False}, ValueError, "no effect without tls=True"),
+    ],
+)
+def test_wrong_settings_are_refused_when_the_manager_is_made(
+    settings: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    """Not only when the first pool is needed."""
+    with pytest.raises(error, match=text):
+        PoolManager(**settings)
+
+
+@pytest.mark.parametrize(
+    ("remote", "error"),
+    [
+        ((), ValueError),
+        (("localhost",), ValueError),
+        (("localhost", [1]), TypeError),
+        (("localhost", True), TypeError),
+        (("localhost", 1.0), TypeError),
+        ((b"localhost", 1), TypeError),
+        (("localhost", 0), ValueError),
+        ("", ValueError),
+        ("tcp://localhost:1", ValueError),
+        (None, TypeError),
+        (["localhost", 1], TypeError),
+        (MemoryNetwork, TypeError),
+    ],
+)
+async def test_a_wrong_remote_is_refused_by_pool(remote: Any, error: type[Exception]) -> None:
+    """Also one that equals a right one by the rules of Python."""
+    async with PoolManager() as manager:
+        manager.pool(("localhost", 1))
+        with pytest.raises(error):
+            manager.pool(remote)
+        assert list(manager.statistics()) == ["tcp://localhost:1"]
+
+
+async def test_tls_is_for_addresses_only() -> None:
+    """A ready-made connectable is refused, also if the same address has a pool already."""
+    async with PoolManager(tls=True, ssl_context=CONTEXT) as manager:
+        assert manager.pool(("localhost", 1)).name == "tls://localhost:1"
+        with pytest.raises(ValueError, match="no effect on a ready-made connectable"):
+            manager.pool(TCPConnectable("localhost", 1))
+
+
+async def test_outside_its_block_a_manager_refuses_to_work() -> None:
+    """The error says whether it is too early or too late, also for pools that were kept."""
+    network = MemoryNetwork()
+    manager = PoolManager()
+    for use in (lambda: manager.pool(network), lambda: manager.acquire(network), manager.retire):
+        with pytest.raises(PoolClosed, match="has not been entered"):
+            use()
+    async with manager:
+        pool = manager.pool(network)
+        await fill(pool, 1)
+    for use in (lambda: manager.pool(network), lambda: manager.acquire(network), manager.retire):
+        with pytest.raises(PoolClosed, match="has been left"):
+            use()
+    with pytest.raises(PoolClosed, match="has been left"):
+        pool.acquire()
+    async with manager:
+        assert await pool.send_receive(b"ping", 4) == b"ping"
+        assert manager.pool(network) is pool
+    assert network.open_now == 0
+
+
+async def test_a_managed_pool_cannot_be_entered() -> None:
+    """It lives in the manager's block; nothing happens to it."""
+    async with PoolManager() as manager:
+        pool = manager.pool(MemoryNetwork())
+        with pytest.raises(RuntimeError, match="lives in its manager's block"):
+            async with pool:
+                raise AssertionError("never entered")
+        assert await pool.send_receive(b"ping", 4) == b"ping"
+
+
+async def test_retiring_a_manager_replaces_the_connections_of_all_pools() -> None:
+    """Idle ones are closed at once."""
+    networks = [MemoryNetwork() for _ in range(3)]
+    async with PoolManager() as manager:
+        for network in networks:
+            await fill(manager.pool(network), 2)
+        manager.retire()
+        await settle()
+        assert [network.open_now for network in networks] == [0, 0, 0]
+
+
+async def test_the_size_of_one_pool_can_be_changed() -> None:
+    """The others keep theirs; it lasts as long as the pool."""
+    async with PoolManager(max_size=2) as manager:
+        pool = manager.pool(("localhost", 1))
+        pool.max_size = 5
+        assert manager.pool(("localhost", 1)).max_size == 5
+        assert manager.pool(("localhost", 2)).max_size == 2
+        assert anyio.current_time() == 0
