@@ -1,5 +1,6 @@
 """The checks of this project; `nox -l` lists them, `nox -s tests -- --backend trio` narrows one."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,9 @@ nox.options.reuse_venv = "yes"
 PROJECT = nox.project.load_toml("pyproject.toml")
 # anyio 4.14.2 asks for trio >= 0.32; its pytest plugin draws a deprecation warning from pytest 9.2.
 OLDEST = ["anyio==4.14.2", "trio==0.32.0", "uvloop==0.21.0", "pytest<9.2"]
+
+# The tests wait more than they compute: two processes a core.
+SPREAD = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
 
 
 def runs(python: str) -> bool:
@@ -52,22 +56,21 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on all backends; every interpreter has one environment for the three."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *SPREAD, *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
 def tests_min(session: nox.Session) -> None:
     """Run the tests with the oldest dependencies allowed on the oldest interpreter found."""
     install(session, "test", *OLDEST)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *SPREAD, *session.posargs)
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Measure the branch coverage of the tests; pyproject.toml says how much is demanded."""
     install(session, "test")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
-    session.run("coverage", "report")
+    session.run("pytest", *SPREAD, "--cov", "--cov-report=term", *session.posargs)
 
 
 @nox.session
