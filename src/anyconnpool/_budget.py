@@ -205,7 +205,8 @@ class SharingLedger(Ledger[Link]):
         if self._drained is not None:
             return
         self._budget.enlist(self)
-        missing = self._missing() - max(len(self._waiters) - self._under_way(), 0)
+        # Where waiters of this pool are among those missing, no room is to spare.
+        missing = self._missing()
         while missing > 0 and self._size < self._max_size and self._budget.has_spare_room():
             self._order_open()
             missing -= 1

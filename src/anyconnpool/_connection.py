@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from anyio import ClosedResourceError, ConnectionFailed, TypedAttributeLookupError
 
 from anyconnpool._entry import Entry
+from anyconnpool._exceptions import PoolError
 from anyconnpool._framed import FramedStream
 from anyconnpool._liveness import SocketProbe
 from anyconnpool._settings import Settings
@@ -185,8 +186,8 @@ class PooledConnection(FramedStream):
         return probe if isinstance(probe, SocketProbe) else None
 
 
-def _given_away() -> ConnectionFailed:
-    return ConnectionFailed("the hook gave the connection away: it should only use it")
+def _given_away() -> PoolError:
+    return PoolError("the hook gave the connection away: it should only use it")
 
 
 class _HookOwner:
@@ -204,7 +205,7 @@ class _HookOwner:
     def let_go(self, entry: Entry[Transport]) -> bool:
         """Refuse.
 
-        :raises ~anyio.ConnectionFailed: always
+        :raises PoolError: always
         """
         raise _given_away()
 
@@ -218,6 +219,7 @@ class _HookConnection(PooledConnection):
         :param greeting: whether what the hook left unread, or has yet to come, is for the first
             borrower
         :raises ~anyio.ConnectionFailed: if the connection is unfit
+        :raises PoolError: if the hook gave it back, discarded or detached it
         """
         if self._closed:
             raise _given_away()
@@ -240,6 +242,7 @@ async def lend_to_hook(
     :param greeting: whether what the hook left unread, or has yet to come, is for the first
         borrower
     :raises ~anyio.ConnectionFailed: if the hook left the connection unfit
+    :raises PoolError: if the hook gave it away
     :raises Exception: what the hook raised
     """
     connection = _HookConnection(_HookOwner(settings, now), entry)

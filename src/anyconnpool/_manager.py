@@ -109,7 +109,6 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         if checked.min_idle > max_total:
             raise ValueError(f"min_idle must not exceed max_total, {max_total}")
         resolve_remote(("localhost", 1), tls, ssl_context, None, tls_standard_compatible)
-        self._max_total = max_total
         self._tls = tls
         self._ssl_context = ssl_context
         self._tls_standard_compatible = tls_standard_compatible
@@ -125,7 +124,6 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        self._budget = Budget(self._max_total)
         self._block = block = Block(self._close_timeout)
         self._ended = False
         try:

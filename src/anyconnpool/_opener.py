@@ -83,11 +83,10 @@ class Opener:
     async def _try_in_turn(self, entry: Entry[Transport]) -> None:
         if not self._failures or self._settings.connect_retry is None:
             return await self._try(entry)
-        # Whoever wakes later than others finds that a new pause has begun.
-        while (pause := self._retry_at - self._now()) > 0:
-            await sleep(pause)
         known = self._all_failures
+        await sleep(max(self._retry_at - self._now(), 0))
         async with self._turn:
+            # Whoever wakes later than others shares the failure of the one who dialled.
             if self._all_failures > known or not self._wanted():
                 raise self._last_error
             return await self._try(entry)

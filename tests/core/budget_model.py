@@ -116,7 +116,7 @@ class SharingModel(Model):
         return missing > 0 and room and not self.common.needs()
 
     def join(self, waiter: Waiter[int]) -> bool:
-        waiting = len(self.waiters) - len(self.those(State.OPENING, State.CHECKING))
+        waiting: float = len(self.waiters) - len(self.those(State.OPENING, State.CHECKING))
         if self.common.in_full_use() and waiting >= self.settings.max_waiting:
             return False
         staying = len(self.conns) - len(self.those(State.CLOSING))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+from weakref import ref
 
 import pytest
 from hypothesis import given
@@ -97,8 +99,7 @@ def test_waiters_of_all_pools_are_served_in_the_order_of_joining(
     shared = Pools(max_total, 10, 10, 10)
     waiters = [shared.join(index) for index in pools]
     shared.finish()
-    returned = 0
-    for pick in picks:
+    for returned, pick in enumerate(picks):
         assert shared.served == waiters[: returned + max_total]
         out = shared.served[returned:]
         if not out:
@@ -111,7 +112,6 @@ def test_waiters_of_all_pools_are_served_in_the_order_of_joining(
         assert chosen.entry is not None
         owner = pools_of(shared, chosen.entry)
         shared.release(owner, chosen.entry)
-        returned += 1
         shared.finish()
 
 
@@ -233,6 +233,48 @@ def test_a_ledger_that_was_shut_leaves_the_line() -> None:
     pools.ledgers[1].shut(lambda: ConnectionAbortedError("shut"), list)
     assert isinstance(gone.error, ConnectionAbortedError)
     assert not pools.budget.claims(math.inf)
+
+
+def test_any_number_of_connections_can_give_way_at_once() -> None:
+    """When a full pool is allowed more, all its waiters get room in one go."""
+    pools = Pools(1001, 1, math.inf)
+    pools.borrow(0)
+    waiters = [pools.join(1) for _ in range(1000)]
+    pools.finish(count=2000)
+    for waiter in waiters:
+        assert waiter.entry is not None
+        pools.release(1, waiter.entry)
+    waiters = [pools.join(0) for _ in range(1000)]
+    assert not pools.orders
+    pools.ledgers[0].resize(math.inf)
+    pools.carry_out(pools.ledgers[0])
+    assert pools.budget.closing == 1000
+    pools.finish(count=2000)
+    assert all(waiter.entry for waiter in waiters)
+
+
+def test_a_ledger_that_was_shut_is_forgotten() -> None:
+    """A manager that drops its pools doesn't grow."""
+    pools = Pools(1, 5, 5)
+    pools.release(1, pools.borrow(1))
+    pools.release(0, pools.borrow(0))
+    pools.ledgers[1].shut(lambda: ConnectionAbortedError("shut"), list)
+    dropped = ref(pools.ledgers.pop())
+    gc.collect()
+    assert dropped() is None
+
+
+def test_a_waiter_whose_connect_was_in_vain_keeps_its_place_among_all() -> None:
+    """A connection that was retired while being opened leaves the turn to who waits for it."""
+    pools = Pools(2, 5, 5, 5)
+    pools.borrow(2)
+    first, second, third = pools.join(0), pools.join(1), pools.join(0)
+    pools.ledgers[0].retire()
+    pools.finish(count=2)
+    assert pools.ordered() == [(Order.OPEN, 0)]
+    pools.finish()
+    assert first.entry is not None
+    assert second.entry is third.entry is None
 
 
 def test_without_a_maximum_every_waiter_gets_a_connection_at_once() -> None:

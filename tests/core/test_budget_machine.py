@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 )
 
 from anyconnpool._budget import Budget
-from anyconnpool._entry import Order
+from anyconnpool._entry import Entry, Order
 from anyconnpool._statistics import CloseReason
 
 from .budget_model import Common, SharingModel, WatchedSharingLedger
@@ -42,8 +42,6 @@ SEEN: set[str] = set()
 class Member(LedgerMachine):
     """One of the ledgers, with all that can happen to it, and its model."""
 
-    model: SharingModel
-
     def __init__(self, group: BudgetMachine, chosen: dict[str, Any]) -> None:
         super().__init__()
         self.group = group
@@ -56,14 +54,14 @@ class Member(LedgerMachine):
     def _start(self) -> None:
         group, jitter = self.group, self.chosen["jitter"]
         self.slots = SetSlots(self.settings.max_size)
-        self.model = SharingModel(self.settings, group.common)
+        self.model = self.sharing_model = SharingModel(self.settings, group.common)
         self.sharing = WatchedSharingLedger(
             self.settings, self.slots, self._inspect, group.budget, lambda: jitter
         )
         # Only what both kinds of ledger have is used by the events.
-        self.ledger = self.sharing  # type: ignore[assignment]  # pyright: ignore
+        self.ledger = cast("Any", self.sharing)
         group.budget.join(self.sharing, self.carry_out)
-        self.opens: list[Any] = []
+        self.opens: list[Entry[int]] = []
         self.last_size = 0
 
     def carry_out(self) -> None:
@@ -85,7 +83,7 @@ class Member(LedgerMachine):
         assert len(self.opens) >= len(new), "whoever needs room gets it"
         self.ordered = bool(self.opens)
         while len(new) < len(self.opens):
-            assert self.model.lacks_idle(), "refills take no room that anybody needs"
+            assert self.sharing_model.lacks_idle(), "refills take no room that anybody needs"
             self.refilled += 1
             new.append(Conn())
             self.model.conns.append(new[-1])
@@ -124,7 +122,7 @@ class Member(LedgerMachine):
         assert self.ledger.unused() is unused
         if unused:
             self.sharing.shut(lambda: ConnectionAbortedError("dropped"), list)
-            self.group.common.models.remove(self.model)
+            self.group.common.models.remove(self.sharing_model)
             self._start()
 
     def step(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -13,6 +14,16 @@ from anyconnpool import ConnectionPool, Retry
 from .network import MemoryNetwork, Peer, fill
 
 STEADY = Retry(math.inf, interval=1, backoff=1, jitter=0)
+
+
+def calling(name: str, *arguments: Any, **options: Any) -> Callable[..., Awaitable[Any]]:
+    """Make a function that calls a method of a pool or connection, with more options if given."""
+
+    def call(it: Any, **more: Any) -> Awaitable[Any]:
+        result: Awaitable[Any] = getattr(it, name)(*arguments, **options, **more)
+        return result
+
+    return call
 
 
 class Remote:

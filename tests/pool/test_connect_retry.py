@@ -215,17 +215,6 @@ async def test_it_gives_up_when_nobody_waits_any_more(ended_by: str) -> None:
         assert await pool.send_receive_line(b"a") == b"a"
 
 
-async def test_it_goes_on_for_those_who_still_wait() -> None:
-    """The first in line leaves; what it had begun serves the next."""
-    remote = Remote()
-    async with remote.pool(max_size=1) as pool, anyio.create_task_group() as tasks:
-        with anyio.move_on_after(1.5):
-            tasks.start_soon(pool.send_receive_line, b"b")
-            await pool.acquire()
-        remote.down = False
-    assert remote.dialled_at == pytest.approx([0, 1, 2])
-
-
 async def test_a_refill_goes_on_until_the_remote_is_back() -> None:
     """``min_idle`` connections are owed, though nobody waits; and dialled for as sparingly."""
     remote = Remote()

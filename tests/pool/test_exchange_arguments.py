@@ -10,6 +10,7 @@ import pytest
 
 from anyconnpool import ConnectionPool, PackageFormat, PackageTooLarge
 
+from .flaky import calling
 from .network import MemoryNetwork, fill, peer_of
 
 #: the error, and a call of a pool or connection that raises it
@@ -19,74 +20,72 @@ TINY = PackageFormat(max_size=1)
 
 #: refused by pools and by connections
 COMMON: dict[str, Case] = {
-    "no bytes": (ValueError, lambda it: it.send_receive(b"ping", 0)),
-    "fewer bytes": (ValueError, lambda it: it.send_receive(b"ping", -4)),
-    "no line": (ValueError, lambda it: it.send_receive_line(b"ping", max_bytes=0)),
-    "no newline": (ValueError, lambda it: it.send_receive_line(b"ping", newline=b"")),
-    "two lines": (ValueError, lambda it: it.send_receive_line(b"pi\nng")),
-    "two lines, newline": (ValueError, lambda it: it.send_receive_line(b"pi\0ng", newline=b"\0")),
-    "line without newline": (ValueError, lambda it: it.send_line(b"ping", newline=b"")),
-    "lines": (ValueError, lambda it: it.send_line(b"pi\nng")),
-    "large package": (PackageTooLarge, lambda it: it.send_receive_package(b"x" * 65_536)),
-    "large for its format": (PackageTooLarge, lambda it: it.send_receive_package(b"xx", TINY)),
-    "large package sent": (PackageTooLarge, lambda it: it.send_package(b"x" * 65_536)),
-    "large sent": (PackageTooLarge, lambda it: it.send_package(b"xx", TINY)),
+    "no bytes": (ValueError, calling("send_receive", b"ping", 0)),
+    "fewer bytes": (ValueError, calling("send_receive", b"ping", -4)),
+    "no line": (ValueError, calling("send_receive_line", b"ping", max_bytes=0)),
+    "no newline": (ValueError, calling("send_receive_line", b"ping", newline=b"")),
+    "two lines": (ValueError, calling("send_receive_line", b"pi\nng")),
+    "two lines, newline": (ValueError, calling("send_receive_line", b"pi\0ng", newline=b"\0")),
+    "line without newline": (ValueError, calling("send_line", b"ping", newline=b"")),
+    "lines": (ValueError, calling("send_line", b"pi\nng")),
+    "large package": (PackageTooLarge, calling("send_receive_package", b"x" * 65_536)),
+    "large for its format": (PackageTooLarge, calling("send_receive_package", b"xx", TINY)),
+    "large package sent": (PackageTooLarge, calling("send_package", b"x" * 65_536)),
+    "large sent": (PackageTooLarge, calling("send_package", b"xx", TINY)),
 }
 #: refused by pools: what else they take
-OF_POOLS: dict[str, Case] = {"nothing to run": (TypeError, lambda it: it.run(None))}
+OF_POOLS: dict[str, Case] = {"nothing to run": (TypeError, calling("run", None))}
+
 
 for exchange in ("send_receive", "send_receive_line", "send_receive_package"):
     for value, error in ((-1, ValueError), (math.nan, ValueError), ("1", TypeError)):
         COMMON[f"{exchange} timeout={value}"] = (
             error,
-            lambda it, exchange=exchange, value=value: getattr(it, exchange)(
-                b"ping", timeout=value
-            ),
+            calling(exchange, b"ping", timeout=value),
         )
-for exchange in (*("send", "send_line", "send_package"), *("send_receive", "run")):
-    for option, value, error in (
-        ("timeout", -1, ValueError),
-        ("timeout", math.nan, ValueError),
-        ("timeout", "1", TypeError),
-        ("retry", 3, TypeError),
-        ("retry", math.inf, TypeError),
-    ):
-        OF_POOLS[f"{exchange} {option}={value}"] = (
+for exchange in ("send", "send_line", "send_package", "send_receive", "run"):
+    for value, error in ((-1, ValueError), (math.nan, ValueError), ("1", TypeError)):
+        OF_POOLS[f"{exchange} timeout={value}"] = (
             error,
-            lambda it, exchange=exchange, option=option, value=value: getattr(it, exchange)(
-                len if exchange == "run" else b"ping", **{option: value}
-            ),
+            calling(exchange, len if exchange == "run" else b"ping", timeout=value),
+        )
+    for retry in (3, math.inf):
+        OF_POOLS[f"{exchange} retry={retry}"] = (
+            TypeError,
+            calling(exchange, len if exchange == "run" else b"ping", retry=retry),
         )
 
 
-@pytest.mark.parametrize(("error", "call"), [*(COMMON | OF_POOLS).values()], ids=COMMON | OF_POOLS)
+@pytest.mark.parametrize(
+    ("error", "attempt"), [*(COMMON | OF_POOLS).values()], ids=COMMON | OF_POOLS
+)
 async def test_a_pool_opens_nothing_for_bad_arguments(
-    error: type[Exception], call: Callable[[Any], Awaitable[object]]
+    error: type[Exception], attempt: Callable[[Any], Awaitable[object]]
 ) -> None:
     """The error says what is wrong, and an idle connection stays as good as it was."""
     network = MemoryNetwork()
     async with ConnectionPool(network) as pool:
         with pytest.raises(error) as caught:
-            await call(pool)
+            await attempt(pool)
         assert str(caught.value)
         assert network.attempts == 0
         await fill(pool, 1)
         with pytest.raises(error):
-            await call(pool)
+            await attempt(pool)
         assert (pool.statistics().idle, pool.statistics().acquired) == (1, 1)
         assert not network.peers[0].received
 
 
-@pytest.mark.parametrize(("error", "call"), COMMON.values(), ids=COMMON)
+@pytest.mark.parametrize(("error", "attempt"), COMMON.values(), ids=COMMON)
 async def test_a_connection_sends_nothing_for_bad_arguments(
-    error: type[Exception], call: Callable[[Any], Awaitable[object]]
+    error: type[Exception], attempt: Callable[[Any], Awaitable[object]]
 ) -> None:
     """It stays usable, and goes back into the pool."""
     network = MemoryNetwork()
     async with ConnectionPool(network) as pool:
         async with pool.acquire() as connection:
             with pytest.raises(error):
-                await call(connection)
+                await attempt(connection)
             assert not peer_of(connection).received
             assert await connection.send_receive_line(b"ping") == b"ping"
         assert pool.statistics().idle == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -18,23 +19,24 @@ from anyconnpool import (
     Retry,
 )
 
+from .flaky import calling
 from .network import MemoryNetwork, check_books, delayed, failing, fill, hang, peer_of
 
 FORMAT = PackageFormat(4, max_size=70_000)
 
 #: every exchange with a reply of a pool and of a connection, and what is sent and returned
 EXCHANGES: dict[str, tuple[Callable[..., Awaitable[bytes]], bytes, bytes]] = {
-    "until silence": (lambda it, **more: it.send_receive(b"ping", **more), b"ping", b"ping"),
-    "exactly": (lambda it, **more: it.send_receive(b"ping", 4, **more), b"ping", b"ping"),
-    "line": (lambda it, **more: it.send_receive_line(b"ping", **more), b"ping\n", b"ping"),
+    "until silence": (calling("send_receive", b"ping"), b"ping", b"ping"),
+    "exactly": (calling("send_receive", b"ping", 4), b"ping", b"ping"),
+    "line": (calling("send_receive_line", b"ping"), b"ping\n", b"ping"),
     "line, options": (
-        lambda it, **more: it.send_receive_line(b"ping", newline=b"\r\n", max_bytes=4, **more),
+        calling("send_receive_line", b"ping", newline=b"\r\n", max_bytes=4),
         b"ping\r\n",
         b"ping",
     ),
-    "package": (lambda it, **more: it.send_receive_package(b"ping", **more), b"\0\4ping", b"ping"),
+    "package": (calling("send_receive_package", b"ping"), b"\0\4ping", b"ping"),
     "package, format": (
-        lambda it, **more: it.send_receive_package(b"ping", FORMAT, **more),
+        calling("send_receive_package", b"ping", FORMAT),
         b"\0\0\0\4ping",
         b"ping",
     ),
@@ -45,12 +47,12 @@ with_each_exchange = pytest.mark.parametrize(
 
 #: every exchange without a reply, and what is sent
 SENDS: dict[str, tuple[Callable[..., Awaitable[None]], bytes]] = {
-    "bytes": (lambda it, **more: it.send(b"ping", **more), b"ping"),
-    "line": (lambda it, **more: it.send_line(b"ping", **more), b"ping\n"),
-    "line, options": (lambda it, **more: it.send_line(b"a\n", newline=b"\0", **more), b"a\n\0"),
-    "package": (lambda it, **more: it.send_package(b"ping", **more), b"\0\4ping"),
+    "bytes": (calling("send", b"ping"), b"ping"),
+    "line": (calling("send_line", b"ping"), b"ping\n"),
+    "line, options": (calling("send_line", b"a\n", newline=b"\0"), b"a\n\0"),
+    "package": (calling("send_package", b"ping"), b"\0\4ping"),
     "package, format": (
-        lambda it, **more: it.send_package(b"ping", FORMAT, **more),
+        calling("send_package", b"ping", FORMAT),
         b"\0\0\0\4ping",
     ),
 }
@@ -173,7 +175,7 @@ async def test_a_send_that_is_stuck_ends_in_time(name: str) -> None:
     exchanges: dict[str, Callable[..., Awaitable[object]]] = {
         **{name: exchange for name, (exchange, _, _) in EXCHANGES.items()},
         **{f"send {name}": send for name, (send, _) in SENDS.items()},
-        "run": lambda it, **more: it.run(ping, **more),
+        "run": calling("run", ping),
     }
     network = MemoryNetwork()
     async with ConnectionPool(network) as pool:
@@ -280,3 +282,17 @@ async def test_an_error_that_a_repeat_cannot_mend_is_not_repeated() -> None:
         with pytest.raises(RuntimeError):
             await pool.send_receive_line(b"ping", retry=Retry(5))
         assert network.attempts == 1
+
+
+async def test_an_alert_of_tls_is_a_hang_up_too() -> None:
+    """A reused connection that ends so before anything was sent is replaced at once."""
+
+    async def fail_if_reused(connection: PooledConnection) -> bytes:
+        if connection.reused:
+            raise ssl.SSLError("alert")
+        return await ping(connection)
+
+    async with ConnectionPool(MemoryNetwork()) as pool:
+        await fill(pool, 2)
+        assert await pool.run(fail_if_reused) == b"ping"
+        assert pool.statistics().replayed == 2

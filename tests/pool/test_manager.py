@@ -5,19 +5,27 @@ from __future__ import annotations
 import math
 import ssl
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from anyio import TCPConnectable, UNIXConnectable, to_thread
+from anyio import TCPConnectable, UNIXConnectable
 from anyio.abc import ByteStream, ByteStreamConnectable
 from anyio.streams.tls import TLSConnectable
 
-from anyconnpool import ConnectionPool, PackageFormat, PoolClosed, PooledConnection, PoolManager
+from anyconnpool import (
+    ConnectionPool,
+    PackageFormat,
+    PoolClosed,
+    PooledConnection,
+    PoolManager,
+    Retry,
+)
 
-from .network import MemoryNetwork, fill, settle
+from .network import MemoryNetwork, failing, fill, settle
 
 PACKAGE = b"\0\4ping"
 
@@ -44,8 +52,8 @@ SAME: list[list[Any]] = [
     [("::1", 8999), (IPv6Address("::1"), 8999), TCPConnectable(IPv6Address("::1"), 8999)],
     [("localhost", 8999)],
     [("localhost", 9000)],
-    ["/run/a", b"/run/a", Path("/run/a"), UNIXConnectable("/run/a"), UNIXConnectable(Path("/run/a"))],
-    ["/run/b"],
+    ["/a", b"/a", Path("/a"), UNIXConnectable("/a"), UNIXConnectable(Path("/a"))],
+    ["/b"],
     [Equal(1), Equal(1)],
     [Equal(2)],
     [NETWORK, NETWORK],
@@ -102,17 +110,28 @@ async def test_the_exchanges_take_the_remote_first(name: str, sent: bytes) -> No
 
 
 @pytest.mark.parametrize("name", EXCHANGES)
-async def test_retry_reaches_the_exchange(name: str) -> None:
-    """A wrong one is refused by the exchange, before anything is opened."""
-    network = MemoryNetwork()
+async def test_the_exchanges_pass_on_timeout_and_retry(name: str) -> None:
+    """A failure to connect is repeated as told; wrong timeouts open nothing."""
+    refused = failing(ConnectionRefusedError("no"), only=lambda number: number == 1)
+    network = MemoryNetwork(on_connect=refused, answer=lambda data: b"\0\4ping\n")
+    arguments = (echo, b"ping") if name == "run" else (b"ping",)
     method: Any = getattr(PoolManager(), name)
-    arguments = (echo,) if name == "run" else (b"ping",)
     with pytest.raises(PoolClosed, match="has not been entered"):
         await method(network, *arguments)
     async with PoolManager() as manager:
+        method = getattr(manager, name)
         with pytest.raises(ValueError, match="timeout"):
-            await getattr(manager, name)(network, *arguments, timeout=-1)
-    assert not network.attempts
+            await method(network, *arguments, timeout=-1)
+        assert not network.attempts
+        await method(network, *arguments, retry=Retry(1))
+        assert (network.attempts, network.opened) == (2, 1)
+
+
+async def test_the_limit_of_a_line_reaches_the_exchange() -> None:
+    """A longer reply is an error."""
+    async with PoolManager() as manager:
+        with pytest.raises(anyio.DelimiterNotFound):
+            await manager.send_receive_line(MemoryNetwork(), b"0123456789", max_bytes=3)
 
 
 async def test_statistics_are_told_by_name_and_duplicates_are_numbered() -> None:
@@ -122,7 +141,9 @@ async def test_statistics_are_told_by_name_and_duplicates_are_numbered() -> None
         for network in networks:
             await fill(manager.pool(network), 1 + networks.index(network))
         manager.pool(("localhost", 1))
-        statistics = await to_thread.run_sync(manager.statistics)
+        # Waiting for it in the event loop would let the virtual clock jump.
+        with ThreadPoolExecutor() as threads:
+            statistics = threads.submit(manager.statistics).result()
         assert {name: one.size for name, one in statistics.items()} == {
             "MemoryNetwork": 1,
             "MemoryNetwork (2)": 2,

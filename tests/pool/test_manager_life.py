@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Awaitable, Callable
-from typing import Any
 from weakref import ref
 
 import anyio
@@ -35,6 +33,21 @@ async def test_an_unused_pool_is_dropped_after_max_idle_time_and_made_again_on_u
             assert len(get_running_tasks()) == alone + 1
         assert await manager.send_receive(networks[1], b"ping", 4) == b"ping"
         assert (networks[1].opened, len(manager.statistics())) == (2, 2)
+
+
+async def test_a_pool_that_was_used_again_in_time_is_not_dropped() -> None:
+    """Having nothing open counts from the last time that anything was."""
+    network = MemoryNetwork()
+    async with PoolManager(max_idle_time=100) as manager:
+        for _ in range(2):
+            async with manager.acquire(network) as connection:
+                await anyio.sleep(10)
+                connection.discard()
+            await anyio.sleep(70)
+        await anyio.sleep(20)
+        assert manager.statistics()["MemoryNetwork"].opened == 2
+        await anyio.sleep(20)
+        assert manager.statistics() == {}
 
 
 async def test_a_pool_that_is_kept_is_started_again_on_use() -> None:
@@ -105,14 +118,13 @@ async def test_leaving_gives_the_borrowers_of_all_pools_one_grace(fails: bool) -
             outcomes.append((anyio.current_time(), "had it"))
 
     manager = PoolManager(close_timeout=3)
-    body: Callable[[], Awaitable[Any]] = settle
     async with anyio.create_task_group() as tasks:
         try:
             async with manager:
                 for network in networks:
                     tasks.start_soon(borrow, network, 2)
                     tasks.start_soon(borrow, network, 100)
-                await body()
+                await settle()
                 if fails:
                     raise RuntimeError("of the body")
         except RuntimeError:
@@ -161,14 +173,11 @@ async def test_waiters_of_all_pools_are_told_when_the_block_ends() -> None:
     manager = PoolManager(max_total=1, close_timeout=1)
     async with anyio.create_task_group() as tasks:
         async with manager:
-            connection = await manager.acquire(networks[0])
+            await manager.acquire(networks[0])
             for network in networks:
                 tasks.start_soon(wait, network)
             await settle()
         assert len(told) == 2
-    await connection.aclose()
     assert len(told) == 2
     assert all("has been left" in text for text in told)
     assert networks[1].attempts == 0
-
-

@@ -205,13 +205,12 @@ async def test_a_remote_that_is_down_takes_no_room_from_the_others() -> None:
 async def test_max_waiting_0_never_waits_for_the_others() -> None:
     """With everything borrowed elsewhere there is nothing to wait for but a slot."""
     sockets = Sockets(2)
-    async with PoolManager(max_total=2, max_waiting=0) as manager:
+    async with PoolManager(max_total=2, max_waiting=0) as manager, manager.acquire(sockets[0]):
         async with manager.acquire(sockets[0]):
-            async with manager.acquire(sockets[0]):
-                with pytest.raises(PoolFull):
-                    await manager.acquire(sockets[1])
-            async with manager.acquire(sockets[1]):
-                assert sockets.open() == [1, 1]
+            with pytest.raises(PoolFull):
+                await manager.acquire(sockets[1])
+        async with manager.acquire(sockets[1]):
+            assert sockets.open() == [1, 1]
 
 
 async def test_refilling_takes_only_the_room_that_nobody_needs() -> None:

@@ -11,26 +11,27 @@ import pytest
 
 from anyconnpool import ConnectionPool, PackageFormat, PackageTooLarge, PooledConnection, Retry
 
-from .flaky import Server
+from .flaky import Server, calling
 from .network import MemoryNetwork, check_books, failing, fill, number_of, peer_of, settle
-
-SCHEDULE: dict[str, Any] = {"interval": 1, "jitter": 0}
-EXCHANGES: dict[str, Callable[..., Awaitable[bytes]]] = {
-    "until silence": lambda pool, **more: pool.send_receive(b"\0\2a\n", **more),
-    "exactly": lambda pool, **more: pool.send_receive(b"\0\2a\n", 4, **more),
-    "line": lambda pool, **more: pool.send_receive_line(b"\0\2a", **more),
-    "package": lambda pool, **more: pool.send_receive_package(b"a\n", **more),
-    "run": lambda pool, **more: pool.run(ask, **more),
-}
-FRAMED = {name: exchange for name, exchange in EXCHANGES.items() if name != "until silence"}
-with_each_exchange = pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=list(EXCHANGES))
-LOST = (anyio.EndOfStream, anyio.IncompleteRead)
 
 
 async def ask(connection: PooledConnection) -> bytes:
     """Do an exchange of the user's own."""
     await connection.send(b"\0\2a\n")
     return await connection.receive_exactly(4)
+
+
+SCHEDULE: dict[str, Any] = {"interval": 1, "jitter": 0}
+EXCHANGES: dict[str, Callable[..., Awaitable[bytes]]] = {
+    "until silence": calling("send_receive", b"\0\2a\n"),
+    "exactly": calling("send_receive", b"\0\2a\n", 4),
+    "line": calling("send_receive_line", b"\0\2a"),
+    "package": calling("send_receive_package", b"a\n"),
+    "run": calling("run", ask),
+}
+FRAMED = {name: exchange for name, exchange in EXCHANGES.items() if name != "until silence"}
+with_each_exchange = pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=list(EXCHANGES))
+LOST = (anyio.EndOfStream, anyio.IncompleteRead)
 
 
 @with_each_exchange

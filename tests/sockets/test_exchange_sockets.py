@@ -73,8 +73,7 @@ class Load:
                     self._phase += 1
                 await self._make_progress()
                 self._over = True
-            await eventually(lambda: not pool.statistics().closing)
-            assert pool.statistics().in_use == pool.statistics().connecting == 0
+            await eventually(lambda: pool.statistics().size == pool.statistics().idle)
 
     async def _make_progress(self) -> None:
         enough = self.right + 100

@@ -30,7 +30,7 @@ def free_port() -> int:
 async def fails_to_connect(pool: ConnectionPool) -> str:
     """See that a borrow fails as it should and that nothing is left of it; return the text."""
     async with pool:
-        with fail_after(5), pytest.raises(ConnectionFailed) as caught:
+        with fail_after(3), pytest.raises(ConnectionFailed) as caught:
             await pool.acquire()
         statistics = pool.statistics()
         assert statistics.size == statistics.tasks_waiting == 0

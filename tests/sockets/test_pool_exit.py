@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -13,11 +13,10 @@ from anyio import (
     Event,
     create_task_group,
     fail_after,
-    move_on_after,
     wait_all_tasks_blocked,
 )
 
-from anyconnpool import ConnectionPool, PoolClosed, PooledConnection
+from anyconnpool import ConnectionPool, PoolClosed
 
 from .checks import ask, ask_next, client_sockets, error_group, eventually
 from .conftest import Serve
@@ -100,6 +99,31 @@ async def test_the_exception_of_a_borrowing_body_leaves_as_the_same_object(serve
             await ask(connection)
             raise error
     assert caught.value is error
+    assert client_sockets(server) == 0
+
+
+async def test_a_cancellation_in_the_grace_does_not_replace_the_exception(serve: Serve) -> None:
+    """What the body raised comes out even if the wait for borrowers is cut short."""
+    server = serve()
+    error = KeyError("mine")
+
+    async def cancel_in_the_grace() -> None:
+        with pytest.raises(PoolClosed):
+            await pool.acquire(timeout=60)
+        scope.cancel()
+
+    caught: list[BaseException] = []
+    with fail_after(_IN_TIME), CancelScope() as scope:
+        async with create_task_group() as task_group:
+            try:
+                async with server.pool(max_size=1, close_timeout=60) as pool:
+                    await ask(await pool.acquire())
+                    task_group.start_soon(cancel_in_the_grace)
+                    await eventually(lambda: pool.statistics().tasks_waiting == 1)
+                    raise error
+            except KeyError as exc:
+                caught.append(exc)
+    assert caught == [error]
     assert client_sockets(server) == 0
 
 
@@ -225,47 +249,6 @@ async def test_waiting_tasks_are_told_when_the_block_ends(serve: Serve) -> None:
         await eventually(lambda: pool.statistics().tasks_waiting == 3)
     assert len(told) == 3
     assert "has ended" in told[0]
-
-
-async def jam(connection: PooledConnection) -> None:
-    """Send until nothing moves any more: buffers are full at both ends."""
-    with move_on_after(0.05):
-        await connection.send(bytes(32 << 20))
-
-
-async def leave_idle(pool: ConnectionPool) -> None:
-    async with pool.acquire():
-        pass
-    await eventually(lambda: pool.statistics().idle == 1)
-
-
-async def leave_borrowed(pool: ConnectionPool) -> None:
-    await pool.acquire()
-
-
-async def leave_jammed(pool: ConnectionPool) -> None:
-    async with pool.acquire() as connection:
-        await jam(connection)
-
-
-async def leave_jammed_and_borrowed(pool: ConnectionPool) -> None:
-    await jam(await pool.acquire())
-
-
-@pytest.mark.parametrize(
-    "leave", [leave_idle, leave_borrowed, leave_jammed, leave_jammed_and_borrowed]
-)
-@pytest.mark.parametrize("close_timeout", [0, 0.05])
-async def test_a_peer_that_neither_reads_nor_closes_does_not_hold_up_the_end(
-    serve: Serve, leave: Callable[[ConnectionPool], Awaitable[None]], close_timeout: float
-) -> None:
-    """Also with unsent bytes, and with the closing handshake of TLS never answered."""
-    server = serve(None)
-    with fail_after(_IN_TIME):
-        async with server.pool(close_timeout=close_timeout) as pool:
-            await leave(pool)
-    assert client_sockets(server) == 0
-    assert pool.statistics().size == 0
 
 
 async def test_what_was_sent_one_way_arrives_before_the_end(serve: Serve) -> None:

@@ -68,8 +68,8 @@ async def test_a_large_reply_read_exactly_keeps_the_connection(serve: Serve, siz
         assert pool.statistics().opened == 1
 
 
-@pytest.mark.parametrize("surplus", [1, 70_000, 256_000, 600_000])
-@pytest.mark.parametrize("size", SIZES[::2])
+@pytest.mark.parametrize("surplus", [1, 70_000, 600_000])
+@pytest.mark.parametrize("size", SIZES[1::3])
 async def test_a_surplus_never_reaches_the_next_borrower(
     serve: Serve, size: int, surplus: int
 ) -> None:
@@ -168,8 +168,8 @@ async def hog() -> None:
         await checkpoint()
 
 
-@pytest.mark.parametrize("surplus", [1, 70_000, 300_000])
-@pytest.mark.parametrize("size", [16_380, 65_532, 255_996, 524_284])
+@pytest.mark.parametrize("surplus", [1, 300_000])
+@pytest.mark.parametrize("size", [65_532, 255_996])
 async def test_a_surplus_is_found_while_the_event_loop_is_busy(
     serve: Serve, size: int, surplus: int
 ) -> None:
@@ -186,11 +186,12 @@ def send_until_closed(peer: Peer, size: int) -> None:
         peer.send(bytes(size))
 
 
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 @pytest.mark.parametrize("size", [65_536, 256_000, 262_144])
-async def test_a_surplus_that_was_there_is_found_by_a_look_that_was_held_up(
-    serve: Serve, size: int
+async def test_a_surplus_that_was_fetched_with_the_rest_is_found(
+    serve: Serve, size: int, busy: bool
 ) -> None:
-    """Tasks that take long turns just when the connection comes back can't hide what is on it."""
+    """Also if other tasks take long turns just when the connection comes back."""
     server = serve(None)
     async with server.pool(max_size=1) as pool, create_task_group() as task_group:
         async with pool.acquire() as connection:
@@ -200,7 +201,8 @@ async def test_a_surplus_that_was_there_is_found_by_a_look_that_was_held_up(
             task_group.start_soon(to_thread.run_sync, send_until_closed, peer, 700_000)
             await anyio.sleep(0.05)
             await connection.receive_exactly(size)
-        task_group.start_soon(hog)
+        if busy:
+            task_group.start_soon(hog)
         async with pool.acquire() as connection:
             assert not connection.reused
         task_group.cancel_scope.cancel()
