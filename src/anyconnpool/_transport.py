@@ -10,10 +10,12 @@ from typing import Any
 from anyio import (
     CancelScope,
     aclose_forcefully,
+    create_task_group,
     get_cancelled_exc_class,
     move_on_after,
 )
 from anyio.abc import AnyByteStream, ByteStream, SocketAttribute, SocketStream
+from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
 from anyconnpool._entry import Entry, Liveness
@@ -24,10 +26,13 @@ _logger = logging.getLogger("anyconnpool.pool")
 
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _CHUNK = 262_144
-# What waits in user space is there within one turn of the event loop.
-_SETTLE_HIDDEN = 0.001
-# Session tickets are digested within a few turns; 2 ms were too few on a busy machine.
+# What waits in user space is received within one turn of the event loop, or a few with TLS. It is
+# turns that count: a deadline may pass before the task gets its turn.
+_TURNS = 10
+# Session tickets are digested within a few turns; 2 ms were too few on a busy machine. If the loop
+# is so busy that it doesn't get to them, the probe is unsure again, and then for good.
 _SETTLE_TICKETS = 0.02
+_PATIENCE = 3
 
 
 class Transport:
@@ -75,24 +80,46 @@ class Transport:
 
         :param borrowed: whether it ever had a borrower
         """
-        patience = _SETTLE_TICKETS if self.never_read else _SETTLE_HIDDEN
-        self.never_read = False
-        for seconds in (patience, _SETTLE_TICKETS, _SETTLE_TICKETS):
-            liveness = await self._receive_for(seconds)
+        if self.never_read:
+            self.never_read = False
+            liveness = await self._receive_for(_SETTLE_TICKETS)
+        else:
+            liveness = await self._receive_queued()
+        for _ in range(_PATIENCE):
             if liveness is Liveness.ALIVE:
                 liveness = self.probe() if borrowed else self.probe.first()
             if liveness is not Liveness.UNSURE:
                 return liveness
+            liveness = await self._receive_for(_SETTLE_TICKETS)
         return Liveness.CLOSED
 
+    async def _receive_queued(self) -> Liveness:
+        """Receive what the event loop has taken from the kernel already, however busy it is."""
+        found = Liveness.ALIVE
+
+        async def receive() -> None:
+            nonlocal found
+            found = await self._receive()
+
+        async with create_task_group() as tasks:
+            tasks.start_soon(receive)
+            for _ in range(_TURNS):
+                await checkpoint()
+            tasks.cancel_scope.cancel()
+        return found
+
     async def _receive_for(self, seconds: float) -> Liveness:
+        with move_on_after(seconds):
+            return await self._receive()
+        return Liveness.ALIVE
+
+    async def _receive(self) -> Liveness:
         try:
-            with move_on_after(seconds):
-                self.early += await self.stream.receive(_CHUNK)
+            self.early += await self.stream.receive(_CHUNK)
         except Exception as error:
             _logger.debug("pool %s: %s turned out dead: %r", self.pool, self, error)
             return Liveness.CLOSED
-        return Liveness.UNREAD if self.early else Liveness.ALIVE
+        return Liveness.UNREAD
 
     async def close(self, grace: float) -> None:
         """Close the stream; whatever happens, it is closed afterwards.
