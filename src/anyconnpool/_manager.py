@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -38,8 +38,12 @@ class ManagedPool(ConnectionPool):
 
     _start: Callable[[ManagedPool], RunningPool]
 
-    def start_with(self, start: Callable[[ManagedPool], RunningPool]) -> None:
+    #: what the pool is for, as it was written first
+    remote: Remote
+
+    def start_with(self, start: Callable[[ManagedPool], RunningPool], remote: Remote) -> None:
         """Start now, and again whenever the manager has dropped the pool meanwhile."""
+        self.remote = remote
         self._start = start
         self._use(start(self))
 
@@ -70,6 +74,27 @@ class ManagedPool(ConnectionPool):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         raise RuntimeError("this pool lives in its manager's block: use it without entering it")
         yield self
+
+
+class StatisticsByRemote(Mapping[Remote, PoolStatistics]):
+    """Look statistics up by remotes, hashable or not.
+
+    :param found: remotes and statistics
+    :param tls: whether TLS is spoken to addresses
+    """
+
+    def __init__(self, found: Iterable[tuple[Remote, PoolStatistics]], *, tls: bool) -> None:
+        self._tls = tls
+        self._found = {remote_key(item[0], tls=tls): item for item in found}
+
+    def __getitem__(self, remote: Remote) -> PoolStatistics:
+        return self._found[remote_key(remote, tls=self._tls)][1]
+
+    def __iter__(self) -> Iterator[Remote]:
+        return (remote for remote, _ in self._found.values())
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
@@ -158,7 +183,7 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
                 tls_standard_compatible=self._tls_standard_compatible,
                 **self._settings,
             )
-            pool.start_with(self._start)
+            pool.start_with(self._start, remote)
             self._pools[key] = pool
         return pool
 
@@ -179,19 +204,13 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         for pool in list(self._running):
             pool.retire()
 
-    def statistics(self) -> dict[str, PoolStatistics]:
-        """Return the statistics of the running pools by their names, from any thread.
+    def statistics(self) -> Mapping[Remote, PoolStatistics]:
+        """Return the statistics of the running pools by their remotes, from any thread.
 
-        Pools of one name, which only connectables of your own can have, are numbered.
+        A remote is found however it is written.
         """
-        found: dict[str, PoolStatistics] = {}
-        for pool in list(self._running):
-            name, number = pool.name, 1
-            while name in found:
-                number += 1
-                name = f"{pool.name} ({number})"
-            found[name] = pool.statistics()
-        return found
+        found = [(pool.remote, pool.statistics()) for pool in list(self._running)]
+        return StatisticsByRemote(found, tls=self._tls)
 
     def _check(self) -> None:
         if self._block is None:

@@ -38,6 +38,7 @@ class LedgerMachine(LedgerEvents):
         opens = 0
         while self.ledger.orders:
             order, entry = self.ledger.orders.popleft()
+            assert entry is not None
             if order is Order.OPEN:
                 new[opens].entry = entry
                 self.conns[entry] = new[opens]

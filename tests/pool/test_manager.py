@@ -134,24 +134,23 @@ async def test_the_limit_of_a_line_reaches_the_exchange() -> None:
             await manager.send_receive_line(MemoryNetwork(), b"0123456789", max_bytes=3)
 
 
-async def test_statistics_are_told_by_name_and_duplicates_are_numbered() -> None:
-    """Only connectables of one's own can share a name; any thread may ask."""
+async def test_statistics_are_told_by_remote_however_it_is_written() -> None:
+    """Remotes that can't be hashed are found as well; any thread may ask."""
     networks = [MemoryNetwork() for _ in range(3)]
     async with PoolManager(max_size=4) as manager:
         for network in networks:
             await fill(manager.pool(network), 1 + networks.index(network))
-        manager.pool(("localhost", 1))
+        manager.pool(TCPConnectable("localhost", 1))
         # Waiting for it in the event loop would let the virtual clock jump.
         with ThreadPoolExecutor() as threads:
             statistics = threads.submit(manager.statistics).result()
-        assert {name: one.size for name, one in statistics.items()} == {
-            "MemoryNetwork": 1,
-            "MemoryNetwork (2)": 2,
-            "MemoryNetwork (3)": 3,
-            "tcp://localhost:1": 0,
-        }
-        assert statistics["tcp://localhost:1"].max_size == 4
-    assert manager.statistics() == {}
+        assert [statistics[network].size for network in networks] == [1, 2, 3]
+        assert statistics["localhost", 1].max_size == 4
+        assert statistics[TCPConnectable("localhost", 1)].name == "tcp://localhost:1"
+        assert list(statistics) == [*networks, TCPConnectable("localhost", 1)]
+        assert ("localhost", 2) not in statistics
+        assert len(statistics) == 4
+    assert not manager.statistics()
 
 
 @pytest.mark.parametrize(
@@ -208,7 +207,7 @@ async def test_a_wrong_remote_is_refused_by_pool(remote: Any, error: type[Except
         manager.pool(("localhost", 1))
         with pytest.raises(error):
             manager.pool(remote)
-        assert list(manager.statistics()) == ["tcp://localhost:1"]
+        assert list(manager.statistics()) == [("localhost", 1)]
 
 
 async def test_tls_is_for_addresses_only() -> None:

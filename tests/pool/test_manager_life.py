@@ -45,7 +45,7 @@ async def test_a_pool_that_was_used_again_in_time_is_not_dropped() -> None:
                 connection.discard()
             await anyio.sleep(70)
         await anyio.sleep(20)
-        assert manager.statistics()["MemoryNetwork"].opened == 2
+        assert manager.statistics()[network].opened == 2
         await anyio.sleep(20)
         assert manager.statistics() == {}
 
@@ -61,7 +61,7 @@ async def test_a_pool_that_is_kept_is_started_again_on_use() -> None:
             assert manager.statistics() == {}
             assert manager.pool(network) is pool
             assert await pool.send_receive(b"ping", 4) == b"ping"
-            assert manager.statistics()["MemoryNetwork"].max_size == 3
+            assert manager.statistics()[network].max_size == 3
     assert network.open_now == 0
 
 

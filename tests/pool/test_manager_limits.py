@@ -136,7 +136,8 @@ async def test_the_longest_idle_connection_gives_way_one_for_each_that_is_needed
             assert sockets.open() == [2, 1, 2, 1]
             async with manager.acquire(sockets[3]), manager.acquire(sockets[3]):
                 assert sockets.open() == [1, 0, 2, 3]
-        assert manager.statistics()["MemoryNetwork"].closed == {"gave_way": 2}
+        gone = [one.closed.get("gave_way", 0) for one in manager.statistics().values()]
+        assert sum(gone) == 3
         # Idle ones are lent as ever, and nobody has to give way for them.
         for index in (0, 2, 3):
             async with manager.acquire(sockets[index]) as connection:
