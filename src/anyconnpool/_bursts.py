@@ -88,11 +88,10 @@ class BurstStream(ReadAheadStream):
         probe = self._silence_probe()
         if probe is not None:
             return await self._receive_if_arrived(probe, seconds)
-        with move_on_after(seconds) as scope:
+        with move_on_after(seconds):
             return await self._receive_chunk()
-        if scope.cancelled_caught:
-            self._unfinished -= 1
-            self._cut_short = True
+        self._unfinished -= 1
+        self._cut_short = True
         return b""
 
     async def _receive_if_arrived(self, probe: SocketProbe, seconds: float) -> bytes:

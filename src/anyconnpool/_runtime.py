@@ -61,7 +61,7 @@ def redeliver_native_cancellation() -> None:
     if current_effective_deadline() == -math.inf:
         return
     task = asyncio.current_task()
-    if task is not None:
-        if sys.version_info >= (3, 11):
-            task.uncancel()
-        task.cancel()
+    assert task is not None
+    if sys.version_info >= (3, 11):
+        task.uncancel()
+    task.cancel()

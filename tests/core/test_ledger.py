@@ -83,6 +83,18 @@ def test_a_grant_that_is_abandoned_with_nobody_waiting_becomes_idle() -> None:
     assert pool.ledger.statistics().acquired == 0
 
 
+def test_a_grant_that_was_seized_is_not_booked_when_it_is_abandoned() -> None:
+    """The pool's block has ended meanwhile: the connection is closed already."""
+    pool = Pool(max_size=1)
+    waiter = pool.join()
+    entry = pool.open()
+    pool.ledger.shut(RuntimeError, lambda: None)
+    pool.ledger.seize(entry)
+    pool.ledger.abandon(waiter, 0)
+    assert pool.close() is entry
+    assert pool.ledger.statistics().size == 0
+
+
 def test_a_reused_grant_that_is_abandoned_is_counted_as_if_it_had_not_been() -> None:
     """An abandoned grant of a connection that had a borrower leaves ``reused`` as it was."""
     pool = Pool(max_size=1)

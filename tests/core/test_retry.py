@@ -245,3 +245,11 @@ def test_a_socket_that_is_gone_is_no_error() -> None:
     raw = RecordingSocket(refuses=True)
     KeepAlive().apply(raw)
     assert not raw.options
+
+
+def test_an_option_that_the_system_lacks_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS and Windows have no TCP_USER_TIMEOUT; the others are set there."""
+    monkeypatch.setattr("anyconnpool._keepalive._USER_TIMEOUT_OPTION", None)
+    raw = RecordingSocket()
+    KeepAlive().apply(raw)
+    assert len(raw.options) == 4

@@ -1,0 +1,113 @@
+"""Corners of the public surface: what is said where there is nothing to say, and misuse."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import anyio
+import pytest
+from anyio import ConnectionFailed, TypedAttributeLookupError
+from anyio.abc import ByteStream, ByteStreamConnectable
+
+from anyconnpool import ConnectionPool, FramedStream
+
+from .network import MemoryNetwork
+
+
+class Gone(ByteStream):
+    """A stream whose socket went away before anybody looked at it, as uvloop's can."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        raise AttributeError("'NoneType' object has no attribute 'family'")
+
+    async def receive(self, max_bytes: int = 65536) -> NoReturn:
+        raise AssertionError("nobody receives")
+
+    async def send(self, item: bytes) -> NoReturn:
+        raise AssertionError("nobody sends")
+
+    async def send_eof(self) -> NoReturn:
+        raise AssertionError("nobody sends")
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class GoneAtOnce(ByteStreamConnectable):
+    def __init__(self) -> None:
+        self.stream = Gone()
+
+    async def connect(self) -> Gone:
+        return self.stream
+
+
+async def test_a_connection_that_hangs_up_at_once_is_a_failure_to_connect() -> None:
+    """Whatever its socket says then, the caller learns what happened, and nothing stays open."""
+    remote = GoneAtOnce()
+    async with ConnectionPool(remote, name="gone") as pool:
+        with pytest.raises(ConnectionFailed, match="gone hung up at once"):
+            await pool.acquire()
+        assert pool.statistics().size == 0
+    assert remote.stream.closed
+
+
+async def test_what_is_no_socket_has_no_addresses() -> None:
+    """Asking for one is an error that says why, as AnyIO's own is."""
+    async with ConnectionPool(MemoryNetwork()) as pool, pool.acquire() as connection:
+        with pytest.raises(TypedAttributeLookupError, match="it is no socket"):
+            assert connection.local_address
+        with pytest.raises(TypedAttributeLookupError, match="it is no socket"):
+            assert connection.remote_address
+
+
+async def test_leaving_an_acquire_twice_does_no_harm() -> None:
+    """The second time gives nothing back."""
+    async with ConnectionPool(MemoryNetwork()) as pool:
+        acquisition = pool.acquire()
+        await acquisition.__aenter__()
+        await acquisition.__aexit__(None, None, None)
+        await acquisition.__aexit__(None, None, None)
+        assert (pool.statistics().idle, pool.statistics().size) == (1, 1)
+
+
+async def test_one_acquire_is_one_borrow_at_a_time() -> None:
+    """Entered again while it holds a connection, it would lose that one."""
+    async with ConnectionPool(MemoryNetwork()) as pool:
+        acquisition = pool.acquire()
+        async with acquisition:
+            with pytest.raises(RuntimeError, match=r"call acquire\(\) once a borrow"):
+                await acquisition.__aenter__()
+        async with acquisition as connection:
+            assert connection.reused
+
+
+async def test_streams_can_be_shown() -> None:
+    """A connection in a log says where it leads and whose it is; a stream, what it holds."""
+    async with ConnectionPool(MemoryNetwork()) as pool:
+        async with pool.acquire() as connection:
+            assert repr(connection) == "<PooledConnection None -> None, borrowed>"
+            stream = FramedStream(connection)
+            stream.feed_data(b"four")
+            assert repr(stream) == "<FramedStream, 4 bytes buffered>"
+        assert repr(connection) == "<PooledConnection None -> None, given back>"
+        await stream.aclose()
+        assert repr(stream) == "<FramedStream, closed>"
+
+
+def test_tls_without_a_check_of_names_needs_none() -> None:
+    """Over a UNIX socket, a context that checks no hostname is enough."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    assert ConnectionPool("/run/x", tls=True, ssl_context=context).name == "tls+unix:///run/x"
+
+
+def test_the_connectables_of_anyio_name_their_remotes() -> None:
+    """A pool is called like the URL of its remote, also if that came ready-made."""
+    unix = anyio.UNIXConnectable("/run/x")
+    assert ConnectionPool(unix).name == "unix:///run/x"
