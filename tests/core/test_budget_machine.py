@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -206,6 +207,7 @@ class BudgetMachine(RuleBasedStateMachine):
         assert not any(member.model.waiters for member in self.members), "nobody is forgotten"
 
 
+@pytest.mark.timeout(300)
 def test_ledgers_that_share_a_budget_agree_with_a_naive_model() -> None:
     """Any sequence of events leads to the states, wakings and orders of the model.
 
@@ -214,6 +216,6 @@ def test_ledgers_that_share_a_budget_agree_with_a_naive_model() -> None:
     """
     SEEN.clear()
     run_state_machine_as_test(
-        BudgetMachine, settings=settings(max_examples=150, stateful_step_count=40)
+        BudgetMachine, settings=settings(max_examples=70, stateful_step_count=40)
     )
     assert CloseReason.GAVE_WAY.value in SEEN

@@ -149,7 +149,7 @@ async def perform(step: Step, stream: FramedStream, source: ScriptedStream, rest
     raise AssertionError("cancelled without a strike")
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(
     wire=wires,
     places=st.lists(st.integers(1, 60), max_size=30),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
@@ -141,6 +142,7 @@ class LedgerMachine(LedgerEvents):
         return False
 
 
+@pytest.mark.timeout(300)
 def test_the_ledger_agrees_with_a_naive_model() -> None:
     """Any sequence of events leads to the states, wakings, orders and totals of the model.
 
@@ -148,7 +150,7 @@ def test_the_ledger_agrees_with_a_naive_model() -> None:
     """
     SEEN.clear()
     run_state_machine_as_test(
-        LedgerMachine, settings=settings(max_examples=400, stateful_step_count=50)
+        LedgerMachine, settings=settings(max_examples=150, stateful_step_count=50)
     )
     table = {(before, after) for before, states in TRANSITIONS.items() for after in states}
     assert table == SEEN

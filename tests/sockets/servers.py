@@ -74,17 +74,18 @@ class Peer:
         self.ready = threading.Event()
         self.thread: threading.Thread | None = None
         self._buffer = b""
-        self._gone = False
+        self._lock = threading.Lock()
 
     @property
     def hung_up(self) -> bool:
         """Whether the client has ended the connection, or this end has."""
-        fd = self.socket.fileno()
-        if fd < 0:
-            return True
-        poll = select.poll()
-        poll.register(fd, select.POLLRDHUP)
-        return any(events & _GONE for _, events in poll.poll(0))
+        with self._lock:
+            fd = self.socket.fileno()
+            if fd < 0:
+                return True
+            poll = select.poll()
+            poll.register(fd, select.POLLRDHUP)
+            return any(events & _GONE for _, events in poll.poll(0))
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
@@ -127,9 +128,8 @@ class Peer:
 
     def close(self) -> None:
         # The descriptor is gone a moment before the client can see it.
-        self._gone = self.hung_up
-        self.socket.close()
-        self._gone = True
+        with self._lock:
+            self.socket.close()
 
 
 def echo_lines(peer: Peer) -> None:

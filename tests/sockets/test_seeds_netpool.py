@@ -36,6 +36,7 @@ async def test_netpool_maximum_connections_reached(serve: Serve) -> None:
     server = serve()
     async with server.pool(max_size=3) as pool, create_task_group() as task_group:
         first, second, third = [await pool.acquire() for _ in range(3)]
+        await eventually(lambda: server.most == 3)
         with pytest.raises(PoolFull, match="max_size 3, 3 in use"):
             pool.acquire_nowait()
         task_group.start_soon(wait)
