@@ -150,7 +150,7 @@ def test_the_ledger_agrees_with_a_naive_model() -> None:
     """
     SEEN.clear()
     run_state_machine_as_test(
-        LedgerMachine, settings=settings(max_examples=150, stateful_step_count=50)
+        LedgerMachine, settings=settings(max_examples=300, stateful_step_count=50)
     )
     table = {(before, after) for before, states in TRANSITIONS.items() for after in states}
     assert table == SEEN
