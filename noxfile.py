@@ -54,7 +54,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests on all backends; with the newest interpreter, demand full coverage."""
+    """Run the tests on all backends; with the newest interpreter, measure the coverage."""
     install(session, "test")
     cover = ["--cov"] if session.python == PYTHONS[-1] and not session.posargs else []
     session.run("pytest", *SPREAD, *cover, *session.posargs)

@@ -11,7 +11,7 @@ import pytest
 from anyio import ConnectionFailed, TypedAttributeLookupError
 from anyio.abc import ByteStream, ByteStreamConnectable
 
-from anyconnpool import ConnectionPool, FramedStream
+from anyconnpool import ConnectionPool, FramedStream, PooledConnection
 
 from .network import MemoryNetwork
 
@@ -111,3 +111,18 @@ def test_the_connectables_of_anyio_name_their_remotes() -> None:
     """A pool is called like the URL of its remote, also if that came ready-made."""
     unix = anyio.UNIXConnectable("/run/x")
     assert ConnectionPool(unix).name == "unix:///run/x"
+
+
+async def test_what_a_login_left_unread_waits_for_the_first_borrower() -> None:
+    """It doesn't make a connection that stands ready unfit."""
+    network = MemoryNetwork()
+
+    async def read_one_line(connection: PooledConnection) -> None:
+        network.peers[-1].push(b"one\ntwo\n")
+        assert await connection.receive_line() == b"one"
+
+    async with ConnectionPool(network, min_idle=1, on_connect=read_one_line) as pool:
+        await pool.wait_ready()
+        async with pool.acquire() as connection:
+            assert not connection.reused
+            assert await connection.receive_line() == b"two"
