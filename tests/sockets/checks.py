@@ -8,11 +8,15 @@ import sys
 from collections.abc import Callable, Sized
 from contextlib import suppress
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any, Protocol
 
 import anyio
 
 from anyconnpool import ConnectionPool, PooledConnection
+
+#: AnyIO before 4.16 leaves a socket open in two cases of cancellation
+OLD_ANYIO = tuple(map(int, version("anyio").split(".")[:2])) < (4, 16)
 
 
 class HasRemote(Protocol):
