@@ -161,6 +161,9 @@ async def _close_at_once(stream: ByteStream) -> None:
             # It never waits for the peer. But cut short by a cancellation, AnyIO before 4.16 leaves
             # the socket open for as long as the peer doesn't read what is still unsent.
             await bottom.aclose()
+            # There, the descriptor is closed one turn of the event loop later; its slot must not be
+            # free before that.
+            await checkpoint()
         await aclose_forcefully(stream)
 
 

@@ -15,7 +15,7 @@ import anyio
 
 from anyconnpool import ConnectionPool, PooledConnection
 
-#: AnyIO before 4.16 leaves a socket open in two cases of cancellation
+#: whose connect_tcp() loses a socket if it is cancelled at the wrong moment
 OLD_ANYIO = tuple(map(int, version("anyio").split(".")[:2])) < (4, 16)
 
 

@@ -15,7 +15,7 @@ from anyio.abc import SocketAttribute
 
 from anyconnpool import ConnectionPool, KeepAlive, PooledConnection, Retry
 
-from .checks import OLD_ANYIO, client_sockets, eventually, expect_closed
+from .checks import client_sockets, eventually, expect_closed
 from .conftest import Serve
 from .servers import Server, echo_when_told, one_reply
 
@@ -159,7 +159,6 @@ async def test_requests_wait_for_a_server_that_is_down(serve: Serve) -> None:
         assert server.most <= 5
 
 
-@pytest.mark.skipif(OLD_ANYIO, reason="AnyIO before 4.16 holds a socket with bytes unsent open")
 async def test_a_peer_that_never_reads_cannot_hold_up_a_timeout(serve: Serve) -> None:
     """The send is covered, in which gtcp hung; the connection is closed."""
     server = serve(None)
