@@ -1,11 +1,12 @@
 """Choose the backends: coroutine tests run on asyncio, asyncio+uvloop and trio.
 
 `--backend NAME`, which may be repeated, narrows the choice. Tests without a backend always run.
+`--long` asks for the long form of the tests that have one, `--seed N` for another course of chance.
 """
 
 from collections.abc import Callable
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,13 +30,15 @@ settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--backend`."""
+    """Add `--backend`, `--long` and `--seed`."""
     parser.addoption(
         "--backend",
         action="append",
         choices=list(BACKENDS),
         help="run the tests that need a backend on this one only; may be repeated",
     )
+    parser.addoption("--long", action="store_true", help="run the long form of tests with one")
+    parser.addoption("--seed", type=int, default=1, help="what tests draw their chances from")
 
 
 @pytest.fixture(scope="module", params=list(BACKENDS))
@@ -47,6 +50,18 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
         except ImportError as error:
             pytest.skip(f"uvloop is not there: {error}")
     return BACKENDS[request.param]
+
+
+@pytest.fixture(scope="session")
+def long_form(pytestconfig: pytest.Config) -> bool:
+    """Tell whether a test that has a long form should run it."""
+    return bool(pytestconfig.getoption("long"))
+
+
+@pytest.fixture(scope="session")
+def seed(pytestconfig: pytest.Config) -> int:
+    """Return what a test's random numbers start from."""
+    return cast("int", pytestconfig.getoption("seed"))
 
 
 @pytest.hookimpl(tryfirst=True)

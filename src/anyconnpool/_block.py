@@ -19,6 +19,7 @@ from anyio.abc import ByteStreamConnectable, TaskGroup
 
 from anyconnpool._entry import Entry, Liveness, State
 from anyconnpool._housekeeper import Housekeeper
+from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._lender import Lender
 from anyconnpool._opener import Opener
@@ -38,6 +39,7 @@ class RunningPool:
     :param settings: the pool's settings
     :param connectable: what it connects to
     :param tasks: the group for the pool's tasks
+    :param runtime: the event loop of the block
     :param make_ledger: makes the ledger
     """
 
@@ -46,9 +48,9 @@ class RunningPool:
         settings: Settings,
         connectable: ByteStreamConnectable,
         tasks: TaskGroup,
-        make_ledger: LedgerFactory = Ledger[Transport],
+        runtime: Runtime,
+        make_ledger: LedgerFactory,
     ) -> None:
-        runtime = Runtime(settings.name)
         self._slots = CapacityLimiter(settings.max_size)
         self._drained = Event()
         self.ledger = ledger = make_ledger(settings, self._slots, inspect)
@@ -94,14 +96,16 @@ class RunningPool:
 class Block:
     """Run pools inside one ``async with`` block: one pool, or those of a manager.
 
+    :param name: how to call what runs in it in errors
     :param close_timeout: grace for what is borrowed when the block ends, in seconds
     """
 
-    def __init__(self, close_timeout: float) -> None:
+    def __init__(self, name: str, close_timeout: float) -> None:
+        self._runtime = Runtime(name)
         self._close_timeout = close_timeout
         self._tasks = create_task_group()
         self._scopes: list[CancelScope] = []
-        self._pools: list[RunningPool] = []
+        self._pools: dict[RunningPool, None] = {}
 
     def start(
         self,
@@ -109,15 +113,19 @@ class Block:
         connectable: ByteStreamConnectable,
         make_ledger: LedgerFactory = Ledger[Transport],
     ) -> RunningPool:
-        """Start a pool, inside the block."""
-        pool = RunningPool(settings, connectable, self._tasks, make_ledger)
-        self._pools.append(pool)
+        """Start a pool, inside the block.
+
+        :raises PoolError: in another event loop, thread or process than the block's
+        """
+        self._runtime.check()
+        pool = RunningPool(settings, connectable, self._tasks, self._runtime, make_ledger)
+        self._pools[pool] = None
         return pool
 
     def stop(self, pool: RunningPool) -> None:
         """End a pool that has nothing borrowed, inside the block."""
         pool.end()
-        self._pools.remove(pool)
+        del self._pools[pool]
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task until the block ends.
@@ -128,12 +136,15 @@ class Block:
         self._scopes.append(scope)
         self._tasks.start_soon(_run_within, scope, function)
 
+    @defer_interrupts
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[None]:
         """Run the pools that are started until the body ends, then close everything.
 
         What the body raises leaves as the same object: it is kept out of the task groups, which
-        would wrap it, and nothing that the clean-up meets replaces it.
+        would wrap it, and nothing that the clean-up meets replaces it. If one of the pool's tasks
+        was ended by what nobody catches (a hook's ``SystemExit``), that leaves in an exception
+        group; the body was cancelled for it.
         """
         body_error: BaseException | None = None
         try:
@@ -147,9 +158,12 @@ class Block:
             finally:
                 await self._dispose_of_the_rest()
         except BaseException as error:
+            cancelled = get_cancelled_exc_class()
             if body_error is None:
                 raise
-            if isinstance(body_error, Exception) and isinstance(error, get_cancelled_exc_class()):
+            if isinstance(body_error, cancelled) and not isinstance(error, cancelled):
+                raise
+            if isinstance(body_error, Exception) and isinstance(error, cancelled):
                 redeliver_native_cancellation()
         if body_error is not None:
             try:

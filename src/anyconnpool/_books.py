@@ -69,7 +69,7 @@ class Books(Generic[Link]):
         self._idle: deque[Entry[Link]] = deque()
         self._pop_idle = self._idle.pop if settings.idle_order == "lifo" else self._idle.popleft
         self._waiters: OrderedDict[Waiter[Link], None] = OrderedDict()
-        self._watchers: list[Waiter[Link]] = []
+        self._watchers: dict[Waiter[Link], None] = {}
         self._population = [0] * len(State)
         self._size = 0
         self._generation = 0

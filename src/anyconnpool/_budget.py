@@ -162,11 +162,16 @@ class SharingLedger(Ledger[Link]):
     def needy(self) -> Iterator[int]:
         """Yield the places of the waiters for whom there is room here and nothing under way."""
         under_way = self._under_way()
+        in_need = len(self._waiters) - under_way
         room = self._max_size - self._size
-        if room <= 0 or len(self._waiters) <= under_way:
+        if room <= 0 or in_need <= 0:
             return iter(())
-        end = None if room == math.inf else under_way + int(room)
-        return (waiter.number for waiter in islice(self._waiters, under_way, end))
+        # Those in need are the last in line: from the end where fewer have to be passed.
+        if in_need < under_way:
+            line = reversed(list(islice(reversed(self._waiters), in_need)))
+        else:
+            line = islice(self._waiters, under_way, None)
+        return (waiter.number for waiter in islice(line, None if room == math.inf else int(room)))
 
     def open_for_waiter(self) -> None:
         """Order a connection for the waiter that has waited longest."""

@@ -12,6 +12,7 @@ from anyio import ClosedResourceError, ConnectionFailed, TypedAttributeLookupErr
 from anyconnpool._entry import Entry
 from anyconnpool._exceptions import PoolError
 from anyconnpool._framed import FramedStream
+from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._liveness import SocketProbe
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -115,6 +116,7 @@ class PooledConnection(FramedStream):
         """How many bytes have come since it was borrowed, read or not."""
         return self._bytes_received
 
+    @defer_interrupts
     async def aclose(self) -> None:
         """Give the connection back; closed is only what is not clean. Twice does no harm.
 
@@ -125,6 +127,7 @@ class PooledConnection(FramedStream):
         raised = sys.exc_info()[1]
         self._give_back(raised is not None and raised is not self._handled)
 
+    @defer_interrupts
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -137,6 +140,7 @@ class PooledConnection(FramedStream):
         if not self._closed:
             self._finish(CloseReason.UNCLEAN if failed else self._find_fault())
 
+    @defer_interrupts
     def discard(self) -> None:
         """Give the connection back to be closed, not reused, without waiting.
 
@@ -145,6 +149,7 @@ class PooledConnection(FramedStream):
         self._check_open()
         self._finish(CloseReason.DISCARDED)
 
+    @defer_interrupts
     def detach(self) -> FramedStream:
         """Take the connection out of the pool for good, without waiting; its slot is free.
 
@@ -268,12 +273,14 @@ class Acquisition:
         self._timeout = timeout
         self._connection: PooledConnection | None = None
 
+    @defer_interrupts
     async def __aenter__(self) -> PooledConnection:
         if self._connection is not None:
             raise RuntimeError("this acquire() is entered already: call acquire() once a borrow")
         self._connection = connection = await self._lender.lend(self._timeout)
         return connection
 
+    @defer_interrupts
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,

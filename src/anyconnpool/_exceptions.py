@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from anyio import ClosedResourceError, WouldBlock
 
+from anyconnpool._log import tell_with_cause
 from anyconnpool._statistics import PoolStatistics
 
 
@@ -70,9 +71,7 @@ class AcquireTimeout(PoolError, TimeoutError):
             f"no connection of pool {statistics.name!r} within {timeout:g} s ({_state(statistics)})"
         )
         if last_connect_error is not None:
-            message += (
-                f"; last connect error: {type(last_connect_error).__name__}: {last_connect_error}"
-            )
+            message += f"; last connect error: {tell_with_cause(last_connect_error)}"
         elif statistics.in_use >= statistics.max_size:
             message += "; give connections back sooner or raise max_size"
         super().__init__(message)

@@ -7,6 +7,7 @@ import logging
 from anyio import CancelScope, sleep
 from anyio.lowlevel import checkpoint
 
+from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._runtime import Runtime
 from anyconnpool._settings import Settings
@@ -44,12 +45,13 @@ class Housekeeper:
         self._workers = workers
         self._now = runtime.now
         self._scope = CancelScope()
-        self._refill_at = runtime.now()
+        self._look_at = self._refill_at = runtime.now()
         self._interval = max(
             min(_SWEEP_INTERVAL, settings.max_idle_time / 4, settings.max_lifetime / 4),
             _SHORTEST_PAUSE,
         )
 
+    @defer_interrupts
     async def run(self) -> None:
         """Sweep again and again, until stopped; an error is logged and survived."""
         with self._scope:
@@ -60,6 +62,7 @@ class Housekeeper:
                     _logger.exception("pool %s: a sweep failed, the next follows", self._name)
                 await sleep(self._pause())
 
+    @defer_interrupts
     def stop(self) -> None:
         """Sweep no more."""
         self._scope.cancel()
@@ -71,14 +74,20 @@ class Housekeeper:
     async def _sweep(self) -> None:
         while self._ledger.reap(self._now(), _SLICE):
             await self._finish_slice()
-        entries = self._ledger.idle_entries()
-        for start in range(0, len(entries), _SLICE):
-            self._ledger.judge_idle(entries[start : start + _SLICE], self._now())
-            await self._finish_slice()
+        # Expiries may call more often; all idle entries are looked at once an interval.
+        if self._now() >= self._look_at:
+            self._look_at = self._now() + self._interval
+            await self._look_over()
         if self._now() >= self._refill_at:
             self._refill_at = self._now() + _SWEEP_INTERVAL
             self._ledger.refill()
         self._workers.carry_out()
+
+    async def _look_over(self) -> None:
+        start: int | None = 0
+        while start is not None:
+            start = self._ledger.look_over(start, _SLICE, self._now())
+            await self._finish_slice()
 
     async def _finish_slice(self) -> None:
         self._workers.carry_out()

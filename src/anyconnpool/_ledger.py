@@ -19,10 +19,11 @@ are read from other threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from anyconnpool._books import Books
 from anyconnpool._entry import Entry, Link, Liveness, State, Waiter
+from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._statistics import CloseReason, PoolStatistics, freeze_counts
 
 # A lifetime ends up to a tenth early, so that connections opened together don't end together.
@@ -171,25 +172,27 @@ class Ledger(Books[Link]):
         with self._lock:
             return list(self._idle)
 
-    def judge_idle(self, entries: Iterable[Entry[Link]], now: float) -> None:
-        """Take those of the entries that are idle but no longer good out of the idle ones."""
+    def look_over(self, start: int, limit: int, now: float) -> int | None:
+        """Take the idle entries that are no longer good out of the idle ones, a slice at a time.
+
+        :param start: how many of those that stood longest to pass over
+        :param limit: how many to look at
+        :return: where the next slice starts, if there is one
+        """
+        idle, kept = self._idle, 0
         with self._lock:
-            verdicts = {
-                entry: self._judge_idle(entry, now)
-                for entry in entries
-                if entry.state is State.IDLE
-            }
-            bad = {
-                entry: reason
-                for entry, (reason, unsure) in verdicts.items()
-                if reason is not None or unsure
-            }
-            if bad:
-                good = [entry for entry in self._idle if entry not in bad]
-                self._idle.clear()
-                self._idle.extend(good)
-                for entry, reason in bad.items():
-                    self._remove(entry, reason)
+            idle.rotate(-start)
+            try:
+                for _ in range(min(limit, len(idle) - start)):
+                    reason, unsure = self._judge_idle(idle[0], now)
+                    if reason is None and not unsure:
+                        idle.rotate(-1)
+                        kept += 1
+                    else:
+                        self._remove(idle.popleft(), reason)
+            finally:
+                idle.rotate(start + kept)
+            return start + kept if start + kept < len(idle) else None
 
     def next_expiry(self) -> float:
         """Return when the entry that stood longest will have been idle for too long."""
@@ -220,14 +223,13 @@ class Ledger(Books[Link]):
     def watch(self, watcher: Waiter[Link]) -> None:
         """Tell a task when enough connections are idle, or why they can't be opened."""
         with self._lock:
-            self._watchers.append(watcher)
+            self._watchers[watcher] = None
             self._check_ready()
 
     def unwatch(self, watcher: Waiter[Link]) -> None:
         """Forget a task that watched; no matter if it has been told."""
         with self._lock:
-            if watcher in self._watchers:
-                self._watchers.remove(watcher)
+            self._watchers.pop(watcher, None)
 
     def retire(self) -> None:
         """Order every present connection to be closed, those in use when they come back."""
@@ -265,6 +267,7 @@ class Ledger(Books[Link]):
             if entry.state is State.IN_USE:
                 self._remove(entry, CloseReason.SEIZED)
 
+    @defer_interrupts
     def statistics(self) -> PoolStatistics:
         """Return counts and totals as they are now, from any thread."""
         with self._lock:

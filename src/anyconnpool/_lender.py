@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from anyconnpool._connection import PooledConnection
 from anyconnpool._entry import Entry, Waiter
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
+from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._runtime import Runtime
 from anyconnpool._settings import Settings
@@ -52,28 +53,37 @@ class Lender:
         #: whether the pool's block has not ended yet
         self.running = True
 
+    @defer_interrupts
     async def lend(self, timeout: float) -> PooledConnection:
         """Borrow an idle connection, or wait for one.
 
         :param timeout: limit in seconds
         """
+        self.check()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await checkpoint_if_cancelled()
+        entry = self._checkout()
         self._turns += 1
-        if not self._turns & _TURN_MASK:
-            await checkpoint()
-        return self._lend_idle() or PooledConnection(self, await self._wait_for_entry(timeout))
+        if entry is None:
+            entry = await self._wait_for_entry(timeout)
+        elif not self._turns & _TURN_MASK:
+            # Only now: whoever asks meanwhile must not overtake.
+            await self._pause_holding(entry)
+        return PooledConnection(self, entry)
 
+    @defer_interrupts
     def lend_nowait(self) -> PooledConnection:
         """Borrow an idle connection.
 
         :raises PoolFull: if there is none
         """
-        connection = self._lend_idle()
-        if connection is None:
+        self.check()
+        entry = self._checkout()
+        if entry is None:
             raise PoolFull(self._ledger.statistics(), "has no idle connection to lend at once")
-        return connection
+        return PooledConnection(self, entry)
 
+    @defer_interrupts
     def take_back(
         self, entry: Entry[Transport], reason: CloseReason | None, *, unsure: bool
     ) -> None:
@@ -82,12 +92,14 @@ class Lender:
         if self._ledger.orders:
             self._workers.carry_out()
 
+    @defer_interrupts
     def let_go(self, entry: Entry[Transport]) -> bool:
         """Give a connection away for good; false if it has been closed already."""
         mine = self._ledger.detach(entry)
         self._workers.carry_out()
         return mine
 
+    @defer_interrupts
     async def wait_ready(self) -> None:
         """Wait until ``min_idle`` connections are idle, or raise why they can't be opened."""
         await checkpoint()
@@ -108,18 +120,21 @@ class Lender:
         """Count an exchange that is repeated."""
         self._ledger.replayed += 1
 
+    @defer_interrupts
     def retire(self) -> None:
         """Replace every present connection when it next comes back."""
         self.check()
         self._ledger.retire()
         self._workers.carry_out()
 
+    @defer_interrupts
     def resize(self, max_size: float) -> None:
         """Change the most connections."""
         self.check()
         self._ledger.resize(max_size)
         self._workers.carry_out()
 
+    @defer_interrupts
     def end(self, drained: Callable[[], object]) -> None:
         """Refuse everybody from now on, and close what is idle.
 
@@ -142,12 +157,19 @@ class Lender:
     def _closed_error(self) -> PoolClosed:
         return PoolClosed(self.settings.name, "has been left: its async with block has ended")
 
-    def _lend_idle(self) -> PooledConnection | None:
-        self.check()
+    def _checkout(self) -> Entry[Transport] | None:
         entry = self._ledger.checkout(self.now())
         if self._ledger.orders:
             self._workers.carry_out()
-        return None if entry is None else PooledConnection(self, entry)
+        return entry
+
+    async def _pause_holding(self, entry: Entry[Transport]) -> None:
+        """Give the other tasks a turn; cancelled, give back what nobody has used."""
+        try:
+            await checkpoint()
+        except BaseException:
+            self.take_back(entry, None, unsure=False)
+            raise
 
     async def _wait_for_entry(self, timeout: float) -> Entry[Transport]:
         event = Event()

@@ -18,8 +18,21 @@ def describe_error(error: Exception) -> str:
 
     What a hook of the user's raises may quote what it has received.
     """
-    name = type(error).__name__
-    return f"{name}: {error}" if isinstance(error, ConnectionFailed) else name
+    return tell_with_cause(error) if isinstance(error, ConnectionFailed) else type(error).__name__
+
+
+def tell_with_cause(error: BaseException) -> str:
+    """Return the type and the text of an error, and what the system said in the first place.
+
+    AnyIO's text for a refused connection, and for a process out of descriptors, is the same.
+    """
+    text = f"{type(error).__name__}: {error}"
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    if not isinstance(root, OSError) or str(root) in text:
+        return text
+    return f"{text} ({root})"
 
 
 class OutageLog:

@@ -18,6 +18,7 @@ from anyconnpool._checks import check_count
 from anyconnpool._connection import Acquisition
 from anyconnpool._entry import Entry, Liveness
 from anyconnpool._exceptions import PoolClosed
+from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._lender import Lender
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._remote import Remote, remote_key, resolve_remote
@@ -147,9 +148,10 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         self._budget: Budget[Transport] = Budget(max_total)
         self._ended = False
 
+    @defer_interrupts
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        self._block = block = Block(self._close_timeout)
+        self._block = block = Block("manager", self._close_timeout)
         self._ended = False
         try:
             async with block.run():
@@ -163,6 +165,7 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
             self._running.clear()
             self._empty_since.clear()
 
+    @defer_interrupts
     def pool(self, remote: Remote) -> ConnectionPool:
         """Return the pool of a remote; it is made if there is none.
 
@@ -218,6 +221,7 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         if self._ended:
             raise PoolClosed("manager", "has been left: its async with block has ended")
 
+    @defer_interrupts
     def _start(self, pool: ManagedPool) -> RunningPool:
         self._check()
         assert self._block is not None
@@ -227,6 +231,7 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         self._budget.join(ledger, running.carry_out)
         return running
 
+    @defer_interrupts
     async def _drop_unused(self) -> None:
         pause = max(min(_SWEEP_INTERVAL, self._max_idle_time / 4), _SHORTEST_PAUSE)
         while True:

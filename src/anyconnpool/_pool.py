@@ -16,6 +16,7 @@ from anyconnpool._checks import check_duration
 from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._exchanges import Exchanges
+from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._lender import Lender
 from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
@@ -150,9 +151,10 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
             self._lender.resize(value)
         self._settings = settings
 
+    @defer_interrupts
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        block = Block(self._settings.close_timeout)
+        block = Block(self._settings.name, self._settings.close_timeout)
         async with block.run():
             self._use(block.start(self._settings, self._connectable))
             yield self

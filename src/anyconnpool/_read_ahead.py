@@ -16,6 +16,7 @@ from anyio.abc import AnyByteStream, ByteReceiveStream, ByteStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._liveness import attributes_of
 
 # asyncio receives 256 KiB at most in one go: asking for as much leaves nothing behind in AnyIO.
@@ -103,6 +104,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._data = self.buffer + bytes(data)
         self._position = 0
 
+    @defer_interrupts
     async def aclose(self) -> None:
         """Close the wrapped stream and drop what is buffered; every later use is refused."""
         await self._shut().aclose()

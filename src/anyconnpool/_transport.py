@@ -19,6 +19,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
 from anyconnpool._entry import Entry, Liveness
+from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._liveness import TLSProbe, attributes_of, probe_for
 
@@ -95,18 +96,17 @@ class Transport:
 
     async def _receive_queued(self) -> Liveness:
         """Receive what the event loop has taken from the kernel already, however busy it is."""
-        found = Liveness.ALIVE
-
-        async def receive() -> None:
-            nonlocal found
-            found = await self._receive()
-
+        found: list[Liveness] = []
         async with create_task_group() as tasks:
-            tasks.start_soon(receive)
+            tasks.start_soon(self._receive_into, found)
             for _ in range(_TURNS):
                 await checkpoint()
             tasks.cancel_scope.cancel()
-        return found
+        return found[0] if found else Liveness.ALIVE
+
+    @defer_interrupts
+    async def _receive_into(self, found: list[Liveness]) -> None:
+        found.append(await self._receive())
 
     async def _receive_for(self, seconds: float) -> Liveness:
         with move_on_after(seconds):

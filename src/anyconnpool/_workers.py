@@ -10,6 +10,7 @@ from anyio.abc import TaskGroup
 
 from anyconnpool._connection import lend_to_hook
 from anyconnpool._entry import Entry, Liveness, Order
+from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._log import OutageLog
 from anyconnpool._opener import Opener
@@ -59,6 +60,7 @@ class Workers:
         self._scopes: set[CancelScope] = set()
         self._stopped = False
 
+    @defer_interrupts
     def carry_out(self) -> None:
         """Start a task for every order."""
         orders = self._ledger.orders
@@ -73,12 +75,14 @@ class Workers:
             else:
                 self._tasks.start_soon(self._close, entry)
 
+    @defer_interrupts
     def stop(self) -> None:
         """Cancel what is being opened and checked, now and from now on; closing goes on."""
         self._stopped = True
         for scope in self._scopes:
             scope.cancel()
 
+    @defer_interrupts
     async def _until_stopped(
         self, work: Callable[[Entry[Transport]], Awaitable[None]], entry: Entry[Transport]
     ) -> None:
@@ -135,6 +139,7 @@ class Workers:
         found = inspect(entry)
         return CloseReason.UNREAD_DATA if found is Liveness.UNSURE else found
 
+    @defer_interrupts
     async def _close(self, entry: Entry[Transport]) -> None:
         try:
             reason = entry.close_reason.value

@@ -215,15 +215,17 @@ class LedgerEvents(RuleBasedStateMachine):
         self.ledger.closed(entry)
         self.model.closed(self.conns[entry], entry.close_reason)
 
-    @event(often=2, limit=st.integers(1, 3), picks=st.sets(PICKS))
-    def sweep(self, limit: int, picks: set[int]) -> None:
-        """Reap, judge a slice of which some is no longer idle, and refill."""
+    @event(often=2, limit=st.integers(1, 3), start=PICKS)
+    def sweep(self, limit: int, start: int) -> None:
+        """Reap, look over a slice of the idle ones, and refill."""
         assert self.ledger.reap(self.now, limit) is self.model.reap(self.now, limit)
         self.compare()
-        entries = list(self.conns)
-        some = [entries[pick % len(entries)] for pick in sorted(picks)] if entries else []
-        self.ledger.judge_idle(some, self.now)
-        self.model.judge_idle([self.conns[entry] for entry in some], self.now)
+        start %= len(self.model.idle) + 1
+        some = self.model.idle[start : start + limit]
+        following = self.ledger.look_over(start, limit, self.now)
+        self.model.judge_idle(some, self.now)
+        passed = start + sum(conn in self.model.idle for conn in some)
+        assert following == (passed if passed < len(self.model.idle) else None)
         self.compare()
         if limit > 1:
             self._refill()

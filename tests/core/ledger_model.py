@@ -222,10 +222,12 @@ class Model:
 
     def _faults(self, conn: Conn, now: float) -> set[CloseReason]:
         alive = len(self.conns) - len(self.those(State.CLOSING))
+        # However short its life, a new connection stands ready until it is looked at again.
+        may_end = conn.borrows > 0 or conn.state is State.IDLE
         facts = {
             CloseReason.POOL_CLOSED: self.shut_error is not None,
             CloseReason.RETIRED: conn.retired,
-            CloseReason.LIFETIME: now >= conn.retire_at,
+            CloseReason.LIFETIME: may_end and now >= conn.retire_at,
             CloseReason.SURPLUS: alive > self.max_size,
             CloseReason.IDLE_TIME: conn.state is State.IDLE and self._overstayed(conn, now),
         }

@@ -80,7 +80,7 @@ async def test_a_strike_at_one_connection_does_not_save_the_others() -> None:
                 strike_oneself()
             await checkpoint()
 
-    block = Block(0)
-    block._pools.append(cast("RunningPool", Pool()))  # pyright: ignore[reportPrivateUsage]
+    block = Block("closing", 0)
+    block._pools[cast("RunningPool", Pool())] = None  # pyright: ignore[reportPrivateUsage]
     assert await is_cancelled(block._dispose_of_the_rest)  # pyright: ignore[reportPrivateUsage]
     assert disposed == ["first", "second"]

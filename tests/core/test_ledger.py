@@ -134,7 +134,7 @@ def test_a_greeting_belongs_to_the_first_borrower_only() -> None:
     pool.ledger.refill()
     entry = pool.open()
     pool.shows[entry] = Liveness.UNREAD
-    pool.ledger.judge_idle([entry], 0)
+    pool.ledger.look_over(0, 10, 0)
     assert pool.ledger.checkout(0) is entry
     pool.ledger.release(entry, 0, None)
     assert pool.ledger.checkout(0) is None

@@ -157,7 +157,7 @@ def test_a_lifetime_ends_up_to_a_tenth_early(jitter: float, ends: float) -> None
     assert entry.retire_at == pytest.approx(7 + ends)
     pool.ledger.release(entry, 7 + ends - 0.1, None)
     assert entry.state is State.IDLE
-    pool.ledger.judge_idle([entry], 7 + ends + 0.1)
+    pool.ledger.look_over(0, 10, 7 + ends + 0.1)
     assert entry.close_reason is CloseReason.LIFETIME
 
 
@@ -190,7 +190,7 @@ def test_retire_closes_idle_ones_now_and_others_when_they_come() -> None:
     idle, doubtful, borrowed = pool.idle(3)
     pool.shows[doubtful] = Liveness.UNSURE
     assert pool.ledger.checkout(0) is borrowed
-    pool.ledger.judge_idle([doubtful], 0)
+    pool.ledger.look_over(0, 10, 0)
     assert pool.ordered(Order.CHECK) is doubtful
     pool.ledger.retire()
     pool.ledger.release(borrowed, 0, None)

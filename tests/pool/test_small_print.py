@@ -126,3 +126,25 @@ async def test_what_a_login_left_unread_waits_for_the_first_borrower() -> None:
         async with pool.acquire() as connection:
             assert not connection.reused
             assert await connection.receive_line() == b"two"
+
+
+class Fatal(BaseException):
+    """What nobody catches."""
+
+
+async def test_what_nobody_catches_in_a_hook_ends_the_block() -> None:
+    """It comes out of the block in a group, whoever waits is cancelled, and all is closed."""
+    network = MemoryNetwork()
+
+    async def log_in(connection: PooledConnection) -> None:
+        raise Fatal
+
+    with pytest.raises(BaseException, match="1 sub-exception") as caught:
+        async with ConnectionPool(network, on_connect=log_in) as pool:
+            await pool.acquire()
+    error = caught.value
+    while inner := getattr(error, "exceptions", ()):
+        (error,) = inner
+    assert isinstance(error, Fatal)
+    assert network.attempts == 1
+    assert network.open_now == 0

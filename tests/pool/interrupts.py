@@ -1,0 +1,85 @@
+"""Interrupt a scenario where it runs a line of the package, as Ctrl-C does on trio."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import anyio
+from trio.testing import MockClock
+
+import anyconnpool
+from anyconnpool import ConnectionPool
+
+from .network import MemoryNetwork, slots_of
+from .sweep import Scenario, Stage, check_closed
+
+_PACKAGE = os.fspath(Path(anyconnpool.__file__).parent)
+
+
+class Striker:
+    """Send SIGINT when a line of the package is about to run, and take down what lines there are.
+
+    :param step: which one, counted from 1 on in the order of running; none by default
+    """
+
+    def __init__(self, step: int | None) -> None:
+        self._step = step
+        self.places: list[str] = []
+
+    def trace(self, frame: FrameType, event: str, _: object) -> Any:
+        """Look at one event of the interpreter's: a trace function."""
+        if not frame.f_code.co_filename.startswith(_PACKAGE):
+            return None
+        if event == "line" and len(self.places) != self._step:
+            self.places.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
+            if len(self.places) == self._step:
+                signal.raise_signal(signal.SIGINT)
+        return self.trace
+
+
+async def _perform(scenario: Scenario, network: MemoryNetwork, pool: ConnectionPool) -> None:
+    async with anyio.create_task_group() as tasks:
+        stage = Stage(network, pool, tasks)
+        if scenario.own_block:
+            await scenario.prepare(stage)
+            await scenario.victim(stage)
+            return
+        async with pool:
+            await scenario.prepare(stage)
+            await scenario.victim(stage)
+
+
+def interrupt(scenario: Scenario, step: int | None) -> list[str]:
+    """Play a scenario once, interrupted at a step or never; check what must hold afterwards.
+
+    :return: the places of the lines that ran, up to the interrupt
+    """
+    striker = Striker(step)
+    network = MemoryNetwork()
+    pool = ConnectionPool(network, name="struck", close_timeout=1, **scenario.settings)
+    clock = {"clock": MockClock(autojump_threshold=0)}
+    outcome: BaseException | None = None
+    tracer = sys.gettrace()
+    sys.settrace(striker.trace)
+    try:
+        anyio.run(_perform, scenario, network, pool, backend="trio", backend_options=clock)
+    except BaseException as error:
+        outcome = error
+    finally:
+        sys.settrace(tracer)
+    check_closed(pool, network)
+    assert not slots_of(pool).borrowed_tokens
+    if len(striker.places) == step and scenario.ends_with is None:
+        assert _is_interrupt(outcome), repr(outcome)
+    return striker.places
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Tell whether there is nothing but the interrupt, in the task group that the test has made."""
+    inner = getattr(error, "exceptions", None)
+    return isinstance(error, KeyboardInterrupt) if inner is None else all(map(_is_interrupt, inner))

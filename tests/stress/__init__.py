@@ -1,0 +1,1 @@
+"""Long runs, great numbers and hostile timing."""
