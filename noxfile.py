@@ -8,7 +8,7 @@ import sys
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "tests", "tests_min", "demo"]
+nox.options.sessions = ["lint", "types", "tests", "tests_min", "servers", "network", "demo"]
 nox.options.reuse_venv = "yes"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -65,6 +65,28 @@ def tests_min(session: nox.Session) -> None:
     """Run the tests with the oldest dependencies allowed on the oldest interpreter found."""
     install(session, "test", *OLDEST)
     session.run("pytest", *SPREAD, *session.posargs)
+
+
+@nox.session(python=PYTHONS[-1])
+def servers(session: nox.Session) -> None:
+    """Run the tests with Redis, memcached, HAProxy and stunnel, which have to be installed."""
+    install(session, "test")
+    session.run("pytest", "tests/servers", *SPREAD, *session.posargs)
+
+
+@nox.session(python=PYTHONS[-1])
+def network(session: nox.Session) -> None:
+    """Run the tests that cut a network between namespaces; it takes root and iproute2."""
+    install(session, "test")
+    session.run("pytest", "tests/network", *SPREAD, *session.posargs)
+
+
+@nox.session(python=PYTHONS[-1])
+def stress(session: nox.Session) -> None:
+    """Run the long forms for some minutes; `nox -s stress -- --seed 7` for other chances."""
+    install(session, "test")
+    long_forms = ["tests/stress", "tests/pool/test_interrupts.py", "--long", "-rP"]
+    session.run("pytest", *long_forms, *SPREAD, *session.posargs)
 
 
 @nox.session

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import anyconnpool
+import anyconnpool.testing
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -32,6 +33,10 @@ PUBLIC_NAMES = {
     "PooledConnection",
     "Retry",
 }
+TESTING_NAMES = {"FaultProxy", "Faults", "Flow", "ProxiedConnection"}
+PUBLIC = [getattr(anyconnpool, name) for name in sorted(PUBLIC_NAMES)] + [
+    getattr(anyconnpool.testing, name) for name in sorted(TESTING_NAMES)
+]
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:
@@ -101,19 +106,24 @@ def test_imports_go_down_only() -> None:
 
 
 def test_the_public_names_are_those_of_the_contract() -> None:
-    """The package shows what it promises, nothing more and nothing less."""
-    assert set(anyconnpool.__all__) == PUBLIC_NAMES
-    assert len(anyconnpool.__all__) == len(PUBLIC_NAMES)
+    """The package shows what it promises, nothing more and nothing less, nothing twice."""
+    assert sorted(anyconnpool.__all__) == sorted(PUBLIC_NAMES)
+    assert sorted(anyconnpool.testing.__all__) == sorted(TESTING_NAMES)
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
-def test_every_public_name_has_a_docstring(name: str) -> None:
+@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: thing.__name__)
+def test_every_public_name_has_a_docstring(thing: type) -> None:
     """Every public name is documented, and so is every method and property of ours on it."""
-    thing: type = getattr(anyconnpool, name)
     assert vars(thing).get("__doc__")
     for base in thing.__mro__:
         if base.__module__.startswith("anyconnpool"):
             assert not [place for place, member in public_members(base) if not member.__doc__]
+
+
+def test_who_imports_the_package_pays_for_no_test_kit() -> None:
+    """The testing tools are imported by those who ask for them only."""
+    command = "import sys, anyconnpool; raise SystemExit('anyconnpool.testing' in sys.modules)"
+    assert not subprocess.run([sys.executable, "-c", command], check=False).returncode
 
 
 def test_the_package_says_that_it_is_typed() -> None:

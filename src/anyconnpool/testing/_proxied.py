@@ -1,0 +1,248 @@
+"""One connection through the proxy: two ends, and what befalls the bytes between them."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from anyio import (
+    BrokenResourceError,
+    CancelScope,
+    ClosedResourceError,
+    EndOfStream,
+    Event,
+    create_task_group,
+    notify_closing,
+    sleep,
+    wait_readable,
+    wait_writable,
+)
+from anyio.abc import ByteStream, ByteStreamConnectable, TaskGroup
+
+from anyconnpool._transport import force_close
+from anyconnpool.testing._faults import Ending, Faults, Flow, check_faults
+
+_CHUNK = 65_536
+_HANG_UPS = (OSError, BrokenResourceError, ClosedResourceError)
+
+
+class _ClientEnd(ByteStream):
+    """An accepted socket that is closed, or reset, at once: AnyIO's own close later, with FIN."""
+
+    def __init__(self, accepted: socket.socket) -> None:
+        accepted.setblocking(False)
+        self._is_tcp = accepted.family != socket.AF_UNIX
+        if self._is_tcp:
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = accepted
+
+    @property
+    def closed(self) -> bool:
+        return self._socket.fileno() < 0
+
+    async def receive(self, max_bytes: int = _CHUNK) -> bytes:
+        while not self.closed:
+            await wait_readable(self._socket)
+            try:
+                data = self._socket.recv(max_bytes)
+            except BlockingIOError:
+                continue
+            if not data:
+                raise EndOfStream
+            return data
+        raise ClosedResourceError
+
+    async def send(self, item: bytes) -> None:
+        rest = memoryview(item)
+        while rest:
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except BlockingIOError:
+                await wait_writable(self._socket)
+
+    async def send_eof(self) -> None:
+        self._socket.shutdown(socket.SHUT_WR)
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def close(self, *, reset: bool = False) -> None:
+        if self.closed:
+            return
+        notify_closing(self._socket)
+        if reset and self._is_tcp:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+
+class _Lane:
+    """Pass on what goes in one direction.
+
+    :param connection: whose direction
+    :param flow: what becomes of the bytes
+    """
+
+    def __init__(self, connection: ProxiedConnection, flow: Flow) -> None:
+        self._connection = connection
+        #: whether the end of the stream was passed on
+        self._over = False
+        self.follow(flow)
+
+    def follow(self, flow: Flow) -> None:
+        """Do as told from now on."""
+        self._flow = flow
+        self._left = flow.ends_after
+
+    async def run(self, source: ByteStream, sink: ByteStream) -> None:
+        await self.end_if_due(sink)
+        try:
+            while True:
+                await self._wait_open()
+                await self._pass_on(await source.receive(_CHUNK), sink)
+        except EndOfStream:
+            await sleep(self._flow.latency)
+            await self._wait_open()
+            await self._pass_on_end(sink)
+        except _HANG_UPS:
+            self._connection.reset()
+
+    def close_if_due(self) -> None:
+        """Close the connection if the flow says so after what has passed."""
+        if self._left == 0 and self._flow.ending is Ending.CUT:
+            self._connection.cut()
+        elif self._left == 0 and self._flow.ending is Ending.RESET:
+            self._connection.reset()
+
+    async def end_if_due(self, sink: ByteStream) -> None:
+        """End what the flow says is to end after what has passed."""
+        self.close_if_due()
+        if self._left == 0 and self._flow.ending is Ending.HALF_CLOSE:
+            await self._pass_on_end(sink)
+
+    async def _wait_open(self) -> None:
+        while self._connection.frozen or (self._left == 0 and self._flow.ending is Ending.STALL):
+            await self._connection.changed.wait()
+
+    async def _pass_on(self, data: bytes, sink: ByteStream) -> None:
+        start = 0
+        while start < len(data) and not self._over:
+            # Without latency, too, it gives the reader a turn to see each chunk alone.
+            await sleep(self._flow.latency)
+            await self._wait_open()
+            end = start + min(
+                self._flow.chunk_size or _CHUNK, _CHUNK if self._left is None else self._left
+            )
+            chunk = data[start:end]
+            start += len(chunk)
+            # Booked before it is sent: the flow may be replaced meanwhile.
+            if self._left is not None:
+                self._left -= len(chunk)
+            await sink.send(chunk)
+            await self.end_if_due(sink)
+
+    async def _pass_on_end(self, sink: ByteStream) -> None:
+        if self._over:
+            return
+        self._over = True
+        try:
+            await sink.send_eof()
+        except NotImplementedError:
+            self._connection.cut()
+        except _HANG_UPS:
+            self._connection.reset()
+
+
+class ProxiedConnection:
+    """A connection that a :class:`FaultProxy` has accepted; it is made by the proxy.
+
+    Its methods are synchronous, and what they do has reached the client's kernel when they return.
+    A connection that has ended takes every command, and does nothing.
+    """
+
+    def __init__(self, accepted: socket.socket, faults: Faults, tasks: TaskGroup) -> None:
+        self._client = _ClientEnd(accepted)
+        self._remote: ByteStream | None = None
+        self._tasks = tasks
+        self._scope = CancelScope()
+        self._faults = faults
+        #: set, and replaced, when something changed that may let bytes pass
+        self.changed = Event()
+        self.frozen = False
+        self._requests = _Lane(self, faults.requests)
+        self._replies = _Lane(self, faults.replies)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the client's end is open, as far as the proxy has noticed."""
+        return not self._client.closed
+
+    @property
+    def faults(self) -> Faults:
+        """What befalls the connection; set, it counts bytes from then on.
+
+        :raises TypeError: if it is set to something else
+        """
+        return self._faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self._faults = check_faults(faults)
+        self._requests.follow(faults.requests)
+        self._replies.follow(faults.replies)
+        self._close_if_due()
+        if self.is_open and self._remote is not None:
+            self._tasks.start_soon(self._requests.end_if_due, self._remote)
+            self._tasks.start_soon(self._replies.end_if_due, self._client)
+        self._wake()
+
+    def cut(self) -> None:
+        """Close both ends: with FIN, or RST if the client has sent what was not read."""
+        self._end(reset=False)
+
+    def reset(self) -> None:
+        """Close the client's end with RST, and the remote's; a UNIX socket is cut."""
+        self._end(reset=True)
+
+    def freeze(self) -> None:
+        """Pass on nothing in either direction until :meth:`thaw`, also no end of a stream."""
+        self.frozen = True
+
+    def thaw(self) -> None:
+        """Go on after :meth:`freeze`."""
+        self.frozen = False
+        self._wake()
+
+    def _wake(self) -> None:
+        self.changed.set()
+        self.changed = Event()
+
+    def _close_if_due(self) -> None:
+        self._requests.close_if_due()
+        self._replies.close_if_due()
+
+    def _end(self, *, reset: bool) -> None:
+        self._client.close(reset=reset)
+        self._scope.cancel()
+
+    async def serve(self, connectable: ByteStreamConnectable) -> None:
+        """Connect to the remote, and pass bytes on until both directions have ended.
+
+        :param connectable: the remote; if it can't be reached, the client is reset
+        """
+        with self._scope:
+            try:
+                self._close_if_due()
+                if self.is_open:
+                    self._remote = await connectable.connect()
+                    await self._pass_both_ways(self._remote)
+            except OSError:
+                self.reset()
+            finally:
+                self.cut()
+                if self._remote is not None:
+                    await force_close(self._remote)
+
+    async def _pass_both_ways(self, remote: ByteStream) -> None:
+        async with create_task_group() as tasks:
+            tasks.start_soon(self._requests.run, self._client, remote)
+            tasks.start_soon(self._replies.run, remote, self._client)

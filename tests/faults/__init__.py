@@ -1,0 +1,1 @@
+"""The fault proxy itself, and every exchange under each of its faults."""

@@ -1,0 +1,32 @@
+"""Ctrl-C ends a program with a pool: at once, with every socket closed and nothing else said."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import anyio
+import pytest
+
+from tests.conftest import BACKENDS
+from tests.sockets.checks import eventually
+from tests.sockets.servers import Server
+
+from .programs import finish, start
+
+_NOISE = ("never awaited", "was destroyed", "unclosed", "never retrieved", "Exception ignored")
+
+
+@pytest.mark.parametrize("anyio_backend", list(BACKENDS))
+def test_an_interrupted_program_leaves_nothing(server: Server, anyio_backend: str) -> None:
+    """A KeyboardInterrupt comes out, no warning is printed, and the server sees all closed."""
+    process = start("interrupted", *server.remote[1:], anyio_backend)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = finish(process)
+    assert process.returncode in (1, -signal.SIGINT)
+    told = set(re.findall(r"\b\w+(?:Error|Interrupt)\b", errors))
+    assert told - {"CancelledError"} == {"KeyboardInterrupt"}, errors
+    assert not [word for word in _NOISE if word in errors], errors
+    anyio.run(eventually, lambda: server.open == 0)

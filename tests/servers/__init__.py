@@ -1,0 +1,1 @@
+"""The pool against programs that others wrote."""

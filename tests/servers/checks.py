@@ -1,0 +1,56 @@
+"""What the tests here wait for, and how their requests are repeated."""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import socket
+import ssl
+from contextlib import suppress
+
+import anyio
+
+from anyconnpool import ConnectionPool, Retry
+from tests.sockets.checks import HasRemote, eventually
+
+#: what fails a request whose connection ends under it
+HANG_UPS = (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, ssl.SSLError)
+
+#: as often as it takes: what never succeeds meets the time limit of the test
+PERSISTENT = Retry(math.inf, interval=0.01, max_interval=0.1)
+
+
+def ended_by(server: HasRemote) -> int:
+    """Count the idle sockets of this process to a server that this server has ended.
+
+    They are readable: by the end of the stream, or by the alert with which TLS announces it.
+    """
+    count = 0
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+                count += _is_ended(fd, server)
+    return count
+
+
+def _is_ended(fd: int, server: HasRemote) -> bool:
+    with socket.socket(fileno=os.dup(fd)) as duplicate:
+        if duplicate.getpeername() != server.remote:
+            return False
+        poll = select.poll()
+        poll.register(duplicate, select.POLLIN)
+        return bool(poll.poll(0))
+
+
+async def until_at_rest(pool: ConnectionPool) -> None:
+    """Wait until all connections of a pool are idle."""
+    await eventually(lambda: pool.statistics().size == pool.statistics().idle)
+
+
+async def fill(pool: ConnectionPool) -> None:
+    """Open all the connections that a pool may have, and wait until they are idle."""
+    connections = [await pool.acquire() for _ in range(int(pool.max_size))]
+    for connection in connections:
+        await connection.aclose()
+    await until_at_rest(pool)

@@ -1,0 +1,127 @@
+"""The oracle itself: one borrower's view of a connection, every byte of which must be its own."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+from collections import Counter
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSAttribute
+
+from anyconnpool import PooledConnection
+
+from .oracle_wire import Request
+
+_RECORD = 16_384
+_RECORD_OVERHEAD = {"TLSv1.2": 29, "TLSv1.3": 22}
+_LOOKS = 50
+_ROOM = 1 << 21
+_SHOWN = 60
+
+
+@dataclass
+class Report:
+    """What came of a run."""
+
+    counts: Counter[str] = field(default_factory=Counter[str])
+    #: what should not have happened, each with its seed and step
+    faults: list[str] = field(default_factory=list[str])
+
+    def check(self, request: Request, received: bytes, where: str) -> None:
+        """Compare a reply with what the request has to be answered with."""
+        self.counts["replies"] += 1
+        self.compare(request.reply, received, where)
+
+    def compare(self, expected: bytes, received: bytes, where: str) -> None:
+        """Note a fault if bytes are not those expected."""
+        if received != expected:
+            differs = (ours != theirs for ours, theirs in zip(expected, received, strict=False))
+            at = [*differs, True].index(True)
+            self.faults.append(
+                f"{where}: foreign bytes from byte {at} on: {len(received)} bytes "
+                f"{received[at:][:_SHOWN]!r} for {len(expected)} bytes {expected[at:][:_SHOWN]!r}"
+            )
+
+
+class Dialog:
+    """Requests and replies on one borrowed connection.
+
+    :param connection: the connection
+    :param report: where the faults go
+    :param where: seed and step, for the faults
+    """
+
+    def __init__(self, connection: PooledConnection, report: Report, where: str) -> None:
+        self.connection = connection
+        self._report = report
+        self._where = where
+        self._owed = b""
+
+    async def ask(self, request: Request) -> None:
+        """Send a request."""
+        self._owed += request.framed_reply
+        if request.form == "package":
+            await self.connection.send_package(request.text)
+        else:
+            await self.connection.send_line(request.text)
+
+    async def read(self, request: Request) -> None:
+        """Receive the whole reply to a request."""
+        if request.form == "line":
+            received = await self.connection.receive_line()
+        elif request.form == "package":
+            received = await self.connection.receive_package()
+        else:
+            received = await self.connection.receive_exactly(request.size)
+        self._report.check(request, received, self._where)
+        self._owed = self._owed[len(request.framed_reply) :]
+
+    async def read_piece(self, nbytes: int) -> None:
+        """Receive exactly so many bytes of what is owed."""
+        self._take(await self.connection.receive_exactly(nbytes))
+
+    async def read_some(self, nbytes: int) -> None:
+        """Receive what there is, at most so many bytes."""
+        self._take(await self.connection.receive(nbytes))
+
+    async def read_burst(self) -> None:
+        """Receive until the line falls silent."""
+        self._take(await self.connection.receive_available())
+
+    async def read_rest(self) -> None:
+        """Receive what is still owed."""
+        if self._owed:
+            self._take(await self.connection.receive_exactly(len(self._owed)))
+
+    def _take(self, received: bytes) -> None:
+        self._report.compare(self._owed[: len(received)], received, self._where)
+        self._owed = self._owed[len(received) :]
+
+    def look_at_buffer(self) -> None:
+        """See that what is buffered, but not read, is the borrower's own as well."""
+        buffered = self.connection.buffer
+        self._report.compare(self._owed[: len(buffered)], buffered, self._where)
+
+    def make_room(self) -> None:
+        """Let the kernel take a large reply while nobody receives."""
+        raw_socket = self.connection.extra(SocketAttribute.raw_socket)
+        raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
+
+    async def all_arrived(self, nbytes: int) -> bool:
+        """Wait until so many bytes have arrived and nobody has received them; not for ever."""
+        attributes = self.connection.extra_attributes
+        if TLSAttribute.ssl_object in attributes:
+            version = self.connection.extra(TLSAttribute.tls_version)
+            nbytes += -(-nbytes // _RECORD) * _RECORD_OVERHEAD[version]
+        descriptor = self.connection.extra(SocketAttribute.raw_socket).fileno()
+        for _ in range(_LOOKS):
+            unread = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
+            if struct.unpack("i", unread)[0] >= nbytes:
+                return True
+            await anyio.sleep(0.001)
+        return False

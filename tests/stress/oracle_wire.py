@@ -1,0 +1,65 @@
+"""What the oracle's clients and its server say to each other.
+
+A request tells the server how to answer, so that chance is drawn in one place, by the client. The
+reply repeats the request's key from its first byte to its last: any part of it shows whose it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+#: bytes of the length that a package begins with
+HEADER = 4
+#: what tells a package from a line: its length is less than 16 MiB
+PACKAGE_START = 0
+
+FORMS = ("line", "package", "raw")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, and what becomes of its reply."""
+
+    key: int
+    #: a line, a package, or just bytes
+    form: str = "line"
+    #: of the reply, in bytes, without its frame
+    size: int = 32
+    #: how long the server waits before it answers, in microseconds
+    delay: int = 0
+    #: after how many bytes the server pauses; 0 if it doesn't
+    cut: int = 0
+    #: for how long, in microseconds
+    pause: int = 0
+    #: "stay"; hang up "after" the reply, or "abort" then (without TLS's closing handshake), or
+    #: "instead" of it, or "within" it, at the cut; "loose": the connection is about to leave the
+    #: pool and doesn't count any more
+    ending: str = "stay"
+
+    @cached_property
+    def text(self) -> bytes:
+        """What is sent, without its frame."""
+        words = (self.key, self.form, self.size, self.delay, self.cut, self.pause, self.ending)
+        return " ".join(map(str, words)).encode()
+
+    @cached_property
+    def reply(self) -> bytes:
+        """What has to come back, without its frame."""
+        mark = b"<%d>" % self.key
+        return (mark * (self.size // len(mark) + 1))[: self.size]
+
+    @cached_property
+    def framed_reply(self) -> bytes:
+        """What has to come back, byte by byte."""
+        if self.form == "line":
+            return self.reply + b"\n"
+        if self.form == "package":
+            return self.size.to_bytes(HEADER, "big") + self.reply
+        return self.reply
+
+
+def parse(text: bytes) -> Request:
+    """Make a request of what was sent."""
+    key, form, size, delay, cut, pause, ending = text.decode().split()
+    return Request(int(key), form, int(size), int(delay), int(cut), int(pause), ending)
