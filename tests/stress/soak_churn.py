@@ -76,6 +76,8 @@ class Churn:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
+        # The pool's jitter comes from here.
+        random.seed(seed)
         self.network = SoakNetwork(self.chance, self._audit_in_pool)
         self.pool = ConnectionPool(
             self.network,
@@ -110,12 +112,18 @@ class Churn:
         self._set_max_size(MAX_SIZE)
         await anyio.sleep(30)
         self.pool.retire()
-        await anyio.sleep(30)
+        await self._come_to_rest()
         await check_books(self.pool, self.network)
-        statistics = self.pool.statistics()
-        assert statistics.idle == statistics.size == MIN_IDLE
-        assert statistics.tasks_waiting == 0
+        assert self.pool.statistics().tasks_waiting == 0
         self.network.forget_closed()
+
+    async def _come_to_rest(self) -> None:
+        """Wait for a moment in which nothing is being replaced: all live for some seconds only."""
+        statistics = self.pool.statistics()
+        with anyio.fail_after(100):
+            while not statistics.idle == statistics.size == MIN_IDLE:
+                await anyio.sleep(0.1)
+                statistics = self.pool.statistics()
 
     def audit(self) -> None:
         """Assert what holds at every moment."""
