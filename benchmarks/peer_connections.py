@@ -27,6 +27,9 @@ class RedisConnection:
         """Have nothing unread."""
         return False
 
+    async def re_auth(self) -> None:
+        """Have no credentials to renew."""
+
     def should_reconnect(self) -> bool:
         """Be good."""
         return False

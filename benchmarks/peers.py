@@ -156,7 +156,7 @@ async def asyncpg() -> AsyncGenerator[Borrower]:
     module = import_module("asyncpg")
     connection_class = asyncpg_connection_class(module)
 
-    async def connect(**options: object) -> Any:
+    async def connect(*arguments: object, **options: object) -> Any:
         return connection_class()
 
     async with module.create_pool(

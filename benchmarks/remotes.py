@@ -45,7 +45,7 @@ class Remotes:
         if kind == "tcp":
             return as_connectable((HOST, self.tcp))
         context = ssl.create_default_context(cadata=self.authority)
-        return as_connectable((HOST, self.tls), ssl_context=context)
+        return as_connectable((HOST, self.tls), tls=True, ssl_context=context)
 
     async def connect(self, kind: Kind = "tcp") -> ByteStream:
         """Connect to the echo."""

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import trustme
 
@@ -30,8 +31,8 @@ class Echo(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember whom to answer."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Answer what is complete."""
@@ -48,8 +49,8 @@ class Push(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember whom to answer."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Push; requests are short and come one at a time."""
@@ -70,14 +71,17 @@ async def _serve() -> None:
     loop = asyncio.get_running_loop()
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "socket")
-        tcp = await loop.create_server(Echo, "127.0.0.1", 0, backlog=_BACKLOG)
-        tls = await loop.create_server(Echo, "127.0.0.1", 0, backlog=_BACKLOG, ssl=context)
-        push = await loop.create_server(Push, "127.0.0.1", 0, backlog=_BACKLOG)
-        await loop.create_unix_server(Echo, path, backlog=_BACKLOG)
-        ports = [server.sockets[0].getsockname()[1] for server in (tcp, tls, push)]
-        addresses = dict(zip(("tcp", "tls", "push"), ports, strict=True))
+        # A server that nobody refers to may be collected, and closed.
+        servers = {
+            "tcp": await loop.create_server(Echo, "127.0.0.1", 0, backlog=_BACKLOG),
+            "tls": await loop.create_server(Echo, "127.0.0.1", 0, backlog=_BACKLOG, ssl=context),
+            "push": await loop.create_server(Push, "127.0.0.1", 0, backlog=_BACKLOG),
+            "unix": await loop.create_unix_server(Echo, path, backlog=_BACKLOG),
+        }
+        addresses = {name: one.sockets[0].getsockname() for name, one in servers.items()}
+        ports = {name: addresses[name][1] for name in ("tcp", "tls", "push")}
         authority_pem = authority.cert_pem.bytes().decode()
-        print(json.dumps({**addresses, "unix": path, "authority": authority_pem}), flush=True)
+        print(json.dumps({**ports, "unix": path, "authority": authority_pem}), flush=True)
         await loop.run_in_executor(None, sys.stdin.read)
 
 

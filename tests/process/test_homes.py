@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,14 +24,14 @@ from anyconnpool import ConnectionPool
 from tests.conftest import BACKENDS
 from tests.sockets.servers import Server
 
-_STARTED_AND_STOPPED = """\
+_COMMON = """\
 from anyconnpool import ConnectionPool
 
 async def exchange(pool):
     assert await pool.send_receive_line(b"ping") == b"> ping"
 """
 
-_ANYIO = """\
+_FIXTURE = """\
 import pytest
 
 @pytest.fixture
@@ -38,43 +39,24 @@ async def pool():
     async with ConnectionPool(("127.0.0.1", PORT), min_idle=1) as pool:
         yield pool
 
-@pytest.mark.anyio
+@pytest.mark.PLUGIN
 async def test_an_exchange(pool):
     await exchange(pool)
 """
+_ANYIO = _FIXTURE.replace("PLUGIN", "anyio")
+_PYTEST_TRIO = _FIXTURE.replace("PLUGIN", "trio")
 
-_PYTEST_TRIO = """\
-import pytest
-
-@pytest.fixture
-async def pool():
-    async with ConnectionPool(("127.0.0.1", PORT), min_idle=1) as pool:
-        yield pool
-
-@pytest.mark.trio
-async def test_an_exchange(pool):
-    await exchange(pool)
-"""
-
-_PYTEST_ASYNCIO = """\
+# Its fixture is the recipe of the page.
+_PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+_RECIPE = textwrap.dedent(
+    _PAGE.read_text("utf-8").partition("```python\n")[2].partition("  ```")[0]
+).replace("8999", "PORT")
+_PYTEST_ASYNCIO = f"""\
 import asyncio
 import pytest
 import pytest_asyncio
 
-@pytest_asyncio.fixture
-async def pool():
-    started = asyncio.get_running_loop().create_future()
-    finished = asyncio.Event()
-
-    async def host():
-        async with ConnectionPool(("127.0.0.1", PORT), min_idle=1) as pool:
-            started.set_result(pool)
-            await finished.wait()
-
-    task = asyncio.create_task(host())
-    yield await started
-    finished.set()
-    await task
+{_RECIPE}
 
 @pytest.mark.asyncio
 async def test_an_exchange(pool):
@@ -101,7 +83,7 @@ def test_a_pool_lives_in_a_fixture(
     its own; AnyIO's plugin and pytest-trio need nothing.
     """
     program = tmp_path / "test_of_a_user.py"
-    program.write_text(_STARTED_AND_STOPPED + suite.replace("PORT", str(server.remote[1])))
+    program.write_text(_COMMON + suite.replace("PORT", str(server.remote[1])))
     loop_scope = ["-o", "asyncio_default_fixture_loop_scope=function"]
     run = subprocess.run(
         [sys.executable, "-W", "error", "-m", "pytest", "-q", *plugins, *_OTHERS, program.name]

@@ -1,0 +1,41 @@
+"""Run cases on one backend, in this process: a program that is given orders and prints figures.
+
+Both are a line of JSON. ``processes`` starts it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import anyio
+
+from benchmarks.backends import run_options
+from benchmarks.bench import Bench
+from benchmarks.cases import CASES
+from benchmarks.remotes import Remotes
+from benchmarks.results import Figure
+from benchmarks.rounds import Timekeeper
+
+
+async def _run(bench: Bench, names: list[str]) -> list[Figure]:
+    figures: list[Figure] = []
+    for name in names:
+        for figure in await CASES[name](bench):
+            figures.append(dataclasses.replace(figure, backend=bench.backend))
+    return figures
+
+
+def main() -> None:
+    """Do what standard input says."""
+    orders = json.loads(sys.stdin.readline())
+    backend = orders["backend"]
+    keeper = Timekeeper(backend, orders["seed"], orders["quick"])
+    bench = Bench(backend, keeper, Remotes.from_json(orders["remotes"]))
+    figures = anyio.run(_run, bench, orders["cases"], **run_options(backend))
+    print(json.dumps([figure.to_json() for figure in figures]))
+
+
+if __name__ == "__main__":
+    main()
