@@ -64,6 +64,8 @@ def interrupt(scenario: Scenario, step: int | None) -> list[str]:
     pool = ConnectionPool(network, name="struck", close_timeout=1, **scenario.settings)
     clock = {"clock": MockClock(autojump_threshold=0)}
     outcome: BaseException | None = None
+    # trio leaves Ctrl-C alone where it is ignored, as in the background of a script.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     tracer = sys.gettrace()
     sys.settrace(striker.trace)
     try:
@@ -72,6 +74,7 @@ def interrupt(scenario: Scenario, step: int | None) -> list[str]:
         outcome = error
     finally:
         sys.settrace(tracer)
+        signal.signal(signal.SIGINT, handler)
     check_closed(pool, network)
     assert not slots_of(pool).borrowed_tokens
     if len(striker.places) == step and scenario.ends_with is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import anyio
@@ -28,5 +29,7 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
+    # It may have been started where Ctrl-C is ignored, as in the background of a script.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     backend, options = BACKENDS[sys.argv[2]]
     anyio.run(main, int(sys.argv[1]), backend=backend, backend_options=options)

@@ -22,8 +22,8 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Wait for the end of a program and return what it wrote to its two outputs."""
-    try:
-        return process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
+    with process:
+        try:
+            return process.communicate(timeout=30)
+        finally:
+            process.kill()
