@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Generic, Protocol
 
-from anyconnpool._entry import Entry, Link, Liveness, Order, State, Waiter
+from anyconnpool._entry import IDLE, IN_USE, Entry, Link, Liveness, Order, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 
@@ -61,8 +61,12 @@ class Books(Generic[Link]):
         self.replayed = 0
         self._settings = settings
         self._max_size = settings.max_size
-        self._check_after = math.inf if settings.check is None else settings.check_after
+        self._min_idle = settings.min_idle
+        check_after = math.inf if settings.check is None else settings.check_after
+        self._longest_rest = min(settings.max_idle_time, check_after)
         self._slots = slots
+        self._take_slot = slots.acquire_on_behalf_of_nowait
+        self._free_slot = slots.release_on_behalf_of
         self._inspect = inspect
         self._jitter = jitter
         self._lock = threading.Lock()
@@ -70,7 +74,8 @@ class Books(Generic[Link]):
         self._pop_idle = self._idle.pop if settings.idle_order == "lifo" else self._idle.popleft
         self._waiters: OrderedDict[Waiter[Link], None] = OrderedDict()
         self._watchers: dict[Waiter[Link], None] = {}
-        self._population = [0] * len(State)
+        #: how many are in the states that pass; from these follows how many are in use
+        self._passing = {State.OPENING: 0, State.CHECKING: 0, State.CLOSING: 0}
         self._size = 0
         self._generation = 0
         self._refill_paused = False
@@ -85,7 +90,13 @@ class Books(Generic[Link]):
         self, entry: Entry[Link], now: float, reason: CloseReason | None, unsure: bool
     ) -> None:
         """Decide what becomes of a connection that nobody holds any more."""
-        reason = reason or self._unfit(entry, now)
+        if reason is None and (
+            entry.generation != self._generation
+            or now >= entry.retire_at
+            or self._size > self._max_size
+            or self._drained is not None
+        ):
+            reason = self._unfit(entry, now)
         if reason is not None or unsure:
             self._remove(entry, reason)
         elif self._waiters:
@@ -94,9 +105,7 @@ class Books(Generic[Link]):
             waiter.entry = entry
             waiter.wake()
         else:
-            entry.idle_since = now
-            self._move(entry, State.IDLE)
-            self._idle.append(entry)
+            self._lay_down(entry, now)
             if self._watchers:
                 self._check_ready()
 
@@ -108,7 +117,7 @@ class Books(Generic[Link]):
         # However short its life, a new connection serves whoever waits for it.
         if entry.borrows and now >= entry.retire_at:
             return CloseReason.LIFETIME
-        if self._size - self._population[State.CLOSING] > self._max_size:
+        if self._size - self._passing[State.CLOSING] > self._max_size:
             return CloseReason.SURPLUS
         return None
 
@@ -126,10 +135,36 @@ class Books(Generic[Link]):
     def _reason(self, entry: Entry[Link], liveness: Liveness) -> CloseReason | None:
         if liveness is Liveness.CLOSED:
             return CloseReason.PEER_CLOSED
-        # What a server sends before the first borrow is a greeting for the first borrower.
-        if liveness is Liveness.UNREAD and entry.borrows:
+        if liveness is Liveness.UNREAD and not self._is_greeting(entry, liveness):
             return CloseReason.UNREAD_DATA
         return None
+
+    @staticmethod
+    def _is_greeting(entry: Entry[Link], liveness: Liveness) -> bool:
+        """Tell whether what a server has sent is for the first borrower."""
+        return liveness is Liveness.UNREAD and not entry.borrows
+
+    def _lay_down(self, entry: Entry[Link], now: float) -> None:
+        """Make an entry idle."""
+        if entry.state is not IN_USE:
+            self._passing[entry.state] -= 1
+        entry.state = IDLE
+        self._free_slot(entry)
+        entry.idle_since = now
+        good_until = now + self._longest_rest
+        entry.good_until = good_until if good_until < entry.retire_at else entry.retire_at
+        self._idle.append(entry)
+
+    def _lend_idle(self, entry: Entry[Link]) -> None:
+        """Lend an entry that was idle."""
+        entry.state = IN_USE
+        self._take_slot(entry)
+        self._acquired += 1
+        if entry.borrows:
+            self._reused += 1
+        entry.borrows += 1
+        if self._min_idle:
+            self._balance()
 
     def _lend(self, entry: Entry[Link]) -> None:
         self._move(entry, State.IN_USE)
@@ -167,13 +202,15 @@ class Books(Generic[Link]):
     def _move(self, entry: Entry[Link], state: State) -> None:
         held = entry.state is not State.IDLE
         holds = state is not State.IDLE and state is not State.GONE
-        self._population[entry.state] -= 1
-        self._population[state] += 1
+        if entry.state in self._passing:
+            self._passing[entry.state] -= 1
+        if state in self._passing:
+            self._passing[state] += 1
         entry.state = state
         if holds and not held:
-            self._slots.acquire_on_behalf_of_nowait(entry)
+            self._take_slot(entry)
         elif not holds:
-            self._slots.release_on_behalf_of(entry)
+            self._free_slot(entry)
 
     def _balance(self) -> None:
         """Order as many connections as are missing and have room."""
@@ -186,15 +223,19 @@ class Books(Generic[Link]):
 
     def _missing(self) -> int:
         """Count the connections that waiters and the idle ones lack, beyond those under way."""
-        population = self._population
-        ready = 0 if self._refill_paused else self._settings.min_idle
-        present = population[State.IDLE] + population[State.OPENING] + population[State.CHECKING]
-        return len(self._waiters) + ready - present
+        ready = 0 if self._refill_paused else self._min_idle
+        return len(self._waiters) + ready - len(self._idle) - self._under_way()
+
+    def _under_way(self) -> int:
+        return self._passing[State.OPENING] + self._passing[State.CHECKING]
+
+    def _in_use(self) -> int:
+        return self._size - len(self._idle) - self._under_way() - self._passing[State.CLOSING]
 
     def _order_open(self) -> None:
         entry: Entry[Link] = Entry(self._generation)
-        self._slots.acquire_on_behalf_of_nowait(entry)
-        self._population[State.OPENING] += 1
+        self._take_slot(entry)
+        self._passing[State.OPENING] += 1
         self._size += 1
         self.orders.append((Order.OPEN, entry))
 
@@ -205,11 +246,11 @@ class Books(Generic[Link]):
             self._slots.total_tokens = tokens
 
     def _check_ready(self) -> None:
-        if self._population[State.IDLE] >= self._settings.min_idle:
+        if len(self._idle) >= self._min_idle:
             self._tell_watchers(None)
 
     def _check_drained(self) -> None:
-        if self._drained is not None and not self._population[State.IN_USE]:
+        if self._drained is not None and not self._in_use():
             self._drained()
 
     def _tell_watchers(self, error: Exception | None) -> None:

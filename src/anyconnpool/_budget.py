@@ -194,9 +194,6 @@ class SharingLedger(Ledger[Link]):
         waiter.number = self._budget.next_number()
         return super().join(waiter)
 
-    def _under_way(self) -> int:
-        return self._population[State.OPENING] + self._population[State.CHECKING]
-
     def _place(
         self, entry: Entry[Link], now: float, reason: CloseReason | None, unsure: bool
     ) -> None:
@@ -230,6 +227,12 @@ class SharingLedger(Ledger[Link]):
         budget.closing += (state is State.CLOSING) - (entry.state is State.CLOSING)
         if entry.state is State.IDLE:
             del budget.idle[entry]
-        if state is State.IDLE:
-            budget.idle[entry] = self
         super()._move(entry, state)
+
+    def _lay_down(self, entry: Entry[Link], now: float) -> None:
+        super()._lay_down(entry, now)
+        self._budget.idle[entry] = self
+
+    def _lend_idle(self, entry: Entry[Link]) -> None:
+        del self._budget.idle[entry]
+        super()._lend_idle(entry)

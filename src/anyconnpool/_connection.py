@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from anyio import ClosedResourceError, ConnectionFailed, TypedAttributeLookupErr
 
 from anyconnpool._entry import Entry
 from anyconnpool._exceptions import PoolError
-from anyconnpool._framed import FramedStream
+from anyconnpool._framed import FrameDefaults, FramedStream
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._liveness import SocketProbe
 from anyconnpool._settings import Settings
@@ -24,6 +24,8 @@ class Owner(Protocol):
 
     settings: Settings
 
+    frame_defaults: FrameDefaults
+
     now: Callable[[], float]
 
     def take_back(
@@ -33,14 +35,6 @@ class Owner(Protocol):
 
     def let_go(self, entry: Entry[Transport]) -> bool:
         """Give a connection away for good; false if it has been closed already."""
-        ...
-
-
-class Lender(Protocol):
-    """Whom an acquisition asks for a connection."""
-
-    async def lend(self, timeout: float) -> PooledConnection:
-        """Borrow an idle connection, or wait for one."""
         ...
 
 
@@ -58,11 +52,8 @@ class PooledConnection(FramedStream):
 
     def __init__(self, owner: Owner, entry: Entry[Transport]) -> None:
         link = entry.link
-        settings = owner.settings
         self.receive_stream = self._stream = link.stream
-        self._closed = False
-        self._package_format = settings.package_format
-        self._max_line_bytes = settings.max_line_bytes
+        self._defaults = owner.frame_defaults
         self._owner = owner
         self._entry = entry
         # An exception that was being handled already says nothing about this borrow.
@@ -125,7 +116,7 @@ class PooledConnection(FramedStream):
         checkpoint, so that no cancellation can interrupt it.
         """
         raised = sys.exc_info()[1]
-        self._give_back(raised is not None and raised is not self._handled)
+        self.give_back(raised is not None and raised is not self._handled)
 
     @defer_interrupts
     async def __aexit__(
@@ -134,9 +125,10 @@ class PooledConnection(FramedStream):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        self._give_back(exc_type is not None)
+        self.give_back(exc_type is not None)
 
-    def _give_back(self, failed: bool) -> None:
+    def give_back(self, failed: bool) -> None:
+        """Give the connection back if it wasn't yet; close it if its borrower failed."""
         if not self._closed:
             self._finish(CloseReason.UNCLEAN if failed else self._find_fault())
 
@@ -162,9 +154,7 @@ class PooledConnection(FramedStream):
         stream = self._shut()
         if not self._owner.let_go(self._entry):
             raise ClosedResourceError
-        framed = FramedStream(
-            stream, package_format=self._package_format, max_line_bytes=self._max_line_bytes
-        )
+        framed = FramedStream(stream, **self._defaults._asdict())
         framed.feed_data(buffered)
         return framed
 
@@ -200,6 +190,7 @@ class _HookOwner:
 
     def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
         self.settings = settings
+        self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
         self.now = now
 
     def take_back(
@@ -256,40 +247,3 @@ async def lend_to_hook(
         connection.finish(greeting=greeting)
     finally:
         await connection.aclose()
-
-
-class Acquisition:
-    """What :meth:`ConnectionPool.acquire` returns: enter it, or await it.
-
-    ``async with`` gives the connection back at the end of the block. Awaited, it returns the
-    connection, which then has to be given back with :meth:`PooledConnection.aclose`, or by an
-    ``async with`` of its own.
-    """
-
-    __slots__ = ("_connection", "_lender", "_timeout")
-
-    def __init__(self, lender: Lender, timeout: float) -> None:
-        self._lender = lender
-        self._timeout = timeout
-        self._connection: PooledConnection | None = None
-
-    @defer_interrupts
-    async def __aenter__(self) -> PooledConnection:
-        if self._connection is not None:
-            raise RuntimeError("this acquire() is entered already: call acquire() once a borrow")
-        self._connection = connection = await self._lender.lend(self._timeout)
-        return connection
-
-    @defer_interrupts
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.__aexit__(exc_type, exc_val, exc_tb)
-
-    def __await__(self) -> Generator[Any, Any, PooledConnection]:
-        return self._lender.lend(self._timeout).__await__()

@@ -52,6 +52,12 @@ class Liveness(Enum):
     UNSURE = auto()
 
 
+# Looking up a member of an enumeration takes longer than looking up a global.
+IDLE = State.IDLE
+IN_USE = State.IN_USE
+ALIVE = Liveness.ALIVE
+
+
 class Order(Enum):
     """What the ledger wants to have done, with an entry but for the last."""
 
@@ -72,6 +78,7 @@ class Entry(Generic[Link]):
         "borrows",
         "close_reason",
         "generation",
+        "good_until",
         "idle_since",
         "link",
         "opened_at",
@@ -88,6 +95,8 @@ class Entry(Generic[Link]):
         self.borrows = 0
         self.opened_at = 0.0
         self.idle_since = 0.0
+        #: when an idle one has to be looked into, should it rest so long
+        self.good_until = 0.0
         self.retire_at = 0.0
 
 

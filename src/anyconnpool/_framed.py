@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from anyio import EndOfStream, IncompleteRead
 from anyio.abc import AnyByteStream
 
@@ -24,6 +26,17 @@ def frame_line(data: bytes, newline: bytes) -> bytes:
             f"{'it contains that' if newline else 'that is empty'}"
         )
     return data + newline
+
+
+class FrameDefaults(NamedTuple):
+    """What frames are like unless a call is told otherwise.
+
+    :ivar package_format: format of packages
+    :ivar max_line_bytes: longest line, in bytes
+    """
+
+    package_format: PackageFormat
+    max_line_bytes: int
 
 
 class FramedStream(BurstStream):
@@ -50,8 +63,7 @@ class FramedStream(BurstStream):
     ) -> None:
         check_size("max_line_bytes", max_line_bytes)
         super().__init__(stream)
-        self._package_format = package_format
-        self._max_line_bytes = max_line_bytes
+        self._defaults = FrameDefaults(package_format, max_line_bytes)
 
     async def send_line(self, data: bytes, *, newline: bytes = b"\n") -> None:
         """Send a line; see :meth:`send`.
@@ -69,7 +81,7 @@ class FramedStream(BurstStream):
         :param format: the package format, if not the stream's own
         :raises PackageTooLarge: if the body exceeds the format's limit; nothing is sent
         """
-        await self.send((format or self._package_format).pack(data))
+        await self.send((format or self._defaults.package_format).pack(data))
 
     async def receive_line(self, *, newline: bytes = b"\n", max_bytes: int | None = None) -> bytes:
         r"""Receive a line.
@@ -85,7 +97,7 @@ class FramedStream(BurstStream):
         """
         try:
             return await self._take_until(
-                newline, self._max_line_bytes if max_bytes is None else max_bytes
+                newline, self._defaults.max_line_bytes if max_bytes is None else max_bytes
             )
         except EndOfStream as exc:
             self._raise_if_within_frame(exc)
@@ -106,7 +118,7 @@ class FramedStream(BurstStream):
         """
         await self._take_turn()
         try:
-            return await self._take_package(format or self._package_format)
+            return await self._take_package(format or self._defaults.package_format)
         except EndOfStream as exc:
             self._raise_if_within_frame(exc)
             raise

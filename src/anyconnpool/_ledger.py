@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable
 
 from anyconnpool._books import Books
-from anyconnpool._entry import Entry, Link, Liveness, State, Waiter
+from anyconnpool._entry import ALIVE, IN_USE, Entry, Link, Liveness, State, Waiter
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._statistics import CloseReason, PoolStatistics, freeze_counts
 
@@ -41,12 +41,14 @@ class Ledger(Books[Link]):
         with self._lock:
             while self._idle:
                 entry = self._pop_idle()
-                reason, unsure = self._judge_idle(entry, now)
-                if reason is None and not unsure and now - entry.idle_since < self._check_after:
-                    self._lend(entry)
-                    if self._settings.min_idle:
-                        self._balance()
-                    return entry
+                if now < entry.good_until:
+                    liveness = self._inspect(entry)
+                    if liveness is ALIVE or self._is_greeting(entry, liveness):
+                        self._lend_idle(entry)
+                        return entry
+                    reason = self._reason(entry, liveness)
+                else:
+                    reason, _ = self._judge_idle(entry, now)
                 self._remove(entry, reason)
             return None
 
@@ -57,9 +59,11 @@ class Ledger(Books[Link]):
         """
         with self._lock:
             if self._size >= self._max_size:
-                under_way = self._population[State.OPENING] + self._population[State.CHECKING]
-                freeing = self._population[State.CLOSING] - (self._size - self._max_size)
-                if len(self._waiters) - under_way - max(freeing, 0) >= self._settings.max_waiting:
+                freeing = self._passing[State.CLOSING] - (self._size - self._max_size)
+                if (
+                    len(self._waiters) - self._under_way() - max(freeing, 0)
+                    >= self._settings.max_waiting
+                ):
                     return False
             self._waiters[waiter] = None
             self._balance()
@@ -84,7 +88,7 @@ class Ledger(Books[Link]):
         :param unsure: whether it must be checked first
         """
         with self._lock:
-            if entry.state is not State.IN_USE:
+            if entry.state is not IN_USE:
                 return
             if self._waiters and reason is None and not unsure:
                 reason, unsure = self._judge(entry)
@@ -211,7 +215,7 @@ class Ledger(Books[Link]):
     def wanted(self) -> bool:
         """Tell whether anybody waits, or idle connections are missing."""
         with self._lock:
-            missing = self._settings.min_idle - self._population[State.IDLE]
+            missing = self._min_idle - len(self._idle)
             return bool(self._waiters) or missing > 0
 
     def refill(self) -> None:
@@ -242,7 +246,7 @@ class Ledger(Books[Link]):
         """Change the most connections; a surplus is closed, what is in use when it comes back."""
         with self._lock:
             self._max_size = max_size
-            while self._idle and self._size - self._population[State.CLOSING] > max_size:
+            while self._idle and self._size - self._passing[State.CLOSING] > max_size:
                 self._remove(self._idle.popleft(), CloseReason.SURPLUS)
             self._fit_slots()
             self._balance()
@@ -271,15 +275,14 @@ class Ledger(Books[Link]):
     def statistics(self) -> PoolStatistics:
         """Return counts and totals as they are now, from any thread."""
         with self._lock:
-            population = self._population
             return PoolStatistics(
                 name=self._settings.name,
                 max_size=self._max_size,
                 size=self._size,
-                idle=population[State.IDLE],
-                in_use=population[State.IN_USE],
-                connecting=population[State.OPENING] + population[State.CHECKING],
-                closing=population[State.CLOSING],
+                idle=len(self._idle),
+                in_use=self._in_use(),
+                connecting=self._under_way(),
+                closing=self._passing[State.CLOSING],
                 tasks_waiting=len(self._waiters),
                 acquired=self._acquired,
                 reused=self._reused,

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from anyio import Event, move_on_after
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
+from anyconnpool._acquisition import Acquisition
 from anyconnpool._connection import PooledConnection
 from anyconnpool._entry import Entry, Waiter
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
+from anyconnpool._framed import FrameDefaults
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._runtime import Runtime
@@ -45,6 +47,7 @@ class Lender:
         runtime: Runtime,
     ) -> None:
         self.settings = settings
+        self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
         self.now = runtime.now
         self._ledger = ledger
         self._workers = workers
@@ -54,10 +57,13 @@ class Lender:
         self.running = True
 
     @defer_interrupts
-    async def lend(self, timeout: float) -> PooledConnection:
+    async def lend(
+        self, timeout: float, acquisition: Acquisition | None = None
+    ) -> PooledConnection:
         """Borrow an idle connection, or wait for one.
 
         :param timeout: limit in seconds
+        :param acquisition: what is to give it back
         """
         self.check()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
@@ -69,7 +75,10 @@ class Lender:
         elif not self._turns & _TURN_MASK:
             # Only now: whoever asks meanwhile must not overtake.
             await self._pause_holding(entry)
-        return PooledConnection(self, entry)
+        connection = PooledConnection(self, entry)
+        if acquisition is not None:
+            acquisition.connection = connection
+        return connection
 
     @defer_interrupts
     def lend_nowait(self) -> PooledConnection:

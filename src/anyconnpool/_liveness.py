@@ -11,13 +11,14 @@ import select
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol, TypeAlias, cast
 
 from anyio import TypedAttributeSet, typed_attribute
 from anyio.abc import AnyByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
-from anyconnpool._entry import Liveness
+from anyconnpool._entry import ALIVE, Liveness
 
 _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)
 
@@ -51,10 +52,10 @@ class SocketProbe:
         """Look without waiting and without consuming anything."""
         if self._fileno() != self._fd:
             return Liveness.CLOSED
-        events = self._poll()
-        if not events:
-            return Liveness.ALIVE
-        return Liveness.UNREAD if events == select.POLLIN else Liveness.CLOSED
+        ready = self._poll(0)
+        if not ready:
+            return ALIVE
+        return Liveness.UNREAD if ready[0][1] == select.POLLIN else Liveness.CLOSED
 
     def first(self) -> Liveness:
         """Look at a connection that nobody has borrowed yet."""
@@ -149,23 +150,17 @@ class OwnProbe:
         return False
 
 
-def _poll_function(fd: int) -> Callable[[], int]:
+def _poll_function(fd: int) -> Callable[[int], list[tuple[int, int]]]:
     if not hasattr(select, "poll"):
-        return lambda: _select_events(fd)
+        return partial(_select, fd)
     poll = select.poll()
     poll.register(fd, select.POLLIN | _POLLRDHUP)
-    look = poll.poll
-
-    def events() -> int:
-        ready = look(0)
-        return ready[0][1] if ready else 0
-
-    return events
+    return poll.poll
 
 
-def _select_events(fd: int) -> int:
+def _select(fd: int, timeout: int) -> list[tuple[int, int]]:
     """Ask where there is no poll (Windows): it can't tell a hang-up from data, both are unfit."""
-    return select.POLLIN if select.select([fd], [], [], 0)[0] else 0
+    return [(fd, select.POLLIN) for fd in select.select([fd], [], [], timeout)[0]]
 
 
 def plain_socket_probe(stream: AnyByteStream) -> SocketProbe | None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from anyio import AsyncContextManagerMixin
 from anyio.abc import ByteStreamConnectable
 
+from anyconnpool._acquisition import Acquisition
 from anyconnpool._block import Block, RunningPool
 from anyconnpool._checks import check_duration
-from anyconnpool._connection import Acquisition, PooledConnection
+from anyconnpool._connection import PooledConnection
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._exchanges import Exchanges
 from anyconnpool._interrupts import defer_interrupts
@@ -183,7 +184,10 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
             timeout = self._settings.acquire_timeout
         else:
             timeout = check_duration("timeout", timeout)
-        return Acquisition(self._running_lender(), timeout)
+        lender = self._lender
+        if lender is None or not lender.running:
+            lender = self._running_lender()
+        return Acquisition(lender, timeout)
 
     def acquire_nowait(self) -> PooledConnection:
         """Borrow an idle connection without waiting, nor opening one.

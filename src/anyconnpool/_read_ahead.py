@@ -75,10 +75,10 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
     _chunks_received: int = 0
     _last_chunk_size: int = 0
     _turns: int = 0
+    _closed: bool = False
 
     def __init__(self, stream: AnyByteStream) -> None:
         self.receive_stream = self._stream = stream
-        self._closed = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._data) - self._position} bytes buffered"

@@ -9,16 +9,11 @@ import sys
 from collections.abc import Callable
 from weakref import WeakSet
 
-from anyio import current_effective_deadline, current_time
+from anyio import current_effective_deadline
 from anyio.lowlevel import current_token
 
 from anyconnpool._exceptions import PoolError
 from anyconnpool._interrupts import tell_trio
-
-
-def _current_native_token() -> object:
-    return current_token().native_token
-
 
 # Where a pool belongs that a forked child has got from its parent.
 _PARENT_PROCESS = object()
@@ -36,15 +31,17 @@ class Runtime:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._home: object = _current_native_token()
-        #: returns the loop's time in seconds
-        self.now: Callable[[], float] = current_time
-        self._where: Callable[[], object] = _current_native_token
+        self._home: object = current_token().native_token
+        # What AnyIO asks the backends, without the detour that costs several times as much.
         if isinstance(self._home, asyncio.AbstractEventLoop):
-            # What AnyIO does on asyncio, without the detour that costs several times as much.
-            self.now = self._home.time
-            self._where = asyncio.get_running_loop
+            #: returns the loop's time in seconds
+            self.now: Callable[[], float] = self._home.time
+            self._where: Callable[[], object] = asyncio.get_running_loop
         else:
+            from trio.lowlevel import current_clock, current_trio_token
+
+            self.now = current_clock().current_time
+            self._where = current_trio_token
             tell_trio()
         _runtimes.add(self)
 

@@ -172,8 +172,9 @@ def inspect(entry: Entry[Transport]) -> Liveness:
     transport = entry.link
     if transport.early:
         return Liveness.UNREAD
+    probe = transport.probe
     try:
-        return transport.probe() if entry.borrows else transport.probe.first()
+        return probe() if entry.borrows else probe.first()
     except Exception:
         _logger.exception("pool %s: probing %s failed", transport.pool, transport)
         return Liveness.CLOSED

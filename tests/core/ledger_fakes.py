@@ -87,6 +87,14 @@ class WatchedLedger(Ledger[int]):
         self.moves.append((entry.state, state))
         super()._move(entry, state)
 
+    def _lay_down(self, entry: Entry[int], now: float) -> None:
+        self.moves.append((entry.state, State.IDLE))
+        super()._lay_down(entry, now)
+
+    def _lend_idle(self, entry: Entry[int]) -> None:
+        self.moves.append((entry.state, State.IN_USE))
+        super()._lend_idle(entry)
+
 
 class Pool:
     """A ledger with all that surrounds it, for tests that tell a story."""
