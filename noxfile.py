@@ -62,9 +62,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def tests_min(session: nox.Session) -> None:
-    """Run the tests with the oldest dependencies allowed on the oldest interpreter found."""
+    """Run the pool's own tests with the oldest dependencies allowed, on the oldest interpreter."""
     install(session, "test", *OLDEST)
-    session.run("pytest", *SPREAD, *session.posargs)
+    session.run("pytest", "tests/core", "tests/pool", "tests/sockets", *SPREAD, *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])
@@ -78,7 +78,8 @@ def servers(session: nox.Session) -> None:
 def network(session: nox.Session) -> None:
     """Run the tests that cut a network between namespaces; it takes root and iproute2."""
     install(session, "test")
-    session.run("pytest", "tests/network", *SPREAD, *session.posargs)
+    # They only wait.
+    session.run("pytest", "tests/network", "-n", "12", *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])

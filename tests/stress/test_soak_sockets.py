@@ -15,8 +15,13 @@ import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, _housekeeper
 from tests.sockets.checks import eventually
+from tests.sockets.conftest import no_unix_noise
 
 from .soak import Figures
+
+__all__ = ["no_unix_noise"]
+
+pytestmark = pytest.mark.usefixtures("no_unix_noise")
 
 SPARE_DESCRIPTORS = 500
 BORROWERS = 30
@@ -54,6 +59,12 @@ class EchoProcess:
     def stop(self) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+@pytest.fixture
+def kind() -> str:
+    """Return the kind of socket to serve on."""
+    return "unix"
 
 
 @pytest.fixture
