@@ -159,15 +159,17 @@ class Books(Generic[Link]):
         """Lend an entry that was idle."""
         entry.state = IN_USE
         self._take_slot(entry)
-        self._acquired += 1
-        if entry.borrows:
-            self._reused += 1
-        entry.borrows += 1
+        self._count_loan(entry)
         if self._min_idle:
             self._balance()
 
     def _lend(self, entry: Entry[Link]) -> None:
-        self._move(entry, State.IN_USE)
+        """Lend an entry that was not idle; handed on, it keeps its slot."""
+        if entry.state is not IN_USE:
+            self._move(entry, IN_USE)
+        self._count_loan(entry)
+
+    def _count_loan(self, entry: Entry[Link]) -> None:
         self._acquired += 1
         if entry.borrows:
             self._reused += 1

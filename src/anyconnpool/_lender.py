@@ -188,7 +188,8 @@ class Lender:
                 self._ledger.statistics(),
                 "is in full use, and as many tasks as max_waiting allows wait already",
             )
-        self._workers.carry_out()
+        if self._ledger.orders:
+            self._workers.carry_out()
         try:
             if timeout == math.inf:
                 await event.wait()
