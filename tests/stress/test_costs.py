@@ -1,0 +1,68 @@
+"""Count the calls that all-day operations make: it shows when work is added to their path."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from anyconnpool import ConnectionPool, FramedStream, PackageFormat
+from tests.pool.conftest import anyio_backend as anyio_backend
+from tests.pool.network import MemoryNetwork, fill
+
+from .soak import CostMeter
+
+Operation = Callable[[ConnectionPool], Awaitable[object]]
+
+
+async def borrow(pool: ConnectionPool) -> None:
+    async with pool.acquire():
+        pass
+
+
+async def borrow_at_once(pool: ConnectionPool) -> None:
+    await pool.acquire_nowait().aclose()
+
+
+async def exchange(pool: ConnectionPool) -> None:
+    async with pool.acquire() as connection:
+        await connection.send(b"x" * 64)
+        await connection.receive_exactly(64)
+
+
+async def exchange_in_one_call(pool: ConnectionPool) -> None:
+    await pool.send_receive(b"x" * 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("operation", "budget"),
+    [(borrow, 29), (borrow_at_once, 29), (exchange, 50), (exchange_in_one_call, 78)],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+async def test_an_operation_makes_no_more_calls_than_it_did(
+    operation: Operation, budget: int, meter: CostMeter
+) -> None:
+    """Calls that the package's modules make or receive, of Python functions and of C's."""
+    async with ConnectionPool(MemoryNetwork()) as pool:
+        await fill(pool, 2)
+        await operation(pool)
+        with meter:
+            await operation(pool)
+    assert meter.count <= budget
+
+
+async def test_a_buffered_package_makes_no_more_calls_than_it_did(meter: CostMeter) -> None:
+    """A package or a line that is in the buffer is read without asking the stream."""
+    network = MemoryNetwork()
+    stream = FramedStream(await network.connect())
+    stream.feed_data(PackageFormat().pack(b"x" * 64) * 3 + b"line\n" * 3)
+    await stream.receive_package()
+    with meter:
+        await stream.receive_package()
+    package = meter.count
+    await stream.receive_package()
+    await stream.receive_line()
+    with meter:
+        await stream.receive_line()
+    await stream.aclose()
+    assert (package, meter.count) <= (6, 6)
