@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Protocol
 
-from anyio import ClosedResourceError, ConnectionFailed, TypedAttributeLookupError
+from anyio import ClosedResourceError, TypedAttributeLookupError
 
 from anyconnpool._entry import Entry
-from anyconnpool._exceptions import PoolError
 from anyconnpool._framed import FrameDefaults, FramedStream
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._liveness import SocketProbe
@@ -116,7 +115,7 @@ class PooledConnection(FramedStream):
         checkpoint, so that no cancellation can interrupt it.
         """
         raised = sys.exc_info()[1]
-        self.give_back(raised is not None and raised is not self._handled)
+        self._give_back(raised is not None and raised is not self._handled)
 
     @defer_interrupts
     async def __aexit__(
@@ -125,10 +124,9 @@ class PooledConnection(FramedStream):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        self.give_back(exc_type is not None)
+        self._give_back(exc_type is not None)
 
-    def give_back(self, failed: bool) -> None:
-        """Give the connection back if it wasn't yet; close it if its borrower failed."""
+    def _give_back(self, failed: bool) -> None:
         if not self._closed:
             self._finish(CloseReason.UNCLEAN if failed else self._find_fault())
 
@@ -181,69 +179,50 @@ class PooledConnection(FramedStream):
         return probe if isinstance(probe, SocketProbe) else None
 
 
-def _given_away() -> PoolError:
-    return PoolError("the hook gave the connection away: it should only use it")
+class Lender(Protocol):
+    """Whom an acquisition asks for a connection."""
 
+    async def lend(
+        self, timeout: float, acquisition: Acquisition | None = None
+    ) -> PooledConnection:
+        """Borrow an idle connection, or wait for one.
 
-class _HookOwner:
-    """The owner of a connection that is lent to one of the pool's hooks."""
-
-    def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
-        self.settings = settings
-        self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
-        self.now = now
-
-    def take_back(
-        self, entry: Entry[Transport], reason: CloseReason | None, *, unsure: bool
-    ) -> None:
-        """Do nothing: a hook can't give back what was not borrowed."""
-
-    def let_go(self, entry: Entry[Transport]) -> bool:
-        """Refuse.
-
-        :raises PoolError: always
+        :param acquisition: what is to give it back
         """
-        raise _given_away()
+        ...
 
 
-class _HookConnection(PooledConnection):
-    """A connection in the hands of a hook."""
+class Acquisition:
+    """What :meth:`ConnectionPool.acquire` returns: enter it, or await it.
 
-    def finish(self, *, greeting: bool) -> None:
-        """Refuse the connection if it is unfit.
-
-        :param greeting: whether what the hook left unread, or has yet to come, is for the first
-            borrower
-        :raises ~anyio.ConnectionFailed: if the connection is unfit
-        :raises PoolError: if the hook gave it back, discarded or detached it
-        """
-        if self._closed:
-            raise _given_away()
-        fault = self._find_fault()
-        if fault is not None and (self._unfinished or not greeting):
-            raise ConnectionFailed(f"the hook left the connection unfit: {fault.value}")
-        self._entry.link.early = self.buffer
-
-
-async def lend_to_hook(
-    entry: Entry[Transport],
-    settings: Settings,
-    now: Callable[[], float],
-    hook: Callable[[PooledConnection], Awaitable[object]],
-    *,
-    greeting: bool,
-) -> None:
-    """Lend a connection to ``on_connect`` or ``check``, and see in what state it comes back.
-
-    :param greeting: whether what the hook left unread, or has yet to come, is for the first
-        borrower
-    :raises ~anyio.ConnectionFailed: if the hook left the connection unfit
-    :raises PoolError: if the hook gave it away
-    :raises Exception: what the hook raised
+    ``async with`` gives the connection back at the end of the block. Awaited, it returns the
+    connection, which then has to be given back with :meth:`PooledConnection.aclose`, or by an
+    ``async with`` of its own.
     """
-    connection = _HookConnection(_HookOwner(settings, now), entry)
-    try:
-        await hook(connection)
-        connection.finish(greeting=greeting)
-    finally:
-        await connection.aclose()
+
+    __slots__ = ("_lender", "_timeout", "connection")
+
+    def __init__(self, lender: Lender, timeout: float) -> None:
+        self._lender = lender
+        self._timeout = timeout
+        #: what was borrowed by entering
+        self.connection: PooledConnection | None = None
+
+    # No coroutine functions themselves: one coroutine each way is enough.
+    def __aenter__(self) -> Coroutine[Any, Any, PooledConnection]:
+        if self.connection is not None:
+            raise RuntimeError("this acquire() is entered already: call acquire() once a borrow")
+        return self._lender.lend(self._timeout, self)
+
+    def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> Coroutine[Any, Any, None]:
+        connection, self.connection = self.connection, None
+        assert connection is not None
+        return connection.__aexit__(exc_type, exc_val, exc_tb)
+
+    def __await__(self) -> Generator[Any, Any, PooledConnection]:
+        return self._lender.lend(self._timeout).__await__()

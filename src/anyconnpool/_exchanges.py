@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from anyio import sleep
 
-from anyconnpool._acquisition import Acquisition
-from anyconnpool._connection import PooledConnection
+from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._deadline import Deadline, time_limit
 from anyconnpool._failures import is_hang_up, is_retryable
 from anyconnpool._framed import frame_line

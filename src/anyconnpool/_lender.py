@@ -12,8 +12,7 @@ from collections.abc import Callable
 from anyio import Event, move_on_after
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from anyconnpool._acquisition import Acquisition
-from anyconnpool._connection import PooledConnection
+from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._entry import Entry, Waiter
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._framed import FrameDefaults

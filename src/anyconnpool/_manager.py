@@ -12,10 +12,10 @@ from weakref import WeakValueDictionary
 from anyio import AsyncContextManagerMixin, CapacityLimiter, current_time, sleep
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._acquisition import Acquisition
 from anyconnpool._block import Block, RunningPool
 from anyconnpool._budget import Budget, SharingLedger
 from anyconnpool._checks import check_count
+from anyconnpool._connection import Acquisition
 from anyconnpool._entry import Entry, Liveness
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._interrupts import defer_interrupts

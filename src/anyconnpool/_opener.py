@@ -19,9 +19,9 @@ from anyio import (
 )
 from anyio.abc import ByteStream, ByteStreamConnectable
 
-from anyconnpool._connection import lend_to_hook
 from anyconnpool._entry import Entry
 from anyconnpool._failures import is_retryable
+from anyconnpool._hooks import lend_to_hook
 from anyconnpool._log import OutageLog
 from anyconnpool._settings import Settings
 from anyconnpool._transport import Transport, force_close

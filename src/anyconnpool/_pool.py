@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from anyio import AsyncContextManagerMixin
 from anyio.abc import ByteStreamConnectable
 
-from anyconnpool._acquisition import Acquisition
 from anyconnpool._block import Block, RunningPool
 from anyconnpool._checks import check_duration
-from anyconnpool._connection import PooledConnection
+from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._exchanges import Exchanges
 from anyconnpool._interrupts import defer_interrupts

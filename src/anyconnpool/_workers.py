@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from anyio import CancelScope, fail_after
 from anyio.abc import TaskGroup
 
-from anyconnpool._connection import lend_to_hook
 from anyconnpool._entry import Entry, Liveness, Order
+from anyconnpool._hooks import lend_to_hook
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._log import OutageLog
