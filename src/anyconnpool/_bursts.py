@@ -9,7 +9,7 @@ from anyio import EndOfStream, move_on_after, sleep
 from anyconnpool._checks import check_duration
 from anyconnpool._entry import Liveness
 from anyconnpool._liveness import SocketProbe, plain_socket_probe
-from anyconnpool._read_ahead import ReadAheadStream, check_size
+from anyconnpool._read_ahead import TURN_MASK, ReadAheadStream, check_size
 
 _BURST_BYTES = 1_048_576
 # How often a line that should be silent is looked at, in seconds.
@@ -38,10 +38,11 @@ class BurstStream(ReadAheadStream):
         """
         quiet = check_duration("quiet", quiet)
         check_size("max_bytes", max_bytes)
-        await self._take_turn()
+        self._turns += 1
+        if not self._turns & TURN_MASK:
+            await self._give_turn()
         if self._position == len(self._data):
-            self._data = await self._receive_chunk()
-            self._position = 0
+            await self._fill()
         await self._gather_burst(quiet, max_bytes)
         return self._take(max_bytes)
 
@@ -60,7 +61,9 @@ class BurstStream(ReadAheadStream):
         quiet = check_duration("quiet", quiet)
         check_size("max_bytes", max_bytes)
         self._check_open()
-        await self._take_turn()
+        self._turns += 1
+        if not self._turns & TURN_MASK:
+            await self._give_turn()
         await self._gather_burst(quiet, max_bytes)
         return self._take(max_bytes)
 

@@ -221,8 +221,13 @@ class Acquisition:
         exc_tb: TracebackType | None,
     ) -> Coroutine[Any, Any, None]:
         connection, self.connection = self.connection, None
-        assert connection is not None
+        if connection is None:
+            return _do_nothing()
         return connection.__aexit__(exc_type, exc_val, exc_tb)
 
     def __await__(self) -> Generator[Any, Any, PooledConnection]:
         return self._lender.lend(self._timeout).__await__()
+
+
+async def _do_nothing() -> None:
+    """Leave what has been left already."""

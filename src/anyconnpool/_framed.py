@@ -10,7 +10,7 @@ from anyio.abc import AnyByteStream
 from anyconnpool._bursts import BurstStream
 from anyconnpool._deadline import time_limit
 from anyconnpool._package import PackageFormat
-from anyconnpool._read_ahead import check_size
+from anyconnpool._read_ahead import TURN_MASK, check_delimiter, check_size
 
 _DEFAULT_FORMAT = PackageFormat()
 
@@ -95,13 +95,20 @@ class FramedStream(BurstStream):
         :raises ~anyio.DelimiterNotFound: if the line is longer; the connection is not reused
         :raises ValueError: if the newline is empty or ``max_bytes`` less than 1
         """
-        try:
-            return await self._take_until(
-                newline, self._defaults.max_line_bytes if max_bytes is None else max_bytes
-            )
-        except EndOfStream as exc:
-            self._raise_if_within_frame(exc)
-            raise
+        limit = self._defaults.max_line_bytes if max_bytes is None else max_bytes
+        if not newline or limit < 1:
+            check_delimiter(newline, limit)
+        self._turns += 1
+        if not self._turns & TURN_MASK:
+            await self._give_turn()
+        line = self._take_until(newline, limit)
+        if line is None:
+            try:
+                line = await self._wait_until(newline, limit)
+            except EndOfStream as exc:
+                self._raise_if_within_frame(exc)
+                raise
+        return line
 
     async def receive_package(self, format: PackageFormat | None = None) -> bytes:
         """Receive a package.
@@ -116,28 +123,46 @@ class FramedStream(BurstStream):
         :raises PackageTooLarge: if the header announces more than the format allows; nothing of
             the body is waited for, and the connection is not reused
         """
-        await self._take_turn()
-        try:
-            return await self._take_package(format or self._defaults.package_format)
-        except EndOfStream as exc:
-            self._raise_if_within_frame(exc)
-            raise
+        format = format or self._defaults.package_format
+        self._turns += 1
+        if not self._turns & TURN_MASK:
+            await self._give_turn()
+        package = self._take_package(format)
+        if package is None:
+            try:
+                package = await self._wait_package(format)
+            except EndOfStream as exc:
+                self._raise_if_within_frame(exc)
+                raise
+        return package
 
-    async def _take_package(self, format: PackageFormat) -> bytes:
-        body = self._position + format.header_size
-        if body > len(self._data):
-            await self._buffer_exactly(format.header_size)
-            body = self._position + format.header_size
-        size = int.from_bytes(self._data[self._position : body], "big")
+    def _take_package(self, format: PackageFormat) -> bytes | None:
+        """Take a package, if all of it is buffered."""
+        data = self._data
+        start = self._position + format.header_size
+        if start > len(data):
+            return None
+        size = int.from_bytes(data[self._position : start], "big")
         if size > format.max_size:
             self._unfinished += 1
             format.check_size(size)
-        if body + size > len(self._data):
-            await self._buffer_exactly(format.header_size + size)
-            body = self._position + format.header_size
-        self._position = body + size
+        end = start + size
+        if end > len(data):
+            return None
+        self._position = end
         self._reply_owed = False
-        return self._data[body : body + size]
+        return data[start:end]
+
+    async def _wait_package(self, format: PackageFormat) -> bytes:
+        """Wait for a package of which something is missing, and take it."""
+        if self._position == len(self._data):
+            await self._fill()
+        missing = format.header_size
+        while (package := self._take_package(format)) is None:
+            await self._buffer_exactly(missing)
+            header = self._data[self._position : self._position + format.header_size]
+            missing = format.header_size + int.from_bytes(header, "big")
+        return package
 
     async def send_receive(
         self, data: bytes, nbytes: int | None = None, *, timeout: float | None = None

@@ -9,7 +9,7 @@ shows whether the connection is clean. It knows nothing of pools and frames.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, NoReturn, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 from anyio import ClosedResourceError, DelimiterNotFound, EndOfStream, IncompleteRead
 from anyio.abc import AnyByteStream, ByteReceiveStream, ByteStream
@@ -18,11 +18,12 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._liveness import attributes_of
+from anyconnpool._shut import SHUT
 
 # asyncio receives 256 KiB at most in one go: asking for as much leaves nothing behind in AnyIO.
 _CHUNK = 262_144
 # Reads served from the buffer before the others get a turn, less one.
-_TURN_MASK = 255
+TURN_MASK = 255
 
 
 def check_size(name: str, value: int, least: int = 1) -> None:
@@ -34,27 +35,13 @@ def check_size(name: str, value: int, least: int = 1) -> None:
         raise ValueError(f"{name} must be {least} or more bytes, not {value}")
 
 
-class _ShutStream(ByteStream):
-    """What a stream wraps once it was closed or given back: every use is refused."""
+def check_delimiter(delimiter: bytes, max_bytes: int) -> None:
+    """Refuse to look for nothing, or nowhere.
 
-    async def receive(self, max_bytes: int = 65536) -> NoReturn:
-        raise ClosedResourceError
-
-    async def send(self, item: bytes) -> NoReturn:
-        raise ClosedResourceError
-
-    async def send_eof(self) -> NoReturn:
-        raise ClosedResourceError
-
-    async def aclose(self) -> None:
-        """Do nothing: closing twice does no harm."""
-
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        raise ClosedResourceError
-
-
-_SHUT = _ShutStream()
+    :raises ValueError: if the delimiter is empty or the limit less than 1
+    """
+    check_size("the delimiter", len(delimiter))
+    check_size("max_bytes", max_bytes)
 
 
 class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
@@ -76,9 +63,12 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
     _last_chunk_size: int = 0
     _turns: int = 0
     _closed: bool = False
+    #: whether the stream takes a limit of what it receives; object streams of bytes don't
+    _limits_chunks: bool = True
 
     def __init__(self, stream: AnyByteStream) -> None:
         self.receive_stream = self._stream = stream
+        self._limits_chunks = isinstance(stream, ByteReceiveStream)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._data) - self._position} bytes buffered"
@@ -111,7 +101,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
 
     def _shut(self) -> AnyByteStream:
         stream = self._stream
-        self.receive_stream = self._stream = _SHUT
+        self.receive_stream = self._stream = SHUT
         self._data = b""
         self._position = 0
         self._closed = True
@@ -149,10 +139,11 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         :raises ValueError: if ``max_bytes`` is less than 1
         """
         check_size("max_bytes", max_bytes)
-        await self._take_turn()
+        self._turns += 1
+        if not self._turns & TURN_MASK:
+            await self._give_turn()
         if self._position == len(self._data):
-            self._data = await self._receive_chunk()
-            self._position = 0
+            await self._fill()
         return self._take(max_bytes)
 
     async def receive_exactly(self, nbytes: int) -> bytes:
@@ -166,10 +157,15 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
             check_size("nbytes", nbytes, 0)
             self._check_open()
             return b""
-        await self._take_turn()
+        self._turns += 1
+        if not self._turns & TURN_MASK:
+            await self._give_turn()
         if self._position + nbytes > len(self._data):
             try:
-                await self._buffer_exactly(nbytes)
+                if self._position == len(self._data):
+                    await self._fill()
+                if self._position + nbytes > len(self._data):
+                    await self._buffer_exactly(nbytes)
             except EndOfStream as exc:
                 raise IncompleteRead from exc
         return self._take(nbytes)
@@ -184,29 +180,42 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         :raises ~anyio.IncompleteRead: if the peer closed before; what came stays buffered
         :raises ValueError: if the delimiter is empty or ``max_bytes`` less than 1
         """
-        try:
-            return await self._take_until(delimiter, max_bytes)
-        except EndOfStream as exc:
-            raise IncompleteRead from exc
-
-    async def _take_until(self, delimiter: bytes, max_bytes: int) -> bytes:
         if not delimiter or max_bytes < 1:
-            check_size("the delimiter", len(delimiter))
-            check_size("max_bytes", max_bytes)
-        await self._take_turn()
+            check_delimiter(delimiter, max_bytes)
+        self._turns += 1
+        if not self._turns & TURN_MASK:
+            await self._give_turn()
+        taken = self._take_until(delimiter, max_bytes)
+        if taken is None:
+            try:
+                taken = await self._wait_until(delimiter, max_bytes)
+            except EndOfStream as exc:
+                raise IncompleteRead from exc
+        return taken
+
+    def _take_until(self, delimiter: bytes, max_bytes: int) -> bytes | None:
+        """Take what stands before a delimiter, if that is buffered."""
         start = self._position
-        window = max_bytes + len(delimiter)
-        end = self._data.find(delimiter, start, start + window)
+        end = self._data.find(delimiter, start, start + max_bytes + len(delimiter))
         if end < 0:
-            await self._buffer_until(delimiter, window)
-            start = self._position
-            end = self._data.find(delimiter, start, start + window)
-            if end < 0:
-                self._unfinished += 1
-                raise DelimiterNotFound(max_bytes)
+            return None
         self._position = end + len(delimiter)
         self._reply_owed = False
         return self._data[start:end]
+
+    async def _wait_until(self, delimiter: bytes, max_bytes: int) -> bytes:
+        """Wait for a delimiter that isn't buffered, and take what stands before it."""
+        if self._position == len(self._data):
+            await self._fill()
+            taken = self._take_until(delimiter, max_bytes)
+            if taken is not None:
+                return taken
+        await self._buffer_until(delimiter, max_bytes + len(delimiter))
+        taken = self._take_until(delimiter, max_bytes)
+        if taken is None:
+            self._unfinished += 1
+            raise DelimiterNotFound(max_bytes)
+        return taken
 
     def _take(self, nbytes: int) -> bytes:
         start = self._position
@@ -216,20 +225,24 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
             self._reply_owed = False
         return taken
 
-    async def _take_turn(self) -> None:
-        self._turns += 1
-        if not self._turns & _TURN_MASK:
-            self._unfinished += 1
-            await checkpoint()
-            self._unfinished -= 1
+    async def _give_turn(self) -> None:
+        """Let the other tasks have a turn; due when no bit of the mask is set in the turns."""
+        self._unfinished += 1
+        await checkpoint()
+        self._unfinished -= 1
+
+    async def _fill(self) -> None:
+        """Receive into a buffer that has been read to its end."""
+        self._data = await self._receive_chunk()
+        self._position = 0
 
     async def _receive_chunk(self) -> bytes:
         self._unfinished += 1
         stream = self._stream
         chunk = b""
         while not chunk:
-            if isinstance(stream, ByteReceiveStream):
-                chunk = await stream.receive(_CHUNK)
+            if self._limits_chunks:
+                chunk = await cast("ByteReceiveStream", stream).receive(_CHUNK)
             else:
                 chunk = await stream.receive()
         self._unfinished -= 1
