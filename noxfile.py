@@ -90,6 +90,13 @@ def stress(session: nox.Session) -> None:
     session.run("pytest", *long_forms, *SPREAD, *session.posargs)
 
 
+@nox.session(python=PYTHONS[-1])
+def bench(session: nox.Session) -> None:
+    """Measure the pool, its peers and its floors; `nox -s bench -- --quick` in a minute or two."""
+    install(session, "bench")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run the echo server and client against each other on every backend."""

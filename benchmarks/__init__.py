@@ -12,8 +12,10 @@ that is slow for a while is then slow for all of them.
 **How to read the table.** The first line of a case is ours. Each line has the median time of one
 operation, and the quartiles. ``ours/it`` is the ratio of our time to that contestant's, formed
 within each round: its median, and its quartiles. Below 1 we are faster. Some lines have a goal for
-that ratio, or, where there is nothing to compare with, for the figure itself. Compare ratios, not
-times: times are those of one machine on one day.
+that ratio, or, where there is nothing to compare with, for the figure itself. A verdict with a
+question mark is in doubt: the goal lies between the quartiles, and another run may say otherwise.
+Compare ratios, not times: times are those of one machine on one day. A busy machine spoils the
+exchanges most, where two processes wait for each other.
 
 **How it is made.** ``rounds`` measures, ``cases`` says what, ``borrowers`` and ``peers`` are those
 who lend connections, ``worker`` runs the cases of one backend, ``server`` is the other end, and

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Protocol, TypeAlias
 
-from anyio import CapacityLimiter, Event, create_task_group, current_time
+from anyio import CapacityLimiter, Event, create_task_group, current_time, sleep
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint_if_cancelled
 
@@ -134,3 +134,13 @@ async def hold(borrower: Borrower, count: int, meanwhile: Callable[[], Awaitable
             await meanwhile()
         finally:
             done.set()
+
+
+async def warm_up(pool: ConnectionPool, count: int) -> None:
+    """Have our pool open connections, and wait until they are idle and beyond doubt."""
+    borrowed = [await pool.acquire() for _ in range(count)]
+    for connection in borrowed:
+        await connection.aclose()
+    # A pool has no event for this.
+    while pool.statistics().idle < count:  # noqa: ASYNC110
+        await sleep(0.01)

@@ -169,9 +169,7 @@ async def asyncpg() -> AsyncGenerator[Borrower]:
 async def aiosocketpool() -> AsyncGenerator[Borrower]:
     """Enter aiosocketpool on stand-in connections; where all are in use it opens another."""
     module = import_module("aiosocketpool")
-    pool = module.AsyncConnectionPool(
-        AiosocketpoolConnection, max_size=10, reap_connections=False
-    )
+    pool = module.AsyncConnectionPool(AiosocketpoolConnection, max_size=10, reap_connections=False)
     yield Entered(pool.connection)
 
 

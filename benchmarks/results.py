@@ -62,14 +62,21 @@ class Figure:
             return None
         return (self.ratio or self.value).median <= self.goal
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the goal lies between the quartiles, so that another run may say otherwise."""
+        spread = self.ratio or self.value
+        return self.goal is not None and spread.low <= self.goal <= spread.high
+
     def to_json(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        return {**dataclasses.asdict(self), "met": self.met}
+        return {**dataclasses.asdict(self), "met": self.met, "in_doubt": self.in_doubt}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Figure:
         """Undo :meth:`to_json`."""
-        values = {name: value for name, value in fields.items() if name != "met"}
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {name: value for name, value in fields.items() if name in known}
         values["value"] = Spread(**values["value"])
         values["ratio"] = values["ratio"] and Spread(**values["ratio"])
         return cls(**values)

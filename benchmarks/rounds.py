@@ -20,7 +20,7 @@ Turn: TypeAlias = Callable[[int], Awaitable[float]]
 _TURN = 0.004
 _MOST_ROUNDS = 60
 _FEWEST_ROUNDS = 5
-_FEWEST_ROUNDS_QUICK = 3
+_FEWEST_ROUNDS_QUICK = 2
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,8 @@ def timed(repeat: Callable[[int], Awaitable[object]]) -> Turn:
 
 async def _calibrate(turn: Turn) -> int:
     count = 1
+    # The first operation may open a connection, or import something.
+    await turn(count)
     while (elapsed := await turn(count)) < _TURN / 4:
         count *= 4
     return max(round(count * _TURN / elapsed), 1)

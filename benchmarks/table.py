@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from benchmarks.results import Figure, Spread, Unit
@@ -19,24 +18,22 @@ _SCALES: dict[Unit, tuple[tuple[float, str], ...]] = {
 def render(facts: Mapping[str, Any], figures: Sequence[Figure]) -> str:
     """Return the whole table."""
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    cells = [_cells(figure) for figure in figures]
+    widths = [max(map(len, column)) for column in zip(_HEADER, *cells, strict=True)]
     lines = [
         f"{facts['python']} on {facts['platform']}, {facts['processors']} processors, "
         f"load {facts['load'][0]} at the start",
         versions,
+        "",
+        _line(_HEADER, widths),
     ]
-    blocks = [
-        ((f"{backend} · {case}, per {per}", "", "", "", "", "", ""), *map(_cells, group))
-        for (backend, case, per), group in groupby(
-            figures, key=lambda figure: (figure.backend, figure.case, figure.per)
-        )
-    ]
-    widths = [
-        max(len(row[column]) for row in (_HEADER, *(row for block in blocks for row in block[1:])))
-        for column in range(len(_HEADER))
-    ]
-    for block in blocks:
-        lines += ["", _line((block[0][0], *_HEADER[1:]), widths)]
-        lines += [_line((f"  {row[0]}", *row[1:]), widths) for row in block[1:]]
+    previous = None
+    for figure, row in zip(figures, cells, strict=True):
+        title = f"{figure.backend} · {figure.case}, per {figure.per}"
+        if title != previous:
+            lines += ["", title]
+        lines.append(_line(row, widths))
+        previous = title
     return "\n".join([*lines, "", _verdict(figures)])
 
 
@@ -44,7 +41,7 @@ def show_value(value: float, unit: Unit) -> str:
     """Return a value in the unit that suits its size."""
     scales = _SCALES[unit]
     scale, name = next((one for one in scales if abs(value) >= one[0]), scales[-1])
-    return f"{value / scale:#.3g}".rstrip(".") + f" {name}"
+    return f"{_three_digits(value / scale)} {name}"
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:
@@ -52,8 +49,8 @@ def _cells(figure: Figure) -> tuple[str, ...]:
     quartiles = "" if figure.rounds == 1 else _quartiles(spread, figure.unit)
     ratio, ratio_quartiles = "", ""
     if figure.ratio is not None:
-        ratio = f"{figure.ratio.median:.3f}"
-        ratio_quartiles = f"{figure.ratio.low:.3f} – {figure.ratio.high:.3f}"
+        ratio = _show_ratio(figure.ratio.median)
+        ratio_quartiles = f"{_show_ratio(figure.ratio.low)} - {_show_ratio(figure.ratio.high)}"
     return (
         figure.name,
         show_value(spread.median, figure.unit),
@@ -61,12 +58,12 @@ def _cells(figure: Figure) -> tuple[str, ...]:
         ratio,
         ratio_quartiles,
         _goal(figure),
-        {None: "", True: "met", False: "NOT MET"}[figure.met],
+        _judge(figure),
     )
 
 
 def _quartiles(spread: Spread, unit: Unit) -> str:
-    return f"{show_value(spread.low, unit)} – {show_value(spread.high, unit)}"
+    return f"{show_value(spread.low, unit)} - {show_value(spread.high, unit)}"
 
 
 def _goal(figure: Figure) -> str:
@@ -77,12 +74,29 @@ def _goal(figure: Figure) -> str:
     return f"≤ {figure.goal:.3g}"
 
 
+def _judge(figure: Figure) -> str:
+    if figure.met is None:
+        return ""
+    return ("met" if figure.met else "NOT MET") + ("?" if figure.in_doubt else "")
+
+
+def _show_ratio(ratio: float) -> str:
+    return f"{ratio:.3f}" if ratio < 10 else f"{ratio:.0f}"
+
+
+def _three_digits(number: float) -> str:
+    decimals = 2 if number < 10 else 1 if number < 100 else 0
+    return f"{number:.{decimals}f}"
+
+
 def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
     first, *others = zip(cells, widths, strict=True)
-    line = first[0].ljust(first[1] + 2)
+    line = "  " + first[0].ljust(first[1])
     return (line + "".join("  " + cell.rjust(width) for cell, width in others)).rstrip()
 
 
 def _verdict(figures: Iterable[Figure]) -> str:
-    verdicts = [figure.met for figure in figures if figure.met is not None]
-    return f"{sum(verdicts)} of {len(verdicts)} goals met"
+    judged = [figure for figure in figures if figure.met is not None]
+    met = sum(bool(figure.met) for figure in judged)
+    in_doubt = sum(figure.in_doubt for figure in judged)
+    return f"{met} of {len(judged)} goals met; {in_doubt} of these verdicts in doubt (?)"

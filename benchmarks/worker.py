@@ -22,9 +22,8 @@ from benchmarks.rounds import Timekeeper
 async def _run(bench: Bench, names: list[str]) -> list[Figure]:
     figures: list[Figure] = []
     for name in names:
-        for figure in await CASES[name](bench):
-            figures.append(dataclasses.replace(figure, backend=bench.backend))
-    return figures
+        figures += await CASES[name](bench)
+    return [dataclasses.replace(figure, backend=bench.backend) for figure in figures]
 
 
 def main() -> None:

@@ -69,9 +69,7 @@ async def _compare(
         if name != _OWN_PARTS:
             await hold(borrower, _SIZE, checkpoint)
     borrowers["no pool"] = NoPool()
-    contestants = [
-        Contestant(name, timed(borrower.repeat)) for name, borrower in borrowers.items()
-    ]
+    contestants = [Contestant(name, timed(borrower.repeat)) for name, borrower in borrowers.items()]
     return await bench.keeper.compare(case, "borrow", contestants, seconds=6, goals=goals)
 
 

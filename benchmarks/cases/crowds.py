@@ -23,7 +23,7 @@ _SIZE = 10
 #: of ours to the fastest peer, by the number of tasks
 _GOALS = {100: 1.3, 10_000: 1.0}
 #: operations of a turn: with as many tasks as there can be, one each
-_BORROWS = {100: 2_000, 10_000: 10_000}
+_BORROWS = {100: 1_000, 10_000: 10_000}
 #: asyncio's slowest would take longer than all others together
 _TOO_SLOW = {10_000: (peers.GENERIC,)}
 

@@ -12,6 +12,7 @@ from anyio.abc import ByteStream, ByteStreamConnectable
 
 from anyconnpool import ConnectionPool
 from benchmarks.bench import Bench
+from benchmarks.borrowers import warm_up
 from benchmarks.remotes import HOST, Kind, Remotes
 from benchmarks.results import Figure
 from benchmarks.rounds import Contestant, timed
@@ -28,6 +29,7 @@ async def exchange(bench: Bench, *, kind: Kind) -> list[Figure]:
     remote = bench.remotes.connectable(kind)
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(ConnectionPool(remote))
+        await warm_up(pool, 1)
         held = await stack.enter_async_context(await remote.connect())
         blocking = stack.enter_context(_blocking_socket(bench.remotes, kind))
         ways: dict[str, Callable[[], Awaitable[object]]] = {

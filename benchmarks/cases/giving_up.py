@@ -44,9 +44,7 @@ async def cancel(bench: Bench) -> list[Figure]:
                 Contestant(f"no pool, {_MANY} tasks", _cancelling(_WaitForEver(), _MANY), _MANY),
                 Contestant(f"no pool, {_FEW} tasks", _cancelling(_WaitForEver(), _FEW), 10 * _FEW),
             ]
-            figures.extend(
-                await bench.keeper.compare("cancel", "waiter", contestants, seconds=8)
-            )
+            figures.extend(await bench.keeper.compare("cancel", "waiter", contestants, seconds=8))
 
         await hold(ours, _SIZE, measure)
     return figures
@@ -60,6 +58,7 @@ def _cancelling(borrower: Borrower, waiters: int) -> Turn:
 
 
 async def _cancel_once(borrower: Borrower, waiters: int) -> float:
+    begun = 0.0
     async with create_task_group() as tasks:
         for _ in range(waiters):
             tasks.start_soon(borrower.repeat, 1, _unexpected)

@@ -3,49 +3,72 @@
 from __future__ import annotations
 
 import gc
-import resource
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 
-from anyio import CapacityLimiter, create_task_group, current_time, sleep
-from anyio.abc import ByteStream
+from anyio import current_time, sleep
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool
 from benchmarks.bench import Bench
-from benchmarks.borrowers import OurPool, hold
+from benchmarks.borrowers import warm_up
+from benchmarks.descriptors import allow_sockets
 from benchmarks.progress import Progress
 from benchmarks.results import Figure, Spread
 from benchmarks.rounds import collector_at_rest
 
-#: the pool looks at every idle connection once in this time, in seconds, unless it is told of
-#: shorter lives
-_SWEEP_INTERVAL = 5.0
-_MANY, _MANY_QUICK = 10_000, 1_000
-#: descriptors that are left for other things
-_SPARE = 200
+
+@dataclass(frozen=True)
+class _Extent:
+    """How much there is to look over, and how often.
+
+    :param connections: how many are idle
+    :param max_idle_time: setting of the pool, in seconds
+    :param interval: in which it looks at each of them once, following from that setting
+    :param windows: how many times to wait for the longest stretch; the machine may add to one
+    """
+
+    connections: int
+    max_idle_time: float
+    interval: float
+    windows: int
+
+
+_FULL = _Extent(connections=10_000, max_idle_time=600, interval=5, windows=3)
+_QUICK = _Extent(connections=1_000, max_idle_time=8, interval=2, windows=2)
 
 
 async def sweep(bench: Bench) -> list[Figure]:
     """Look over thousands of sockets: by processor time, so that other programs don't count."""
     progress = Progress(bench.backend, "sweep")
-    count = _raise_descriptor_limit(_MANY_QUICK if bench.quick else _MANY)
-    interval = _SWEEP_INTERVAL / 2 if bench.quick else _SWEEP_INTERVAL
+    extent = _QUICK if bench.quick else _FULL
+    count = allow_sockets(extent.connections)
+    longest: list[float] = []
     remote = bench.remotes.connectable("unix")
-    async with ConnectionPool(remote, max_size=count, max_idle_time=4 * interval) as pool:
-        await _fill(pool, count)
+    async with ConnectionPool(remote, max_size=count, max_idle_time=extent.max_idle_time) as pool:
+        await warm_up(pool, count)
         gc.collect()
         with collector_at_rest():
-            spent = await _processor_time(interval)
-            progress.round_done()
-            longest = await _longest_stretch(interval)
-            progress.round_done()
+            spent = await _processor_time(extent.interval)
+            for _ in range(extent.windows):
+                progress.round_done()
+                # A little longer: between two sweeps, there is also the time of one.
+                longest.append(await _longest_stretch(1.1 * extent.interval))
+    progress.round_done()
     progress.case_done()
     per = f"sweep of {count} idle"
     return [
-        Figure("sweep", per, "longest stretch of the loop", _exactly(longest), goal=0.002),
+        Figure(
+            "sweep",
+            per,
+            "longest stretch of the loop",
+            Spread.of(longest),
+            goal=0.002,
+            rounds=extent.windows,
+        ),
         Figure("sweep", per, "processor time", _exactly(spent), "s/s", goal=0.02),
     ]
 
@@ -71,22 +94,6 @@ async def memory(bench: Bench) -> list[Figure]:
 
 def _exactly(value: float) -> Spread:
     return Spread.of([value])
-
-
-def _raise_descriptor_limit(wanted: int) -> int:
-    """Allow as many connections as are wanted, and return how many there can be."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = hard == resource.RLIM_INFINITY
-    limit = wanted + _SPARE if unlimited else min(wanted + _SPARE, hard)
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
-    return min(wanted, max(soft, limit) - _SPARE)
-
-
-async def _fill(pool: ConnectionPool, count: int) -> None:
-    await hold(OurPool(pool), count, checkpoint)
-    while pool.statistics().idle < count:
-        await sleep(0.01)
 
 
 async def _processor_time(seconds: float) -> float:
@@ -129,16 +136,7 @@ async def _allocated(hold_while: Callable[[Callable[[], None]], Awaitable[None]]
 
 
 async def _hold_bare(bench: Bench, count: int, look: Callable[[], None]) -> None:
-    streams: list[ByteStream] = []
-    few = CapacityLimiter(100)
-
-    async def open_one() -> None:
-        async with few:
-            streams.append(await bench.remotes.connect("unix"))
-
-    async with create_task_group() as tasks:
-        for _ in range(count):
-            tasks.start_soon(open_one)
+    streams = [await bench.remotes.connect("unix") for _ in range(count)]
     look()
     for stream in streams:
         await stream.aclose()
@@ -146,5 +144,5 @@ async def _hold_bare(bench: Bench, count: int, look: Callable[[], None]) -> None
 
 async def _hold_pooled(bench: Bench, count: int, look: Callable[[], None]) -> None:
     async with ConnectionPool(bench.remotes.connectable("unix"), max_size=count) as pool:
-        await _fill(pool, count)
+        await warm_up(pool, count)
         look()

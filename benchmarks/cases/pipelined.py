@@ -18,7 +18,7 @@ from benchmarks.rounds import Contestant, timed
 
 _SIZE = 64
 _HEADER = 2
-_FRAMES = 4_000
+_FRAMES = 10_000
 _ANYIO_PACKAGES = "AnyIO: receive_exactly twice"
 _ASYNCIO_PACKAGES = "asyncio: readexactly twice"
 _ANYIO_LINES = "AnyIO: receive_until"
