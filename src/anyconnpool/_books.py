@@ -90,6 +90,7 @@ class Books(Generic[Link]):
         self, entry: Entry[Link], now: float, reason: CloseReason | None, unsure: bool
     ) -> None:
         """Decide what becomes of a connection that nobody holds any more."""
+        # What can make it unfit is asked in short first: most often nothing does.
         if reason is None and (
             entry.generation != self._generation
             or now >= entry.retire_at
