@@ -64,7 +64,10 @@ def tests(session: nox.Session) -> None:
 def tests_min(session: nox.Session) -> None:
     """Run the pool's own tests with the oldest dependencies allowed, on the oldest interpreter."""
     install(session, "test", *OLDEST)
-    session.run("pytest", "tests/core", "tests/pool", "tests/sockets", *SPREAD, *session.posargs)
+    tests = ["tests/core", "tests/pool", "tests/sockets"]
+    # AnyIO before 4.16 loses a socket if connect_tcp() is cancelled at the wrong moment.
+    leaks = ["-W", "ignore:unclosed <socket:ResourceWarning"]
+    session.run("pytest", *tests, *leaks, *SPREAD, *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])
