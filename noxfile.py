@@ -15,8 +15,10 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 # anyio 4.14.2 asks for trio >= 0.32; its pytest plugin draws a deprecation warning from pytest 9.2.
 OLDEST = ["anyio==4.14.2", "trio==0.32.0", "uvloop==0.21.0", "pytest<9.2"]
 
-# The tests wait more than they compute: three processes a core.
-SPREAD = ["-n", str(3 * (os.cpu_count() or 1)), "--dist", "worksteal"]
+# The tests wait more than they compute: two processes a core.
+SPREAD = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
+# What may differ from one interpreter to the next; faults and great numbers need the newest only.
+BASIC = ["tests/core", "tests/pool", "tests/process", "tests/sockets", "tests/test_docs.py"]
 
 
 def runs(python: str) -> bool:
@@ -54,16 +56,10 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests on all backends; with the newest interpreter, measure the coverage.
-
-    Faults and great numbers, which no interpreter's version changes, are left to the oldest and the
-    newest.
-    """
+    """Run the tests on all backends, all of them and for coverage on the newest interpreter."""
     install(session, "test")
-    extras = ["--cov"] if session.python == PYTHONS[-1] else []
-    if session.python not in (PYTHONS[0], PYTHONS[-1]):
-        extras = ["--ignore=tests/faults", "--ignore=tests/stress"]
-    session.run("pytest", *SPREAD, *(session.posargs or extras))
+    chosen = ["--cov"] if session.python == PYTHONS[-1] else BASIC
+    session.run("pytest", *SPREAD, *(session.posargs or chosen))
 
 
 @nox.session(python=PYTHONS[0])
