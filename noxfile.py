@@ -75,7 +75,7 @@ def tests_min(session: nox.Session) -> None:
     install(session, "test", *OLDEST)
     tests = ["tests/core", "tests/pool", "tests/sockets"]
     # AnyIO before 4.16 loses a socket if connect_tcp() is cancelled at the wrong moment.
-    leaks = ["-W", "ignore:unclosed <socket:ResourceWarning"]
+    leaks = ["-W", "ignore:unclosed:ResourceWarning"]
     session.run("pytest", *tests, *leaks, *SPREAD, *session.posargs)
 
 
