@@ -214,6 +214,7 @@ class Acquisition:
             raise RuntimeError("this acquire() is entered already: call acquire() once a borrow")
         return self._lender.lend(self._timeout, self)
 
+    @defer_interrupts
     def __aexit__(
         self,
         exc_type: type[BaseException] | None,

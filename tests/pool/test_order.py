@@ -233,3 +233,26 @@ async def test_a_grant_that_died_meanwhile_is_not_handed_on() -> None:
         assert pool.statistics().closed == {"peer_closed": 1}
         assert pool.statistics().opened == 2
         await check_books(pool, network)
+
+
+@pytest.mark.parametrize("ticks", range(6))
+async def test_an_acquire_cancelled_in_its_pause_gives_back_what_it_holds(ticks: int) -> None:
+    """Every 64th acquire of a loop gives the others a turn with the connection in its hands."""
+    network = MemoryNetwork()
+
+    async def borrow() -> None:
+        async with pool.acquire():
+            pass
+
+    async with ConnectionPool(network, max_size=1) as pool:
+        for _ in range(63):
+            await borrow()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(borrow)
+            for _ in range(ticks):
+                await checkpoint()
+            tasks.cancel_scope.cancel()
+        assert pool.statistics().in_use == 0
+        async with pool.acquire(timeout=0) as connection:
+            assert connection.reused
+        assert network.opened == 1

@@ -87,6 +87,7 @@ class Program:
             try:
                 socket.create_connection(self.remote, timeout=_PATIENCE).close()
             except OSError:
+                # These programs tell nobody when they are ready: ask again.
                 time.sleep(0.005)
             else:
                 return

@@ -8,12 +8,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
-from anyio import create_task_group
+from anyio import create_task_group, to_thread
 
-from anyconnpool import PoolManager
+from anyconnpool import PoolError, PoolManager
 
 from .checks import client_sockets, eventually
+from .conftest import Serve
 from .servers import Peer, Server, client_context
 
 if TYPE_CHECKING:
@@ -113,3 +115,22 @@ async def ask_all(tellers: Tellers) -> None:
     await eventually(lambda: not tellers.open())
     assert tellers.most <= MAX_TOTAL
     assert sum(client_sockets(server) for server in servers) == 0
+
+
+@pytest.mark.parametrize("kind", ["tcp"])
+@pytest.mark.parametrize("elsewhere", ["asyncio", "trio"])
+async def test_a_new_remote_in_another_event_loop_is_refused(serve: Serve, elsewhere: str) -> None:
+    """No pool is made there, and the manager goes on working where its block runs."""
+    server = serve()
+    async with PoolManager() as manager:
+
+        async def ask() -> bytes:
+            return await manager.send_receive_line(server.remote, b"hello")
+
+        def run_elsewhere() -> None:
+            anyio.run(ask, backend=elsewhere)
+
+        with pytest.raises(PoolError, match="another event loop or thread"):
+            await to_thread.run_sync(run_elsewhere)
+        assert not manager.statistics()
+        assert await ask() == b"> hello"

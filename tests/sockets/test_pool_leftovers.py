@@ -164,6 +164,7 @@ async def send_records(peer: Peer, records: int) -> None:
 async def hog() -> None:
     """Keep the event loop busy, with a turn for the others every few milliseconds."""
     while True:
+        # To hold up the event loop is what it is for.
         time.sleep(0.004)  # noqa: ASYNC251
         await checkpoint()
 
