@@ -62,6 +62,7 @@ class Books(Generic[Link]):
         self._settings = settings
         self._max_size = settings.max_size
         self._min_idle = settings.min_idle
+        self._max_waiting = settings.max_waiting
         check_after = math.inf if settings.check is None else settings.check_after
         self._longest_rest = min(settings.max_idle_time, check_after)
         self._slots = slots
@@ -217,7 +218,7 @@ class Books(Generic[Link]):
 
     def _balance(self) -> None:
         """Order as many connections as are missing and have room."""
-        if self._drained is not None:
+        if self._size >= self._max_size or self._drained is not None:
             return
         missing = self._missing()
         while missing > 0 and self._size < self._max_size:

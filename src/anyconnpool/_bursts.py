@@ -19,9 +19,6 @@ _LOOK_INTERVAL = 0.01
 class BurstStream(ReadAheadStream):
     """A stream read ahead that can wait for silence."""
 
-    # A quiet spell was ended by cancelling a receive, which may leave bytes in AnyIO's hands.
-    _cut_short: bool = False
-
     async def receive_available(
         self, *, quiet: float = 0.001, max_bytes: int = _BURST_BYTES
     ) -> bytes:

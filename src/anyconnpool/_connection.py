@@ -27,9 +27,7 @@ class Owner(Protocol):
 
     now: Callable[[], float]
 
-    def take_back(
-        self, entry: Entry[Transport], reason: CloseReason | None, *, unsure: bool
-    ) -> None:
+    def take_back(self, entry: Entry[Transport], reason: CloseReason | None, unsure: bool) -> None:
         """Take a connection back; with a reason, to close it."""
 
     def let_go(self, entry: Entry[Transport]) -> bool:
@@ -51,7 +49,7 @@ class PooledConnection(FramedStream):
 
     def __init__(self, owner: Owner, entry: Entry[Transport]) -> None:
         link = entry.link
-        self.receive_stream = self._stream = link.stream
+        self._begin(link.stream, True)
         self._defaults = owner.frame_defaults
         self._owner = owner
         self._entry = entry
@@ -61,7 +59,7 @@ class PooledConnection(FramedStream):
             self._data, link.early = link.early, b""
 
     def __repr__(self) -> str:
-        state = "given back" if self._closed else "borrowed"
+        state = "given back" if self._ended else "borrowed"
         return f"<{type(self).__name__} {self._entry.link}, {state}>"
 
     @property
@@ -127,7 +125,7 @@ class PooledConnection(FramedStream):
         self._give_back(exc_type is not None)
 
     def _give_back(self, failed: bool) -> None:
-        if not self._closed:
+        if not self._ended:
             self._finish(CloseReason.UNCLEAN if failed else self._find_fault())
 
     @defer_interrupts
@@ -172,7 +170,7 @@ class PooledConnection(FramedStream):
                 self._bytes_received, self._chunks_received, self._last_chunk_size
             )
         self._shut()
-        self._owner.take_back(self._entry, reason, unsure=unsure or link.never_read)
+        self._owner.take_back(self._entry, reason, unsure or link.never_read)
 
     def _silence_probe(self) -> SocketProbe | None:
         probe = self._entry.link.probe

@@ -47,15 +47,12 @@ class Exchanges:
     """
 
     _settings: Settings
+    #: the limit of acquire, in seconds
+    _acquire_timeout: float
 
     @abstractmethod
     def acquire(self, *, timeout: float | None = None) -> Acquisition:
         """Borrow a connection."""
-
-    @property
-    @abstractmethod
-    def _acquire_timeout(self) -> float:
-        """The limit of acquire, in seconds."""
 
     @abstractmethod
     def _count_replay(self) -> None:

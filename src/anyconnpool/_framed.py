@@ -101,14 +101,18 @@ class FramedStream(BurstStream):
         self._turns += 1
         if not self._turns & TURN_MASK:
             await self._give_turn()
-        line = self._take_until(newline, limit)
-        if line is None:
-            try:
-                line = await self._wait_until(newline, limit)
-            except EndOfStream as exc:
-                self._raise_if_within_frame(exc)
-                raise
-        return line
+        # What ReadAheadStream._take_until() does; the call would cost a tenth of a buffered line.
+        start = self._position
+        end = self._data.find(newline, start, start + limit + len(newline))
+        if end >= 0:
+            self._position = end + len(newline)
+            self._reply_owed = False
+            return self._data[start:end]
+        try:
+            return await self._wait_until(newline, limit)
+        except EndOfStream as exc:
+            self._raise_if_within_frame(exc)
+            raise
 
     async def receive_package(self, format: PackageFormat | None = None) -> bytes:
         """Receive a package.

@@ -27,9 +27,7 @@ class _HookOwner:
         self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
         self.now = now
 
-    def take_back(
-        self, entry: Entry[Transport], reason: CloseReason | None, *, unsure: bool
-    ) -> None:
+    def take_back(self, entry: Entry[Transport], reason: CloseReason | None, unsure: bool) -> None:
         """Do nothing: a hook can't give back what was not borrowed."""
 
     def let_go(self, entry: Entry[Transport]) -> bool:
@@ -51,7 +49,7 @@ class _HookConnection(PooledConnection):
         :raises ~anyio.ConnectionFailed: if the connection is unfit
         :raises PoolError: if the hook gave it back, discarded or detached it
         """
-        if self._closed:
+        if self._ended:
             raise _given_away()
         fault = self._find_fault()
         if fault is not None and (self._unfinished or not greeting):

@@ -58,12 +58,10 @@ class Ledger(Books[Link]):
         :return: false if as many as may are waiting for a slot already
         """
         with self._lock:
-            if self._size >= self._max_size:
+            if self._max_waiting < math.inf and self._size >= self._max_size:
                 freeing = self._passing[State.CLOSING] - (self._size - self._max_size)
-                if (
-                    len(self._waiters) - self._under_way() - max(freeing, 0)
-                    >= self._settings.max_waiting
-                ):
+                waiting = len(self._waiters) - self._under_way() - max(freeing, 0)
+                if waiting >= self._max_waiting:
                     return False
             self._waiters[waiter] = None
             self._balance()
@@ -80,7 +78,7 @@ class Ledger(Books[Link]):
                 self._place(entry, now, *self._judge(entry))
 
     def release(
-        self, entry: Entry[Link], now: float, reason: CloseReason | None, *, unsure: bool = False
+        self, entry: Entry[Link], now: float, reason: CloseReason | None, unsure: bool = False
     ) -> None:
         """Take a borrowed connection back, unless it was seized meanwhile.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from anyio import Event, move_on_after
+from anyio import move_on_after
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from anyconnpool._connection import Acquisition, PooledConnection
@@ -51,6 +51,7 @@ class Lender:
         self._ledger = ledger
         self._workers = workers
         self._check_place = runtime.check
+        self._new_signal = runtime.new_signal
         self._turns = 0
         #: whether the pool's block has not ended yet
         self.running = True
@@ -64,7 +65,10 @@ class Lender:
         :param timeout: limit in seconds
         :param acquisition: what is to give it back
         """
-        self.check()
+        # What check() does, without a call for it.
+        if not self.running:
+            raise self._closed_error()
+        self._check_place()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await checkpoint_if_cancelled()
         entry = self._checkout()
@@ -92,11 +96,9 @@ class Lender:
         return PooledConnection(self, entry)
 
     @defer_interrupts
-    def take_back(
-        self, entry: Entry[Transport], reason: CloseReason | None, *, unsure: bool
-    ) -> None:
+    def take_back(self, entry: Entry[Transport], reason: CloseReason | None, unsure: bool) -> None:
         """Take a connection back; with a reason, to close it."""
-        self._ledger.release(entry, self.now(), reason, unsure=unsure)
+        self._ledger.release(entry, self.now(), reason, unsure)
         if self._ledger.orders:
             self._workers.carry_out()
 
@@ -112,13 +114,13 @@ class Lender:
         """Wait until ``min_idle`` connections are idle, or raise why they can't be opened."""
         await checkpoint()
         self.check()
-        event = Event()
-        watcher: Waiter[Transport] = Waiter(event.set)
+        signal = self._new_signal()
+        watcher: Waiter[Transport] = Waiter(signal.set)
         self._ledger.watch(watcher)
         self._ledger.refill()
         self._workers.carry_out()
         try:
-            await event.wait()
+            await signal.wait()
         finally:
             self._ledger.unwatch(watcher)
         if watcher.error is not None:
@@ -176,12 +178,12 @@ class Lender:
         try:
             await checkpoint()
         except BaseException:
-            self.take_back(entry, None, unsure=False)
+            self.take_back(entry, None, False)
             raise
 
     async def _wait_for_entry(self, timeout: float) -> Entry[Transport]:
-        event = Event()
-        waiter: Waiter[Transport] = Waiter(event.set)
+        signal = self._new_signal()
+        waiter: Waiter[Transport] = Waiter(signal.set)
         if not self._ledger.join(waiter):
             raise PoolFull(
                 self._ledger.statistics(),
@@ -191,10 +193,10 @@ class Lender:
             self._workers.carry_out()
         try:
             if timeout == math.inf:
-                await event.wait()
+                await signal.wait()
             else:
                 with move_on_after(timeout):
-                    await event.wait()
+                    await signal.wait()
         except BaseException:
             # What was granted in this very moment goes to the next in line.
             self._ledger.cancelled += 1

@@ -77,9 +77,6 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
     :raises ValueError: if a setting makes no sense, or TLS options would have no effect
     """
 
-    _ledger: Ledger[Transport] | None = None
-    _lender: Lender | None = None
-
     def __init__(
         self,
         remote: Remote,
@@ -96,6 +93,9 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
         if settings.get("name") is None:
             settings["name"] = describe_remote(remote, tls=tls)
         self._settings = Settings(**settings)
+        self._acquire_timeout = self._settings.acquire_timeout
+        self._ledger: Ledger[Transport] | None = None
+        self._lender: Lender | None = None
 
     @classmethod
     def from_url(
@@ -179,10 +179,7 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
         :raises ~anyio.ConnectionFailed: if connecting failed
         :raises ValueError: if the timeout is negative or NaN
         """
-        if timeout is None:
-            timeout = self._settings.acquire_timeout
-        else:
-            timeout = check_duration("timeout", timeout)
+        timeout = self._acquire_timeout if timeout is None else check_duration("timeout", timeout)
         lender = self._lender
         if lender is None or not lender.running:
             lender = self._running_lender()
@@ -229,10 +226,6 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
         if self._ledger is None:
             return PoolStatistics(name=self.name, max_size=self.max_size)
         return self._ledger.statistics()
-
-    @property
-    def _acquire_timeout(self) -> float:
-        return self._settings.acquire_timeout
 
     def _count_replay(self) -> None:
         self._running_lender().count_replay()

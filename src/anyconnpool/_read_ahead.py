@@ -50,28 +50,31 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
     :param stream: the stream to wrap; closing this stream closes it
     """
 
-    # Defaults on the class keep a new stream cheap: one is made for every borrow.
-    _data: bytes = b""
-    _position: int = 0
-    #: operations that have begun and not ended well: under way, failed or cancelled
-    _unfinished: int = 0
-    #: a send was the last operation
-    _reply_owed: bool = False
-    _has_sent: bool = False
-    _bytes_received: int = 0
-    _chunks_received: int = 0
-    _last_chunk_size: int = 0
-    _turns: int = 0
-    _closed: bool = False
-    #: whether the stream takes a limit of what it receives; object streams of bytes don't
-    _limits_chunks: bool = True
-
     def __init__(self, stream: AnyByteStream) -> None:
+        self._begin(stream, isinstance(stream, ByteReceiveStream))
+
+    def _begin(self, stream: AnyByteStream, limits_chunks: bool) -> None:
+        # Not as defaults on the class: CPython speeds up only attributes that the class hasn't.
         self.receive_stream = self._stream = stream
-        self._limits_chunks = isinstance(stream, ByteReceiveStream)
+        #: whether the stream takes a limit of what it receives; object streams of bytes don't
+        self._limits_chunks = limits_chunks
+        self._data = b""
+        self._position = 0
+        #: operations that have begun and not ended well: under way, failed or cancelled
+        self._unfinished = 0
+        #: a send was the last operation
+        self._reply_owed = False
+        self._has_sent = False
+        # A quiet spell was ended by cancelling a receive, which may leave bytes in AnyIO's hands.
+        self._cut_short = False
+        self._bytes_received = 0
+        self._chunks_received = 0
+        self._last_chunk_size = 0
+        self._turns = 0
+        self._ended = False
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{len(self._data) - self._position} bytes buffered"
+        state = "closed" if self._ended else f"{len(self._data) - self._position} bytes buffered"
         return f"<{type(self).__name__}, {state}>"
 
     @property
@@ -104,11 +107,11 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self.receive_stream = self._stream = SHUT
         self._data = b""
         self._position = 0
-        self._closed = True
+        self._ended = True
         return stream
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._ended:
             raise ClosedResourceError
 
     async def send(self, item: bytes) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol
 from weakref import WeakSet
 
 from anyio import current_effective_deadline
@@ -21,13 +23,41 @@ _PARENT_PROCESS = object()
 _runtimes: WeakSet[Runtime] = WeakSet()
 
 
+class Signal(Protocol):
+    """What one task waits for and another sets, once."""
+
+    def set(self) -> object:
+        """Wake who waits, or will."""
+
+    def wait(self) -> Awaitable[object]:
+        """Wait until it is set."""
+        ...
+
+
+class _FutureSignal:
+    """A signal on asyncio: a bare future is a quarter of an event of AnyIO's."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._future: asyncio.Future[None] = loop.create_future()
+
+    def set(self) -> None:
+        # A cancellation of the task that waits has cancelled the future.
+        if not self._future.done():
+            self._future.set_result(None)
+
+    def wait(self) -> asyncio.Future[None]:
+        return self._future
+
+
 class Runtime:
     """Remember the running event loop, and the process.
 
     :param name: how to call the pool in errors
     """
 
-    __slots__ = ("__weakref__", "_home", "_name", "_where", "now")
+    __slots__ = ("__weakref__", "_home", "_name", "_where", "new_signal", "now")
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -36,11 +66,15 @@ class Runtime:
         if isinstance(self._home, asyncio.AbstractEventLoop):
             #: returns the loop's time in seconds
             self.now: Callable[[], float] = self._home.time
+            #: makes a signal, for tasks of this event loop
+            self.new_signal: Callable[[], Signal] = partial(_FutureSignal, self._home)
             self._where: Callable[[], object] = asyncio.get_running_loop
         else:
+            from trio import Event
             from trio.lowlevel import current_clock, current_trio_token
 
             self.now = current_clock().current_time
+            self.new_signal = Event
             self._where = current_trio_token
             tell_trio()
         _runtimes.add(self)
