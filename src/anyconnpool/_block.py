@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from types import NoneType
@@ -22,11 +23,15 @@ from anyconnpool._housekeeper import Housekeeper
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._lender import Lender
+from anyconnpool._loans import Loans
+from anyconnpool._observed_lender import ObservedLender
+from anyconnpool._observing import tell
 from anyconnpool._opener import Opener
 from anyconnpool._runtime import Runtime, redeliver_native_cancellation
 from anyconnpool._settings import Settings
 from anyconnpool._transport import Transport, force_close, inspect
 from anyconnpool._workers import Workers
+from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted
 
 LedgerFactory: TypeAlias = Callable[
     [Settings, CapacityLimiter, Callable[[Entry[Transport]], Liveness]], Ledger[Transport]
@@ -51,14 +56,21 @@ class RunningPool:
         runtime: Runtime,
         make_ledger: LedgerFactory,
     ) -> None:
+        self._settings = settings
         self._slots = CapacityLimiter(settings.max_size)
         self._drained = Event()
         self.ledger = ledger = make_ledger(settings, self._slots, inspect)
         opener = Opener(connectable, settings, runtime.now, ledger.attempt_failed, ledger.wanted)
         self._workers = Workers(ledger, opener, settings, runtime.now, tasks)
-        self.lender = Lender(settings, ledger, self._workers, runtime)
-        self._housekeeper = Housekeeper(settings, ledger, self._workers, runtime)
+        self._loans = Loans(settings.name, settings.leak_after, runtime)
+        watched = settings.observers or settings.leak_after < math.inf
+        lender_class = ObservedLender if watched else Lender
+        self.lender = lender_class(settings, ledger, self._workers, runtime, self.held)
+        self._housekeeper = Housekeeper(
+            settings, ledger, self._workers, runtime, self._look_for_leaks
+        )
         tasks.start_soon(self._housekeeper.run)
+        self._tell(PoolStarted(settings.name, ledger.statistics, settings.min_idle))
 
     def carry_out(self) -> None:
         """Carry out what the ledger has ordered."""
@@ -74,11 +86,15 @@ class RunningPool:
         """Wait until nothing is borrowed any more."""
         await self._drained.wait()
 
-    def seize(self) -> None:
-        """Close what is still borrowed."""
+    def seize(self, *, silent: bool) -> None:
+        """Close what is still borrowed.
+
+        :param silent: whether nobody could have been expected to give it back
+        """
         for entry in self.held():
-            self.ledger.seize(entry)
-        self._workers.carry_out()
+            if entry.state is State.IN_USE and not silent:
+                self._loans.tell_unreleased(entry)
+            self.lender.seize(entry)
 
     async def dispose(self, entry: Entry[Transport]) -> None:
         """Close a connection that no task looks after any more."""
@@ -86,11 +102,25 @@ class RunningPool:
             if entry.state is not State.OPENING:
                 await force_close(entry.link.stream)
         finally:
+            opened = entry.state is not State.OPENING
             self.ledger.lost(entry)
+            if opened:
+                self._workers.tell_closed(entry)
+
+    def ended(self) -> None:
+        """Tell the observers that everything is closed."""
+        self._tell(PoolEnded(self._settings.name))
 
     def held(self) -> tuple[Entry[Transport], ...]:
         """Return the connections that aren't idle."""
         return cast("tuple[Entry[Transport], ...]", self._slots.statistics().borrowers)
+
+    def _look_for_leaks(self) -> None:
+        if self._settings.leak_after < math.inf:
+            self._loans.tell_leaks(self.held())
+
+    def _tell(self, event: PoolEvent) -> None:
+        tell(self._settings.observers, event)
 
 
 class Block:
@@ -126,6 +156,7 @@ class Block:
         """End a pool that has nothing borrowed, inside the block."""
         pool.end()
         del self._pools[pool]
+        pool.ended()
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task until the block ends.
@@ -183,6 +214,7 @@ class Block:
                     await pool.dispose(entry)
                 except get_cancelled_exc_class() as error:
                     interruption = error
+            pool.ended()
         if interruption is not None:
             raise interruption
 
@@ -200,7 +232,7 @@ class Block:
                     await pool.wait_drained()
         finally:
             for pool in self._pools:
-                pool.seize()
+                pool.seize(silent=hurry)
 
 
 async def _run_within(

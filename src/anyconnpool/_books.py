@@ -104,6 +104,7 @@ class Books(Generic[Link]):
         elif self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
             self._lend(entry)
+            entry.lent_at = now
             waiter.entry = entry
             waiter.wake()
         else:

@@ -177,6 +177,11 @@ class PooledConnection(FramedStream):
         return probe if isinstance(probe, SocketProbe) else None
 
 
+def entry_of(connection: PooledConnection) -> Entry[Transport]:
+    """Return the entry that a borrowed connection stands for, which is none of its user's."""
+    return connection._entry  # pyright: ignore[reportPrivateUsage]
+
+
 class Lender(Protocol):
     """Whom an acquisition asks for a connection."""
 

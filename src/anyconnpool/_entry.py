@@ -75,13 +75,16 @@ class Entry(Generic[Link]):
     """
 
     __slots__ = (
+        "borrower",
         "borrows",
         "close_reason",
         "generation",
         "good_until",
         "idle_since",
+        "lent_at",
         "link",
         "opened_at",
+        "place",
         "retire_at",
         "state",
     )
@@ -93,6 +96,11 @@ class Entry(Generic[Link]):
         self.state = State.OPENING
         self.generation = generation
         self.borrows = 0
+        #: the task that has borrowed it, of the backend's own kind
+        self.borrower: object = None
+        #: where it was acquired, if that is recorded
+        self.place = ""
+        self.lent_at = 0.0
         self.opened_at = 0.0
         self.idle_since = 0.0
         #: when an idle one has to be looked into, should it rest so long

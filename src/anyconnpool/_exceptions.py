@@ -59,6 +59,7 @@ class AcquireTimeout(PoolError, TimeoutError):
     :ivar timeout: the time limit in seconds
     :ivar statistics: the pool's state when time ran out
     :ivar last_connect_error: the newest failure to connect since the last success, or ``None``
+    :ivar held: how many connections of the pool the task that waited has borrowed itself
     """
 
     def __init__(
@@ -66,18 +67,23 @@ class AcquireTimeout(PoolError, TimeoutError):
         timeout: float,
         statistics: PoolStatistics,
         last_connect_error: BaseException | None,
+        held: int = 0,
     ) -> None:
         message = (
-            f"no connection of pool {statistics.name!r} within {timeout:g} s ({_state(statistics)})"
+            f"no connection of pool {statistics.name!r} within {round(timeout, 3):g} s "
+            f"({_state(statistics)})"
         )
         if last_connect_error is not None:
             message += f"; last connect error: {tell_with_cause(last_connect_error)}"
-        elif statistics.in_use >= statistics.max_size:
+        if held:
+            message += f"; the task that waits holds {held} of those in use itself"
+        elif last_connect_error is None and statistics.in_use >= statistics.max_size:
             message += "; give connections back sooner or raise max_size"
         super().__init__(message)
         self.timeout = timeout
         self.statistics = statistics
         self.last_connect_error = last_connect_error
+        self.held = held
 
 
 class PackageTooLarge(PoolError, ValueError):

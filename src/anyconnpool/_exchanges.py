@@ -55,8 +55,8 @@ class Exchanges:
         """Borrow a connection."""
 
     @abstractmethod
-    def _count_replay(self) -> None:
-        """Count an exchange that is repeated."""
+    def _count_replay(self, error: Exception) -> None:
+        """Count an exchange that is repeated, after an error."""
 
     async def run(
         self,
@@ -190,7 +190,7 @@ class Exchanges:
                         await sleep(retry.pause(tries))
                 else:
                     raise
-            self._count_replay()
+                self._count_replay(error)
 
 
 def _check_callable(function: object) -> None:

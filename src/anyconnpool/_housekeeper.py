@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from anyio import CancelScope, sleep
 from anyio.lowlevel import checkpoint
@@ -31,6 +32,7 @@ class Housekeeper:
     :param ledger: decides
     :param workers: carry out what it orders
     :param runtime: the event loop of the pool
+    :param look_for_leaks: called at each sweep
     """
 
     def __init__(
@@ -39,15 +41,22 @@ class Housekeeper:
         ledger: Ledger[Transport],
         workers: Workers,
         runtime: Runtime,
+        look_for_leaks: Callable[[], object],
     ) -> None:
         self._name = settings.name
         self._ledger = ledger
         self._workers = workers
         self._now = runtime.now
+        self._look_for_leaks = look_for_leaks
         self._scope = CancelScope()
         self._look_at = self._refill_at = runtime.now()
         self._interval = max(
-            min(_SWEEP_INTERVAL, settings.max_idle_time / 4, settings.max_lifetime / 4),
+            min(
+                _SWEEP_INTERVAL,
+                settings.max_idle_time / 4,
+                settings.max_lifetime / 4,
+                settings.leak_after / 4,
+            ),
             _SHORTEST_PAUSE,
         )
 
@@ -78,6 +87,7 @@ class Housekeeper:
         if self._now() >= self._look_at:
             self._look_at = self._now() + self._interval
             await self._look_over()
+            self._look_for_leaks()
         if self._now() >= self._refill_at:
             self._refill_at = self._now() + _SWEEP_INTERVAL
             self._ledger.refill()

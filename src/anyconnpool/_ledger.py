@@ -45,6 +45,7 @@ class Ledger(Books[Link]):
                     liveness = self._inspect(entry)
                     if liveness is ALIVE or self._is_greeting(entry, liveness):
                         self._lend_idle(entry)
+                        entry.lent_at = now
                         return entry
                     reason = self._reason(entry, liveness)
                 else:
@@ -97,7 +98,8 @@ class Ledger(Books[Link]):
         with self._lock:
             if entry.state is not State.IN_USE:
                 return False
-            self._closed[CloseReason.DETACHED] += 1
+            entry.close_reason = CloseReason.DETACHED
+            self._closed[entry.close_reason] += 1
             self._leave(entry)
             return True
 
@@ -140,7 +142,8 @@ class Ledger(Books[Link]):
         """Forget a connection whose task was cancelled before its first step; it is closed."""
         with self._lock:
             if entry.state is not State.OPENING:
-                self._closed[CloseReason.POOL_CLOSED] += 1
+                entry.close_reason = CloseReason.POOL_CLOSED
+                self._closed[entry.close_reason] += 1
             self._leave(entry)
 
     def checked(self, entry: Entry[Link], found: Liveness | CloseReason, now: float) -> None:

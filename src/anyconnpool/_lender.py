@@ -7,7 +7,7 @@ which pierces shields, can come in between.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -18,11 +18,14 @@ from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._framed import FrameDefaults
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
+from anyconnpool._loans import count_held_by
+from anyconnpool._observing import tell
 from anyconnpool._runtime import Runtime
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._transport import Transport
 from anyconnpool._workers import Workers
+from anyconnpool.events import ExchangeReplayed
 
 # Acquires without waiting before the others get a turn, less one: a loop that does nothing else
 # would starve them, and could not be cancelled.
@@ -36,6 +39,7 @@ class Lender:
     :param ledger: decides
     :param workers: carry out what it orders
     :param runtime: the event loop of the pool
+    :param held: returns the connections that aren't idle
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Lender:
         ledger: Ledger[Transport],
         workers: Workers,
         runtime: Runtime,
+        held: Callable[[], Iterable[Entry[Transport]]],
     ) -> None:
         self.settings = settings
         self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
@@ -52,6 +57,8 @@ class Lender:
         self._workers = workers
         self._check_place = runtime.check
         self._new_signal = runtime.new_signal
+        self._current_task = runtime.current_task
+        self._held = held
         self._turns = 0
         #: whether the pool's block has not ended yet
         self.running = True
@@ -78,6 +85,7 @@ class Lender:
         elif not self._turns & _TURN_MASK:
             # Only now: whoever asks meanwhile must not overtake.
             await self._pause_holding(entry)
+        entry.borrower = self._current_task()
         connection = PooledConnection(self, entry)
         if acquisition is not None:
             acquisition.connection = connection
@@ -93,11 +101,13 @@ class Lender:
         entry = self._checkout()
         if entry is None:
             raise PoolFull(self._ledger.statistics(), "has no idle connection to lend at once")
+        entry.borrower = self._current_task()
         return PooledConnection(self, entry)
 
     @defer_interrupts
     def take_back(self, entry: Entry[Transport], reason: CloseReason | None, unsure: bool) -> None:
         """Take a connection back; with a reason, to close it."""
+        entry.borrower = None
         self._ledger.release(entry, self.now(), reason, unsure)
         if self._ledger.orders:
             self._workers.carry_out()
@@ -105,9 +115,16 @@ class Lender:
     @defer_interrupts
     def let_go(self, entry: Entry[Transport]) -> bool:
         """Give a connection away for good; false if it has been closed already."""
+        entry.borrower = None
         mine = self._ledger.detach(entry)
         self._workers.carry_out()
         return mine
+
+    @defer_interrupts
+    def seize(self, entry: Entry[Transport]) -> None:
+        """Close a connection under its borrower's hands; nothing if nobody has borrowed it."""
+        self._ledger.seize(entry)
+        self._workers.carry_out()
 
     @defer_interrupts
     async def wait_ready(self) -> None:
@@ -126,9 +143,13 @@ class Lender:
         if watcher.error is not None:
             raise watcher.error
 
-    def count_replay(self) -> None:
-        """Count an exchange that is repeated."""
+    def count_replay(self, error: Exception) -> None:
+        """Count an exchange that is repeated.
+
+        :param error: what went wrong
+        """
         self._ledger.replayed += 1
+        tell(self.settings.observers, ExchangeReplayed(self.settings.name, error))
 
     @defer_interrupts
     def retire(self) -> None:
@@ -178,7 +199,8 @@ class Lender:
         try:
             await checkpoint()
         except BaseException:
-            self.take_back(entry, None, False)
+            self._ledger.release(entry, self.now(), None)
+            self._workers.carry_out()
             raise
 
     async def _wait_for_entry(self, timeout: float) -> Entry[Transport]:
@@ -210,7 +232,12 @@ class Lender:
         if waiter.error is not None:
             return waiter.error
         self._ledger.timed_out += 1
-        error = AcquireTimeout(timeout, self._ledger.statistics(), self._ledger.last_connect_error)
+        error = AcquireTimeout(
+            timeout,
+            self._ledger.statistics(),
+            self._ledger.last_connect_error,
+            count_held_by(self._current_task(), self._held()),
+        )
         self._abandon(waiter)
         return error
 

@@ -1,4 +1,4 @@
-"""Log what fails again and again without flooding the log.
+"""Log what fails again and again without flooding the log, and warn of what was forgotten.
 
 Decides what is worth a line; it is told the time. Payload never gets into a line.
 """
@@ -6,6 +6,7 @@ Decides what is worth a line; it is told the time. Payload never gets into a lin
 from __future__ import annotations
 
 import logging
+import warnings
 
 from anyio import ConnectionFailed
 
@@ -93,3 +94,13 @@ class OutageLog:
         )
         self._untold = 0
         self._outage_told = True
+
+
+def warn_of_neglect(owner: object, missed: str) -> None:
+    """Give a :exc:`ResourceWarning` of something that goes away with its block not run to the end.
+
+    :param owner: what goes away
+    :param missed: what should have been done with it
+    """
+    message = f'{owner!r} was never {missed}: use it with "async with"'
+    warnings.warn(message, ResourceWarning, stacklevel=2, source=owner)

@@ -20,6 +20,7 @@ from anyconnpool._entry import Entry, Liveness
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._lender import Lender
+from anyconnpool._log import warn_of_neglect
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._remote import Remote, remote_key, resolve_remote
 from anyconnpool._remote_exchanges import RemoteExchanges
@@ -70,6 +71,9 @@ class ManagedPool(ConnectionPool):
             self._use(self._start(self))
             lender = super()._running_lender()
         return lender
+
+    def __del__(self) -> None:
+        """Leave it to the manager to warn."""
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
@@ -138,7 +142,8 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         self._tls = tls
         self._ssl_context = ssl_context
         self._tls_standard_compatible = tls_standard_compatible
-        self._settings = settings
+        # An iterator would serve the first pool only.
+        self._settings: PoolOptions = {**settings, "observers": checked.observers}
         self._close_timeout = checked.close_timeout
         self._max_idle_time = checked.max_idle_time
         self._pools: WeakValueDictionary[object, ManagedPool] = WeakValueDictionary()
@@ -147,6 +152,17 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         self._block: Block | None = None
         self._budget: Budget[Transport] = Budget(max_total)
         self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self._running)} pools>"
+
+    def __del__(self) -> None:
+        if not hasattr(self, "_ended"):
+            return  # __init__ refused the settings
+        if self._block is None:
+            warn_of_neglect(self, "entered")
+        elif not self._ended:
+            warn_of_neglect(self, "left")
 
     @defer_interrupts
     @asynccontextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from anyio import (
     BrokenResourceError,
@@ -23,8 +24,10 @@ from anyconnpool._entry import Entry
 from anyconnpool._failures import is_retryable
 from anyconnpool._hooks import lend_to_hook
 from anyconnpool._log import OutageLog
+from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
 from anyconnpool._transport import Transport, force_close
+from anyconnpool.events import ConnectionOpened, OpenFailed
 
 _logger = logging.getLogger("anyconnpool.pool")
 
@@ -53,6 +56,7 @@ class Opener:
         self._report = report
         self._wanted = wanted
         self._outage = OutageLog(_logger, settings.name, "connecting")
+        self._tell = partial(tell, settings.observers)
         self._turn = Lock()
         #: failed attempts since the last success, and ever
         self._failures: int = 0
@@ -93,9 +97,11 @@ class Opener:
 
     async def _try(self, entry: Entry[Transport]) -> None:
         known = self._failures
+        began = self._now()
         try:
             await self._open_in_time(entry)
         except Exception as error:
+            self._tell(OpenFailed(self._settings.name, self._now() - began, error))
             self._last_error = error
             self._report(error)
             self._outage.failed(error, self._now())
@@ -121,6 +127,7 @@ class Opener:
         )
 
     async def _open(self, entry: Entry[Transport]) -> None:
+        began = self._now()
         stream = await self._connect()
         # From here on the stream is ours: whatever happens, close it or put it into the entry.
         try:
@@ -129,6 +136,7 @@ class Opener:
             hook = self._settings.on_connect
             if hook is not None:
                 await lend_to_hook(entry, self._settings, self._now, hook, greeting=True)
+            self._tell(ConnectionOpened(self._settings.name, self._now() - began))
         except BaseException:
             await force_close(stream)
             raise

@@ -19,6 +19,7 @@ from anyconnpool._exchanges import Exchanges
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._lender import Lender
+from anyconnpool._log import warn_of_neglect
 from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
 from anyconnpool._settings import PoolOptions, Settings, check_max_size
 from anyconnpool._statistics import PoolStatistics
@@ -72,6 +73,10 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
         :class:`KeepAlive`, by default one with its defaults, or ``None`` to leave it alone
     :param package_format: format of packages, unless a call is told another
     :param max_line_bytes: limit of lines, unless a call is told another (default 65 536)
+    :param observers: called with every :class:`~anyconnpool.events.PoolEvent`, to measure or log
+        what the pool does (default: none)
+    :param leak_after: log a WARNING that names the borrower, its task and the place of its acquire,
+        when a connection has been borrowed for longer, in seconds (default: never)
     :param name: for logs, errors and statistics (default: the remote as a URL)
     :raises TypeError: if the remote or a setting is of the wrong type
     :raises ValueError: if a setting makes no sense, or TLS options would have no effect
@@ -126,6 +131,14 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
+
+    def __del__(self) -> None:
+        if not hasattr(self, "_lender"):
+            return  # __init__ refused the settings
+        if self._lender is None:
+            warn_of_neglect(self, "entered")
+        elif self._lender.running:
+            warn_of_neglect(self, "left")
 
     @property
     def name(self) -> str:
@@ -227,8 +240,8 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
             return PoolStatistics(name=self.name, max_size=self.max_size)
         return self._ledger.statistics()
 
-    def _count_replay(self) -> None:
-        self._running_lender().count_replay()
+    def _count_replay(self, error: Exception) -> None:
+        self._running_lender().count_replay(error)
 
     def _running_lender(self) -> Lender:
         if self._lender is None:

@@ -61,7 +61,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._data = b""
         self._position = 0
         #: operations that have begun and not ended well: under way, failed or cancelled
-        self._unfinished = 0
+        self._unfinished: int = 0
         #: a send was the last operation
         self._reply_owed = False
         self._has_sent = False
@@ -70,7 +70,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._bytes_received = 0
         self._chunks_received = 0
         self._last_chunk_size = 0
-        self._turns = 0
+        self._turns: int = 0
         self._ended = False
 
     def __repr__(self) -> str:

@@ -57,7 +57,7 @@ class Runtime:
     :param name: how to call the pool in errors
     """
 
-    __slots__ = ("__weakref__", "_home", "_name", "_where", "new_signal", "now")
+    __slots__ = ("__weakref__", "_home", "_name", "_where", "current_task", "new_signal", "now")
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -68,13 +68,16 @@ class Runtime:
             self.now: Callable[[], float] = self._home.time
             #: makes a signal, for tasks of this event loop
             self.new_signal: Callable[[], Signal] = partial(_FutureSignal, self._home)
+            #: returns the running task, of the backend's own kind; None outside of any
+            self.current_task: Callable[[], object] = asyncio.current_task
             self._where: Callable[[], object] = asyncio.get_running_loop
         else:
             from trio import Event
-            from trio.lowlevel import current_clock, current_trio_token
+            from trio.lowlevel import current_clock, current_task, current_trio_token
 
             self.now = current_clock().current_time
             self.new_signal = Event
+            self.current_task = current_task
             self._where = current_trio_token
             tell_trio()
         _runtimes.add(self)
@@ -94,6 +97,11 @@ class Runtime:
             here = None
         if here is not self._home:
             raise PoolError(f"pool {self._name!r} {self._describe_home()}")
+
+    @staticmethod
+    def task_name(task: object) -> str:
+        """Return the name of a task of the backend's own kind."""
+        return task.get_name() if isinstance(task, asyncio.Task) else getattr(task, "name", "?")
 
     def _describe_home(self) -> str:
         if self._home is _PARENT_PROCESS:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 from anyconnpool._checks import check_count, check_duration
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._package import PackageFormat
 from anyconnpool._retry import Retry
+from anyconnpool.events import Observer
 
 _DEFAULT_KEEPALIVE = KeepAlive()
 _DEFAULT_FORMAT = PackageFormat()
@@ -45,6 +46,8 @@ class PoolOptions(TypedDict, total=False):
     keepalive: KeepAlive | None
     package_format: PackageFormat
     max_line_bytes: int
+    observers: Iterable[Observer]
+    leak_after: float
     name: str
 
 
@@ -73,6 +76,8 @@ class Settings:
     package_format: PackageFormat = _DEFAULT_FORMAT
     # AnyIO's default for one receive.
     max_line_bytes: int = 65_536
+    observers: Iterable[Observer] = ()
+    leak_after: float = math.inf
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -83,9 +88,11 @@ class Settings:
             "connect_timeout",
             "close_timeout",
             "check_after",
+            "leak_after",
         ):
             object.__setattr__(self, setting, check_duration(setting, getattr(self, setting)))
         self._check_choices()
+        self._check_observers()
 
     def _check_counts(self) -> None:
         check_max_size(self.max_size)
@@ -115,3 +122,10 @@ class Settings:
             if not (isinstance(value, kind) or (optional and value is None)):
                 given = type(value).__name__
                 raise TypeError(f"{setting} must be a {kind.__name__}, not {given}")
+
+    def _check_observers(self) -> None:
+        given = cast("object", self.observers)
+        observers = tuple(self.observers) if isinstance(given, Iterable) else ()
+        if not isinstance(given, Iterable) or not all(map(callable, observers)):
+            raise TypeError(f"observers must be an iterable of callables, not {given!r}")
+        object.__setattr__(self, "observers", observers)

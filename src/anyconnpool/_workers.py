@@ -13,10 +13,12 @@ from anyconnpool._hooks import lend_to_hook
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._log import OutageLog
+from anyconnpool._observing import tell
 from anyconnpool._opener import Opener
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._transport import Transport, inspect
+from anyconnpool.events import ConnectionClosed
 
 _logger = logging.getLogger("anyconnpool.pool")
 
@@ -121,6 +123,12 @@ class Workers:
             self._ledger.checked(entry, found, self._now())
             self.carry_out()
 
+    def tell_closed(self, entry: Entry[Transport]) -> None:
+        """Tell the observers that a connection has left the pool."""
+        age = self._now() - entry.opened_at
+        event = ConnectionClosed(self._settings.name, entry.close_reason, age)
+        tell(self._settings.observers, event)
+
     def _is_check_due(self, entry: Entry[Transport]) -> bool:
         idle = self._now() - entry.idle_since
         return self._settings.check is not None and idle >= self._settings.check_after
@@ -149,3 +157,4 @@ class Workers:
         finally:
             self._ledger.closed(entry)
             self.carry_out()
+            self.tell_closed(entry)

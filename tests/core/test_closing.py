@@ -80,7 +80,10 @@ async def test_a_strike_at_one_connection_does_not_save_the_others() -> None:
                 strike_oneself()
             await checkpoint()
 
+        def ended(self) -> None:
+            disposed.append("and told")
+
     block = Block("closing", 0)
     block._pools[cast("RunningPool", Pool())] = None  # pyright: ignore[reportPrivateUsage]
     assert await is_cancelled(block._dispose_of_the_rest)  # pyright: ignore[reportPrivateUsage]
-    assert disposed == ["first", "second"]
+    assert disposed == ["first", "second", "and told"]

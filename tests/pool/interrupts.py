@@ -16,7 +16,8 @@ import anyconnpool
 from anyconnpool import ConnectionPool
 
 from .network import MemoryNetwork, slots_of
-from .sweep import Scenario, Stage, check_closed
+from .sweep import Scenario, Stage, check_closed, make_pool
+from .tally import Tally
 
 _PACKAGE = os.fspath(Path(anyconnpool.__file__).parent)
 
@@ -54,14 +55,16 @@ async def _perform(scenario: Scenario, network: MemoryNetwork, pool: ConnectionP
             await scenario.victim(stage)
 
 
-def interrupt(scenario: Scenario, step: int | None) -> list[str]:
+def interrupt(scenario: Scenario, step: int | None, *, observed: bool) -> list[str]:
     """Play a scenario once, interrupted at a step or never; check what must hold afterwards.
 
+    :param observed: whether the pool has an observer
     :return: the places of the lines that ran, up to the interrupt
     """
     striker = Striker(step)
     network = MemoryNetwork()
-    pool = ConnectionPool(network, name="struck", close_timeout=1, **scenario.settings)
+    tally = Tally() if observed else None
+    pool = make_pool(scenario, network, tally)
     clock = {"clock": MockClock(autojump_threshold=0)}
     outcome: BaseException | None = None
     # trio leaves Ctrl-C alone where it is ignored, as in the background of a script.
@@ -77,6 +80,8 @@ def interrupt(scenario: Scenario, step: int | None) -> list[str]:
         signal.signal(signal.SIGINT, handler)
     check_closed(pool, network)
     assert not slots_of(pool).borrowed_tokens
+    if tally is not None:
+        tally.check()
     if len(striker.places) == step and scenario.ends_with is None:
         assert _is_interrupt(outcome), repr(outcome)
     return striker.places

@@ -23,6 +23,7 @@ from anyconnpool import ConnectionPool
 
 from .metering import Meter, run_on_asyncio, run_on_trio
 from .network import MemoryNetwork, check_books
+from .tally import Tally
 
 
 class Blow(Enum):
@@ -142,8 +143,21 @@ async def _check_that_all_is_well(stage: Stage) -> None:
     await check_books(pool, network)
 
 
-async def _perform(scenario: Scenario, network: MemoryNetwork, meter: Meter, blow: Blow) -> None:
-    pool = ConnectionPool(network, name="swept", close_timeout=1, **scenario.settings)
+def make_pool(scenario: Scenario, network: MemoryNetwork, tally: Tally | None) -> ConnectionPool:
+    """Make the pool of a scenario.
+
+    :param tally: what is to observe it
+    """
+    watched: dict[str, Any] = {"observers": [tally], "leak_after": 1} if tally else {}
+    return ConnectionPool(
+        network, name="swept", close_timeout=1, **{**scenario.settings, **watched}
+    )
+
+
+async def _perform(
+    scenario: Scenario, network: MemoryNetwork, meter: Meter, blow: Blow, tally: Tally | None
+) -> None:
+    pool = make_pool(scenario, network, tally)
     got: list[object] = []
 
     def everybody_was_struck() -> bool:
@@ -186,13 +200,14 @@ def check_closed(pool: ConnectionPool, network: MemoryNetwork) -> None:
     assert statistics.idle == statistics.in_use == statistics.connecting == statistics.closing == 0
 
 
-def strike(scenario: Scenario, blow: Blow, step: int | None) -> Meter:
+def strike(scenario: Scenario, blow: Blow, step: int | None, *, observed: bool) -> Meter:
     """Play a scenario once, struck after a step or never; check what must hold afterwards."""
+    tally = Tally() if observed else None
     meter = Meter(step, repeats=2 if blow is Blow.NATIVE_TWICE else 1)
     network = MemoryNetwork()
 
     async def main() -> None:
-        await _perform(scenario, network, meter, blow)
+        await _perform(scenario, network, meter, blow, tally)
 
     try:
         run = run_on_trio if blow is Blow.SCOPE_TRIO else run_on_asyncio
@@ -201,10 +216,12 @@ def strike(scenario: Scenario, blow: Blow, step: int | None) -> Meter:
         assert blow is Blow.ALL_TASKS
         assert meter.struck
     assert network.open_now == 0
+    if tally is not None:
+        tally.check()
     return meter
 
 
-def sweep(scenario: Scenario, blow: Blow) -> int:
+def sweep(scenario: Scenario, blow: Blow, *, observed: bool = False) -> int:
     """Play a scenario struck at every step; return how many there were.
 
     A task that asyncio cancels before its first step leaves a coroutine that was never awaited: the
@@ -215,10 +232,10 @@ def sweep(scenario: Scenario, blow: Blow) -> int:
         if blow is Blow.ALL_TASKS:
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             gc.disable()
-        step, steps = 0, strike(scenario, blow, None).steps
+        step, steps = 0, strike(scenario, blow, None, observed=observed).steps
         try:
             for step in range(1, steps + 1):
-                strike(scenario, blow, step)
+                strike(scenario, blow, step, observed=observed)
         except BaseException as error:
             raise AssertionError(f"struck after step {step} of {steps}") from error
         finally:

@@ -20,3 +20,15 @@ def test_a_cancellation_at_any_step_leaks_nothing(name: str, blow: Blow) -> None
     with the slots and the sockets, and every slot can be used again.
     """
     assert sweep(ALL[name], blow) > 0
+
+
+@pytest.mark.parametrize(
+    "blow", [Blow.SCOPE_ASYNCIO, Blow.SCOPE_TRIO, Blow.NATIVE_TWICE], ids=lambda blow: blow.value
+)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_observers_are_told_the_end_of_all_that_began(name: str, blow: Blow) -> None:
+    """The same with an observer: each connection is closed, each borrow released, each pool ended.
+
+    Neither does the class that tells of borrows lose a connection where the plain one doesn't.
+    """
+    assert sweep(SCENARIOS[name], blow, observed=True) > 0

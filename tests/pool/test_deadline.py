@@ -7,7 +7,7 @@ import math
 import anyio
 import pytest
 
-from anyconnpool import AcquireTimeout, ConnectionPool
+from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection
 
 from .network import (
     MemoryNetwork,
@@ -17,6 +17,7 @@ from .network import (
     fill,
     hang,
     number_of,
+    settle,
 )
 
 
@@ -122,13 +123,22 @@ async def test_the_default_is_the_setting_and_can_be_overruled() -> None:
         assert scope.cancelled_caught
 
 
+async def hold(connection: PooledConnection) -> None:
+    await anyio.sleep_forever()
+
+
 async def test_a_timeout_tells_the_state_and_what_to_do() -> None:
     """The text and the attributes say how full the pool is."""
     network = MemoryNetwork()
-    async with ConnectionPool(network, max_size=2, name="echo") as pool:
-        async with pool.acquire(), pool.acquire():
-            with pytest.raises(AcquireTimeout) as caught:
-                await pool.acquire(timeout=1.5)
+    async with (
+        ConnectionPool(network, max_size=2, name="echo") as pool,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(2):
+            tasks.start_soon(pool.run, hold)
+        await settle()
+        with pytest.raises(AcquireTimeout) as caught:
+            await pool.acquire(timeout=1.5)
         error = caught.value
         assert str(error) == (
             "no connection of pool 'echo' within 1.5 s (max_size 2, 2 in use, 0 idle, "
@@ -138,6 +148,7 @@ async def test_a_timeout_tells_the_state_and_what_to_do() -> None:
         assert isinstance(error, TimeoutError)
         assert (error.timeout, error.last_connect_error) == (1.5, None)
         assert (error.statistics.in_use, error.statistics.tasks_waiting) == (2, 1)
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_timeout_tells_the_last_connect_error() -> None:

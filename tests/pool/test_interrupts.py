@@ -15,7 +15,8 @@ _FEW = ("hot", "contended", "doubtful idle", "discard, detach", "leave in disord
 
 
 @pytest.mark.timeout(600)
-def test_an_interrupt_at_any_line_leaves_nothing(long_form: bool) -> None:
+@pytest.mark.parametrize("observed", [False, True], ids=["unobserved", "observed"])
+def test_an_interrupt_at_any_line_leaves_nothing(observed: bool, long_form: bool) -> None:
     """Every socket is closed, every slot is free, and nothing but the interrupt comes out.
 
     The long form interrupts at all that any scenario passes, the short form once at each line.
@@ -24,11 +25,11 @@ def test_an_interrupt_at_any_line_leaves_nothing(long_form: bool) -> None:
     struck: set[str] = set()
     try:
         for name in _ALL if long_form else _FEW:
-            for step, place in enumerate(interrupt(_ALL[name], None), 1):
+            for step, place in enumerate(interrupt(_ALL[name], None, observed=observed), 1):
                 if long_form or place not in struck:
                     struck.add(place)
                     try:
-                        interrupt(_ALL[name], step)
+                        interrupt(_ALL[name], step, observed=observed)
                     except BaseException as error:
                         raise AssertionError(f"{name}, interrupted at {place}") from error
     finally:

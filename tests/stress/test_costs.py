@@ -37,7 +37,7 @@ async def exchange_in_one_call(pool: ConnectionPool) -> None:
 
 @pytest.mark.parametrize(
     ("operation", "budget"),
-    [(borrow, 30), (borrow_at_once, 29), (exchange, 46), (exchange_in_one_call, 74)],
+    [(borrow, 30), (borrow_at_once, 30), (exchange, 46), (exchange_in_one_call, 74)],
     ids=lambda value: getattr(value, "__name__", None),
 )
 async def test_an_operation_makes_no_more_calls_than_it_did(

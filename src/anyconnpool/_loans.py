@@ -1,0 +1,77 @@
+"""Who has borrowed which connection: to name the borrowers that forget to give back."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterable
+
+from anyconnpool._entry import Entry, State
+from anyconnpool._runtime import Runtime
+from anyconnpool._transport import Transport
+
+_logger = logging.getLogger("anyconnpool.leaks")
+
+_PACKAGE = f"{__package__}."
+
+
+def place_of_acquire() -> str:
+    """Return the file and line outside this package that the running code was called from."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame else ""
+
+
+def count_held_by(task: object, entries: Iterable[Entry[Transport]]) -> int:
+    """Count the connections that a task has borrowed.
+
+    :param task: the backend's task
+    """
+    return sum(entry.state is State.IN_USE and entry.borrower is task for entry in entries)
+
+
+class Loans:
+    """Name what is borrowed, in the log.
+
+    :param pool: the pool's name
+    :param leak_after: how long a connection may be borrowed before it is told, in seconds
+    :param runtime: the event loop of the pool
+    """
+
+    def __init__(self, pool: str, leak_after: float, runtime: Runtime) -> None:
+        self._pool = pool
+        self._leak_after = leak_after
+        self._runtime = runtime
+        self._told: dict[Entry[Transport], float] = {}
+
+    def tell_leaks(self, held: Iterable[Entry[Transport]]) -> None:
+        """Log the connections that have been borrowed for too long, each borrow once.
+
+        :param held: the connections that aren't idle
+        """
+        latest = self._runtime.now() - self._leak_after
+        late = {e: e.lent_at for e in held if e.state is State.IN_USE and e.lent_at <= latest}
+        for entry, lent_at in late.items():
+            if self._told.get(entry) != lent_at:
+                _logger.warning(
+                    "pool %s: %s and has not been given back for leak_after, %g s",
+                    self._pool,
+                    self._describe(entry),
+                    self._leak_after,
+                )
+        self._told = late
+
+    def tell_unreleased(self, entry: Entry[Transport]) -> None:
+        """Log that a connection is closed under its borrower's hands, as the pool ends."""
+        _logger.warning(
+            "pool %s: %s and is still out at the end of the pool's block: it is closed now",
+            self._pool,
+            self._describe(entry),
+        )
+
+    def _describe(self, entry: Entry[Transport]) -> str:
+        age = self._runtime.now() - entry.lent_at
+        borrower = self._runtime.task_name(entry.borrower)
+        place = f" at {entry.place}" if entry.place else ""
+        return f"{entry.link} was borrowed {age:.1f} s ago by task {borrower!r}{place}"

@@ -1,0 +1,88 @@
+"""A lender that is watched: it tells observers of borrows, and notes where they are made.
+
+A class of its own, so that a pool without observers pays nothing for them.
+"""
+
+from __future__ import annotations
+
+from anyconnpool._connection import Acquisition, PooledConnection, entry_of
+from anyconnpool._entry import Entry, State
+from anyconnpool._exceptions import AcquireTimeout
+from anyconnpool._interrupts import defer_interrupts
+from anyconnpool._lender import Lender
+from anyconnpool._loans import place_of_acquire
+from anyconnpool._observing import tell
+from anyconnpool._statistics import CloseReason
+from anyconnpool._transport import Transport
+from anyconnpool.events import AcquireTimedOut, ConnectionAcquired, ConnectionReleased, PoolEvent
+
+
+class ObservedLender(Lender):
+    """Lend and take back, and tell; see :class:`Lender` for the parameters."""
+
+    @defer_interrupts
+    async def lend(
+        self, timeout: float, acquisition: Acquisition | None = None
+    ) -> PooledConnection:
+        """Borrow an idle connection, or wait for one; see :meth:`Lender.lend`."""
+        place = place_of_acquire()
+        began = self.now()
+        try:
+            connection = await super().lend(timeout, acquisition)
+        except AcquireTimeout:
+            self._tell(AcquireTimedOut(self.settings.name, self.now() - began))
+            raise
+        self._tell_acquired(connection, self.now() - began, place)
+        return connection
+
+    @defer_interrupts
+    def lend_nowait(self) -> PooledConnection:
+        """Borrow an idle connection; see :meth:`Lender.lend_nowait`."""
+        place = place_of_acquire()
+        began = self.now()
+        connection = super().lend_nowait()
+        self._tell_acquired(connection, self.now() - began, place)
+        return connection
+
+    @defer_interrupts
+    def take_back(self, entry: Entry[Transport], reason: CloseReason | None, unsure: bool) -> None:
+        """Take a connection back; see :meth:`Lender.take_back`."""
+        events = self._release_of(entry)
+        super().take_back(entry, reason, unsure)
+        self._tell(*events)
+
+    @defer_interrupts
+    def let_go(self, entry: Entry[Transport]) -> bool:
+        """Give a connection away for good; see :meth:`Lender.let_go`."""
+        events = self._release_of(entry)
+        mine = super().let_go(entry)
+        self._tell(*events)
+        if mine:
+            self._workers.tell_closed(entry)
+        return mine
+
+    @defer_interrupts
+    def seize(self, entry: Entry[Transport]) -> None:
+        """Close a connection under its borrower's hands; see :meth:`Lender.seize`."""
+        events = self._release_of(entry)
+        super().seize(entry)
+        self._tell(*events)
+
+    def _tell_acquired(self, connection: PooledConnection, wait_time: float, place: str) -> None:
+        entry_of(connection).place = place
+        try:
+            self._tell(ConnectionAcquired(self.settings.name, wait_time, reused=connection.reused))
+        except BaseException:
+            # The caller won't get it.
+            connection.discard()
+            raise
+
+    def _release_of(self, entry: Entry[Transport]) -> tuple[ConnectionReleased, ...]:
+        """Return the event that ends a borrow, unless the connection was seized before."""
+        if entry.state is not State.IN_USE:
+            return ()
+        return (ConnectionReleased(self.settings.name, self.now() - entry.lent_at),)
+
+    def _tell(self, *events: PoolEvent) -> None:
+        for event in events:
+            tell(self.settings.observers, event)

@@ -1,0 +1,215 @@
+"""What a pool tells its observers, and that they can't hurt it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import anyio
+import pytest
+
+from anyconnpool import AcquireTimeout, ConnectionPool, PoolManager, Retry
+from anyconnpool._lender import Lender
+from anyconnpool.events import (
+    AcquireTimedOut,
+    CloseReason,
+    ConnectionAcquired,
+    ConnectionClosed,
+    ConnectionOpened,
+    ConnectionReleased,
+    ExchangeReplayed,
+    OpenFailed,
+    PoolEnded,
+    PoolEvent,
+    PoolObserver,
+    PoolStarted,
+)
+
+from .network import MemoryNetwork, delayed, failing, fill, hang, settle
+
+
+def story(events: list[PoolEvent]) -> list[PoolEvent]:
+    """Return the events but for the start and the end of the pool."""
+    return [event for event in events if not isinstance(event, (PoolStarted, PoolEnded))]
+
+
+async def test_a_connection_is_told_from_connect_to_close() -> None:
+    """Durations are those of the attempt, of the whole acquire, of the use and of the life."""
+    events: list[PoolEvent] = []
+
+    async def borrow_for_four(pool: ConnectionPool) -> None:
+        async with pool.acquire():
+            await anyio.sleep(4)
+
+    async with ConnectionPool(
+        MemoryNetwork(delayed(2)), name="told", max_size=1, observers=[events.append]
+    ) as pool:
+        async with pool.acquire():
+            await anyio.sleep(3)
+        async with anyio.create_task_group() as tasks, pool.acquire():
+            tasks.start_soon(borrow_for_four, pool)
+            await anyio.sleep(1)
+        pool.acquire_nowait().discard()
+        await settle()
+    assert story(events) == [
+        ConnectionOpened("told", connect_time=2),
+        ConnectionAcquired("told", wait_time=2, reused=False),
+        ConnectionReleased("told", use_time=3),
+        ConnectionAcquired("told", wait_time=0, reused=True),
+        ConnectionReleased("told", use_time=1),
+        ConnectionAcquired("told", wait_time=1, reused=True),
+        ConnectionReleased("told", use_time=4),
+        ConnectionAcquired("told", wait_time=0, reused=True),
+        ConnectionReleased("told", use_time=0),
+        ConnectionClosed("told", reason=CloseReason.DISCARDED, age=8),
+    ]
+
+
+async def test_what_fails_is_told() -> None:
+    """Each attempt that fails, each acquire that runs out of time, each exchange repeated."""
+    events: list[PoolEvent] = []
+    down = OSError("down")
+    network = MemoryNetwork()
+    async with ConnectionPool(network, name="told", observers=[events.append]) as pool:
+        await fill(pool, 1)
+        network.peers[0].hang_up()
+        events.clear()
+        network.on_connect = failing(down)
+        with pytest.raises(anyio.ConnectionFailed):
+            await pool.send_receive_line(b"x", retry=Retry(1, interval=1, jitter=0))
+        network.on_connect = hang
+        with pytest.raises(AcquireTimeout):
+            await pool.acquire(timeout=5)
+        await settle()
+    # Which of the tasks comes first that close the dead one and open another, nobody can know.
+    closed = ConnectionClosed("told", CloseReason.PEER_CLOSED, age=0)
+    events.remove(closed)
+    first, replayed, second, timed_out = story(events)
+    for event in (first, second):
+        assert isinstance(event, OpenFailed)
+        assert event.error.__cause__ is down
+    assert isinstance(replayed, ExchangeReplayed)
+    assert isinstance(replayed.error, anyio.ConnectionFailed)
+    assert timed_out == AcquireTimedOut("told", wait_time=5)
+
+
+async def test_what_is_detached_or_seized_is_told_as_released_and_closed() -> None:
+    """Also a borrower that keeps its connection beyond the pool's end has its end told, once."""
+    events: list[PoolEvent] = []
+    async with ConnectionPool(
+        MemoryNetwork(), name="told", observers=[events.append], close_timeout=2
+    ) as pool:
+        detached = (await pool.acquire()).detach()
+        kept = await pool.acquire()
+        events.clear()
+    await kept.aclose()
+    await detached.aclose()
+    assert events == [
+        ConnectionReleased("told", use_time=2),
+        ConnectionClosed("told", CloseReason.SEIZED, age=2),
+        PoolEnded("told"),
+    ]
+
+
+async def test_start_and_end_frame_everything_and_give_the_statistics() -> None:
+    """A start tells where the figures are to be had; after the end, nothing is open."""
+    events: list[PoolEvent] = []
+    pool = ConnectionPool(MemoryNetwork(), name="told", min_idle=2, observers=[events.append])
+    async with pool:
+        await pool.wait_ready()
+        start = events[0]
+        assert isinstance(start, PoolStarted)
+        assert (start.pool, start.min_idle, start.statistics().idle) == ("told", 2, 2)
+    assert events[-1] == PoolEnded("told")
+    assert start.statistics().size == 0
+
+
+async def test_a_failing_observer_is_logged_and_hurts_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The pool and the other observers go on; the log names the pool and the event."""
+    events: list[PoolEvent] = []
+
+    def fail(event: PoolEvent) -> None:
+        raise ValueError("observers fail, too")
+
+    async with ConnectionPool(
+        MemoryNetwork(), name="told", observers=[fail, events.append]
+    ) as pool:
+        await pool.send_receive_line(b"x")
+        assert pool.statistics().idle == 1
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        f"pool told: an observer failed at {type(event).__name__}" for event in events
+    ]
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+@pytest.mark.parametrize("nowait", [False, True])
+async def test_an_observer_that_ends_the_program_loses_no_connection(nowait: bool) -> None:
+    """The caller of acquire doesn't get the connection, so that it is closed."""
+
+    def leave(event: PoolEvent) -> None:
+        if isinstance(event, ConnectionAcquired) and event.reused:
+            raise SystemExit
+
+    async with ConnectionPool(MemoryNetwork(), observers=[leave]) as pool:
+        await fill(pool, 1)
+        with pytest.raises(SystemExit):
+            _ = pool.acquire_nowait() if nowait else await pool.acquire()
+        await settle()
+        assert pool.statistics().closed == {"discarded": 1}
+
+
+async def test_each_event_goes_to_the_method_of_its_kind() -> None:
+    """A subclass overrides what it wants to know; unknown kinds are passed over."""
+    called: list[str] = []
+
+    class Recorder(PoolObserver):
+        def __getattribute__(self, name: str) -> Any:
+            called.append(name)
+            return super().__getattribute__(name)
+
+    recorder = Recorder()
+    for event, method in (
+        (PoolStarted("p", ConnectionPool(MemoryNetwork()).statistics, 0), "started"),
+        (PoolEnded("p"), "ended"),
+        (ConnectionOpened("p", 1), "opened"),
+        (OpenFailed("p", 1, OSError()), "open_failed"),
+        (ConnectionAcquired("p", 1, True), "acquired"),
+        (ConnectionReleased("p", 1), "released"),
+        (ConnectionClosed("p", CloseReason.RETIRED, 1), "closed"),
+        (AcquireTimedOut("p", 1), "timed_out"),
+        (ExchangeReplayed("p", OSError()), "replayed"),
+    ):
+        recorder(event)
+        assert called.pop() == method
+    called.clear()
+    recorder(PoolEvent("p"))
+    assert not called
+
+
+async def test_the_pools_of_a_manager_share_its_observers() -> None:
+    """All of them, also if the observers were given as an iterator, and until they are dropped."""
+    events: list[PoolEvent] = []
+    async with PoolManager(observers=iter([events.append]), max_idle_time=1) as manager:
+        for remote in (MemoryNetwork(), MemoryNetwork()):
+            await manager.send_receive_line(remote, b"x")
+        await anyio.sleep(10)
+        kinds = [type(event) for event in events]
+        for kind in (PoolStarted, ConnectionAcquired, ConnectionClosed, PoolEnded):
+            assert kinds.count(kind) == 2
+    assert len(events) == len(kinds)
+
+
+async def test_nobody_to_tell_costs_nothing() -> None:
+    """Borrows of a pool without observers go through no code for them."""
+    async with ConnectionPool(MemoryNetwork()) as pool:
+        assert type(pool._lender) is Lender  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("observers", [print, [None], "ab", 5, None])
+def test_observers_that_cannot_be_called_are_refused(observers: Any) -> None:
+    """A single callable is no iterable of them."""
+    with pytest.raises(TypeError, match="observers must be an iterable of callables"):
+        ConnectionPool(MemoryNetwork(), observers=observers)
