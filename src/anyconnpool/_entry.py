@@ -93,19 +93,19 @@ class Entry(Generic[Link]):
     close_reason: CloseReason
 
     def __init__(self, generation: int) -> None:
-        self.state = State.OPENING
-        self.generation = generation
-        self.borrows = 0
+        self.state: State = State.OPENING
+        self.generation: int = generation
+        self.borrows: int = 0
         #: the task that has borrowed it, of the backend's own kind
         self.borrower: object = None
         #: where it was acquired, if that is recorded
-        self.place = ""
-        self.lent_at = 0.0
-        self.opened_at = 0.0
-        self.idle_since = 0.0
+        self.place: str = ""
+        self.lent_at: float = 0.0
+        self.opened_at: float = 0.0
+        self.idle_since: float = 0.0
         #: when an idle one has to be looked into, should it rest so long
-        self.good_until = 0.0
-        self.retire_at = 0.0
+        self.good_until: float = 0.0
+        self.retire_at: float = 0.0
 
 
 class Waiter(Generic[Link]):

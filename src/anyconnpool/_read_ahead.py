@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, SupportsIndex, cast
 
 from anyio import ClosedResourceError, DelimiterNotFound, EndOfStream, IncompleteRead
-from anyio.abc import AnyByteStream, ByteReceiveStream, ByteStream
+from anyio.abc import AnyByteReceiveStream, AnyByteStream, ByteReceiveStream, ByteStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -49,6 +49,8 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
 
     :param stream: the stream to wrap; closing this stream closes it
     """
+
+    receive_stream: AnyByteReceiveStream
 
     def __init__(self, stream: AnyByteStream) -> None:
         self._begin(stream, isinstance(stream, ByteReceiveStream))

@@ -166,8 +166,8 @@ class ProxiedConnection:
         self._scope = CancelScope()
         self._faults = faults
         #: set, and replaced, when something changed that may let bytes pass
-        self.changed = Event()
-        self.frozen = False
+        self.changed: Event = Event()
+        self.frozen: bool = False
         self._requests = _Lane(self, faults.requests)
         self._replies = _Lane(self, faults.replies)
 

@@ -1,0 +1,80 @@
+"""A Redis client in forty lines: the pool leaves only the protocol, RESP2, to be written.
+
+Start a Redis, then run ``python examples/redis_client.py [port]``. It writes two keys whose names
+begin with ``anyconnpool:``, and deletes them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import anyio
+
+from anyconnpool import ConnectionPool, PooledConnection, Retry
+
+
+class RedisError(Exception):
+    """Redis has answered with an error."""
+
+
+async def exchange(connection: PooledConnection, *words: str) -> bytes | int | RedisError | None:
+    """Send a command and receive its reply, if that is no list; an error is a value here."""
+    parts = [f"*{len(words)}"]
+    for word in words:
+        parts += [f"${len(word.encode())}", word]
+    await connection.send("\r\n".join([*parts, ""]).encode())
+    line = await connection.receive_line(newline=b"\r\n")
+    kind, rest = line[:1], line[1:]
+    match kind:
+        case b"+":
+            return rest
+        case b"-":
+            return RedisError(rest.decode())
+        case b":":
+            return int(rest)
+        case b"$" if rest == b"-1":
+            return None
+        case b"$":
+            return (await connection.receive_exactly(int(rest) + 2))[:-2]
+        case _:
+            raise ValueError(f"this client doesn't know the reply {line!r}")
+
+
+class Redis:
+    """Make each command on a connection of a pool."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+
+    async def execute(self, *words: str, retry: Retry | None = None) -> bytes | int | None:
+        """Make one exchange; with a retry, the command may be sent more than once."""
+        reply = await self._pool.run(exchange, *words, timeout=5, retry=retry)
+        # Raised here, after the connection went back to the pool: an exception within the borrow
+        # would close it, and there is nothing wrong with it.
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply
+
+
+async def main(port: int) -> None:
+    """Store, read and count; ten tasks share four connections."""
+    async with ConnectionPool(("127.0.0.1", port), max_size=4) as pool:
+        redis = Redis(pool)
+        print(await redis.execute("SET", "anyconnpool:greeting", "hello"))
+        # To read twice does no harm. To count twice would: INCR gets no retry.
+        print(await redis.execute("GET", "anyconnpool:greeting", retry=Retry(2)))
+        print(await redis.execute("GET", "anyconnpool:nothing", retry=Retry(2)))
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(redis.execute, "INCR", "anyconnpool:count")
+        print(await redis.execute("GET", "anyconnpool:count"))
+        try:
+            await redis.execute("INCR", "anyconnpool:greeting")
+        except RedisError as error:
+            print(error)
+        await redis.execute("DEL", "anyconnpool:greeting", "anyconnpool:count")
+
+
+if __name__ == "__main__":
+    # backend="trio" would do as well.
+    anyio.run(main, int(sys.argv[1]) if sys.argv[1:] else 6379)

@@ -1,0 +1,1 @@
+"""Uses of the public API that type checkers must take, and misuses that they must refuse."""

@@ -1,0 +1,213 @@
+"""Typical uses and their types: `nox -s types` reads this module, nobody runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.abc import ByteStream, ByteStreamConnectable, SocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from anyconnpool import (
+    AcquireTimeout,
+    ConnectionPool,
+    FramedStream,
+    KeepAlive,
+    PackageFormat,
+    PackageTooLarge,
+    PoolClosed,
+    PooledConnection,
+    PoolError,
+    PoolFull,
+    PoolManager,
+    PoolStatistics,
+    Retry,
+)
+from anyconnpool.events import (
+    CloseReason,
+    ConnectionAcquired,
+    ConnectionClosed,
+    ExchangeReplayed,
+    Observer,
+    PoolEvent,
+    PoolObserver,
+    PoolStarted,
+)
+from anyconnpool.testing import FaultProxy, Faults
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
+
+ADDRESS = ("127.0.0.1", 8999)
+
+
+async def count(connection: PooledConnection, word: bytes, limit: int = 10) -> int:
+    """Do an exchange that takes arguments and returns something of its own."""
+    return len(await connection.send_receive_line(word, max_bytes=limit))
+
+
+async def log_in(connection: PooledConnection) -> None:
+    """Do what a new connection needs."""
+
+
+class Service:
+    """Have an exchange as a method."""
+
+    async def fetch(self, connection: PooledConnection) -> list[str]:
+        return [str(await connection.receive_line())]
+
+
+class NamedPool(ConnectionPool):
+    """Be a kind of pool."""
+
+
+async def enter_pools() -> None:
+    """Each way to a pool gives a pool, and a subclass gives itself."""
+    async with ConnectionPool(ADDRESS) as pool:
+        assert_type(pool, ConnectionPool)
+    async with NamedPool("/run/server.sock") as named:
+        assert_type(named, NamedPool)
+    assert_type(NamedPool.from_url("tls://example.org:443", tls_hostname="other"), NamedPool)
+    ConnectionPool(anyio.TCPConnectable("127.0.0.1", 1), max_size=float("inf"), one_way=True)
+    ConnectionPool(
+        ADDRESS,
+        on_connect=log_in,
+        check=partial(count, word=b"PING"),
+        connect_retry=Retry(3, interval=0.5),
+        keepalive=None,
+        idle_order="fifo",
+        package_format=PackageFormat(4, max_size=1000),
+    )
+
+
+async def borrow(pool: ConnectionPool) -> None:
+    """Every way to borrow gives the same kind of connection."""
+    async with pool.acquire(timeout=1) as connection:
+        assert_type(connection, PooledConnection)
+        assert_type(connection.reused, bool)
+        assert_type(connection.age, float)
+        assert_type(connection.local_address, Any)
+        assert_type(connection.detach(), FramedStream)
+    assert_type(await pool.acquire(), PooledConnection)
+    assert_type(await pool.connect(), PooledConnection)
+    assert_type(pool.acquire_nowait(), PooledConnection)
+    async with await pool.acquire() as awaited:
+        assert_type(awaited, PooledConnection)
+
+
+async def exchange(pool: ConnectionPool) -> None:
+    """Exchanges return bytes, sends nothing."""
+    assert_type(await pool.send_receive(b"", 10, timeout=1, retry=Retry(1)), bytes)
+    assert_type(await pool.send_receive_line(b"", newline=b"\r\n", max_bytes=9), bytes)
+    assert_type(await pool.send_receive_package(b"", PackageFormat(1)), bytes)
+    await pool.send_package(b"")
+    await pool.wait_ready()
+    pool.retire()
+    assert_type(pool.max_size, float)
+    pool.max_size = 20
+
+
+async def run(pool: ConnectionPool, manager: PoolManager) -> None:
+    """What `run` returns is what the function returns, with or without arguments."""
+    assert_type(await pool.run(count, b"word"), int)
+    assert_type(await pool.run(count, b"word", 5, timeout=1, retry=Retry(2)), int)
+    assert_type(await pool.run(Service().fetch), list[str])
+    assert_type(await pool.run(log_in), None)
+    assert_type(await manager.run(ADDRESS, count, b"word", timeout=1), int)
+    assert_type(await manager.run("/run/server.sock", Service().fetch), list[str])
+
+
+async def manage() -> None:
+    """A manager has what a pool has, with the remote before the rest."""
+    async with PoolManager(max_total=100, max_size=10, on_connect=log_in) as manager:
+        assert_type(manager, PoolManager)
+        assert_type(manager.pool(ADDRESS), ConnectionPool)
+        async with manager.acquire(ADDRESS, timeout=1) as connection:
+            assert_type(connection, PooledConnection)
+        assert_type(await manager.send_receive_line("/run/server.sock", b"word"), bytes)
+        assert_type(manager.statistics()[ADDRESS], PoolStatistics)
+        assert_type([each.idle for each in manager.statistics().values()], list[int])
+
+
+async def read(accepted: SocketStream) -> None:
+    """Both ends of a connection have the same framed reads."""
+    async with FramedStream(accepted, max_line_bytes=100) as stream:
+        assert_type(await stream.receive(), bytes)
+        assert_type(await stream.receive_exactly(4), bytes)
+        assert_type(await stream.receive_until(b"\0", 100), bytes)
+        assert_type(await stream.receive_line(), bytes)
+        assert_type(await stream.receive_package(), bytes)
+        assert_type(await stream.receive_available(quiet=0.1), bytes)
+        assert_type(await stream.drain(), bytes)
+        assert_type(stream.buffer, bytes)
+
+
+def fit_in(pool: ConnectionPool, connection: PooledConnection) -> None:
+    """Pools and connections go wherever AnyIO takes the like."""
+    connectable: ByteStreamConnectable = pool
+    stream: ByteStream = connection
+    buffered: BufferedByteReceiveStream = connection
+    framed: FramedStream = connection
+    print(connectable, stream, buffered, framed)
+
+
+def tell(statistics: PoolStatistics) -> None:
+    """Statistics are numbers, and counts by reason."""
+    assert_type(statistics.max_size, float)
+    assert_type(statistics.tasks_waiting, int)
+    assert_type(statistics.closed, Mapping[str, int])
+    assert_type(Retry(3).count, float)
+    assert_type(PackageFormat().header_size, int)
+    assert_type(KeepAlive(), KeepAlive)
+
+
+def catch(
+    timeout: AcquireTimeout, full: PoolFull, closed: PoolClosed, large: PackageTooLarge
+) -> None:
+    """Errors are caught as the built-in ones and AnyIO's, too."""
+    kinds: tuple[PoolError, ...] = (timeout, full, closed, large)
+    late: TimeoutError = timeout
+    wrong: ValueError = large
+    block: anyio.WouldBlock = full
+    shut: anyio.ClosedResourceError = closed
+    print(kinds, late, wrong, block, shut)
+
+
+class Watcher(PoolObserver):
+    """Override what is of interest."""
+
+    def acquired(self, event: ConnectionAcquired) -> None:
+        assert_type(event.wait_time, float)
+        assert_type(event.pool, str)
+
+    def replayed(self, event: ExchangeReplayed) -> None:
+        assert_type(event.error, Exception)
+
+
+def watch(event: PoolEvent) -> None:
+    """Tell events apart by their types."""
+    match event:
+        case ConnectionClosed():
+            assert_type(event.age, float)
+            assert_type(event.reason, CloseReason)
+        case PoolStarted():
+            assert_type(event.statistics(), PoolStatistics)
+        case _:
+            assert_type(event, PoolEvent)
+
+
+def observe(events: list[PoolEvent]) -> None:
+    """Functions, methods and observers observe, whatever they return."""
+    observers: list[Observer] = [watch, Watcher(), events.append, lambda event: event.pool]
+    ConnectionPool(ADDRESS, observers=observers, leak_after=60)
+    ConnectionPool(ADDRESS, observers=[watch, Watcher()])
+    PoolManager(observers=(events.append,))
+
+
+async def misbehave() -> None:
+    """The fault proxy stands between a pool and its remote."""
+    async with FaultProxy(ADDRESS) as proxy:
+        assert_type(proxy, FaultProxy)
+        proxy.faults = Faults()
