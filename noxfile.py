@@ -4,21 +4,37 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "tests", "tests_min", "servers", "network", "demo"]
+nox.options.sessions = [
+    *("lint", "types", "verifytypes", "docs", "tests", "tests_min", "asyncio_only"),
+    *("servers", "network", "package", "demo"),
+]
 nox.options.reuse_venv = "yes"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 # anyio 4.14.2 asks for trio >= 0.32; its pytest plugin draws a deprecation warning from pytest 9.2.
 OLDEST = ["anyio==4.14.2", "trio==0.32.0", "uvloop==0.21.0", "pytest<9.2"]
 
+# What the tests need that run in an environment with neither trio nor uvloop.
+LEAN = [
+    "hypothesis>=6.100",
+    "pytest>=8.2",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "trustme>=1.2",
+]
+
 # The tests wait more than they compute: two processes a core.
 SPREAD = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
 # What may differ from one interpreter to the next; faults and great numbers need the newest only.
-BASIC = ["tests/core", "tests/pool", "tests/process", "tests/sockets", "tests/test_docs.py"]
+BASIC = [
+    *("tests/command", "tests/core", "tests/examples", "tests/instrumentation", "tests/pool"),
+    *("tests/process", "tests/sockets", "tests/testkit", "tests/test_docs.py"),
+]
 
 
 def runs(python: str) -> bool:
@@ -54,6 +70,13 @@ def types(session: nox.Session) -> None:
     session.run("pyright")
 
 
+@nox.session
+def verifytypes(session: nox.Session) -> None:
+    """See that all the types a user meets are written down, in the package as it is installed."""
+    session.install(".[cli,opentelemetry,prometheus,trio]", "pyright>=1.1.400")
+    session.run("pyright", "--verifytypes", "anyconnpool", "--ignoreexternal")
+
+
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the tests on all backends; all of them on the newest interpreter."""
@@ -77,6 +100,17 @@ def tests_min(session: nox.Session) -> None:
     # AnyIO before 4.16 loses a socket if connect_tcp() is cancelled at the wrong moment.
     leaks = ["-W", "ignore:unclosed:ResourceWarning"]
     session.run("pytest", *tests, *leaks, *SPREAD, *session.posargs)
+
+
+@nox.session(python=PYTHONS[-1])
+def asyncio_only(session: nox.Session) -> None:
+    """Run the tests of core and sockets where neither trio nor uvloop is installed."""
+    session.install(".", *LEAN)
+    absent = "from importlib.util import find_spec as f; assert not f('trio') and not f('uvloop')"
+    session.run("python", "-c", absent)
+    # Those that would enter a pool in an event loop of trio's are left out.
+    chosen = ["tests/core", "tests/sockets", "--backend", "asyncio", "-k", "not another_event_loop"]
+    session.run("pytest", *chosen, *SPREAD, *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])
@@ -109,8 +143,28 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
+@nox.session(python=PYTHONS[-1])
+def docs(session: nox.Session) -> None:
+    """Build the documentation, with warnings as errors and without a network."""
+    extras = ".[opentelemetry,prometheus]"
+    session.install("-e", extras, *nox.project.dependency_groups(PROJECT, "docs"))
+    options = session.posargs or ["-b", "html", "docs", "docs/_build/html"]
+    session.run("sphinx-build", "-W", "--keep-going", "-n", *options)
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run the echo server and client against each other on every backend."""
     session.install("-e", ".[trio,uvloop]")
     session.run("python", "examples/demo.py", *session.posargs)
+
+
+@nox.session(python=PYTHONS[-1])
+def package(session: nox.Session) -> None:
+    """Build the sdist and the wheel in dist/, check them, and install them as a user would."""
+    session.install(*nox.project.dependency_groups(PROJECT, "package"))
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build")
+    session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
+    session.run("check-wheel-contents", "dist")
+    session.run("pytest", "tests/packaging", *session.posargs)

@@ -1,14 +1,16 @@
-"""Every Python block of README.md and docs/*.rst is run against live servers on loopback.
+"""Every Python block of the root's pages and of all below docs/ is run against live servers.
 
 Blocks are taken from the text as they stand; these are the rules by which a page is written:
 
-- A block that calls `anyio.run` is a program. Any other is a fragment: it may use `await` and, as
-  the text around it has it, the names of `FRAGMENT_NAMES` and a `pool` of the server on port 8999.
+- A block that calls `anyio.run` or `trio.run` is a program. Any other is a fragment: it may use
+  `await` and, as the text around it has it, the names of `FRAGMENT_NAMES` and a `pool` of the
+  server on port 8999.
 - The ports of `SERVERS` say which server a block talks to. Each is replaced by the port of a server
   of that kind that was started for the test.
 - A program that makes a listener is a server: it is asked one question, then cancelled.
 - If lines that print have a comment, the block prints exactly what the comments say, one by one.
-- `anyio.sleep` doesn't wait.
+- A block that makes a `Starlette` is an application: its page `/ask/hello` answers `> hello`.
+- `anyio.sleep` doesn't wait, and `anyio.open_signal_receiver` gets its first signal at once.
 """
 
 from __future__ import annotations
@@ -17,25 +19,45 @@ import ast
 import inspect
 import logging
 import re
+import runpy
+import signal
 import socket
 import textwrap
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from anyio import connect_tcp, create_task_group
+from anyio import connect_tcp, create_task_group, open_signal_receiver
 from anyio.lowlevel import checkpoint
+from starlette.testclient import TestClient
 
 from anyconnpool import ConnectionPool, FramedStream
 
 from .sockets.servers import Peer, Script, Server, authority, echo_lines, one_reply
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.rst"))]
+DOCS = ROOT / "docs"
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(
+        page
+        for page in DOCS.rglob("*")
+        if page.suffix in (".md", ".rst") and DOCS / "_build" not in page.parents
+    ),
+]
+
+# How a block of Python is written, and whatever may be meant as one.
+BLOCK_PATTERNS = {
+    ".md": re.compile(r"^( *)```python\n(.*?)^\1```$", re.MULTILINE | re.DOTALL),
+    ".rst": re.compile(
+        r"^( *)\.\. code-block:: python\n(?:\1 +:.*\n)*\n((?:(?:\1 {3,}.*)?\n)+)", re.MULTILINE
+    ),
+}
+BLOCK_MARKER = re.compile(r"(?:```|~~~|::) *\{?(?:code(?:-block)?\})? *i?py")
 
 Backend = tuple[str, dict[str, Any]]
 
@@ -61,12 +83,31 @@ def echo_packages(peer: Peer) -> None:
     peer.send(header + body)
 
 
+COMMANDS = {
+    b"PING": b"PONG",
+    b"LOGIN alice": b"OK",
+    b"LOGIN alice secret": b"OK",
+    b"SELECT 3": b"OK",
+}
+
+
 def answer_commands(peer: Peer) -> None:
-    """Answer lines, of which two are commands."""
+    """Answer lines, of which some are commands."""
     while True:
         line = peer.receive_line()
-        known = {b"PING": b"PONG", b"LOGIN alice": b"OK"}
-        peer.send(known.get(line, b"> " + line) + b"\n")
+        peer.send(COMMANDS.get(line, b"> " + line) + b"\n")
+
+
+def greet_and_answer(peer: Peer) -> None:
+    """Speak first, then answer commands."""
+    peer.send(b"READY\n")
+    answer_commands(peer)
+
+
+def say_nothing(peer: Peer) -> None:
+    """Read for ever and never answer."""
+    while peer.receive_line():
+        pass
 
 
 SERVERS: dict[int, tuple[str, Script]] = {
@@ -74,6 +115,8 @@ SERVERS: dict[int, tuple[str, Script]] = {
     9000: ("tcp", echo_packages),
     9001: ("tcp", answer_commands),
     9002: ("tcp", one_reply),
+    9003: ("tcp", greet_and_answer),
+    9004: ("tcp", say_nothing),
     9443: ("tls13", echo_lines),
 }
 
@@ -81,17 +124,13 @@ SERVERS: dict[int, tuple[str, Script]] = {
 def blocks_of(page: Path) -> Iterator[tuple[int, str]]:
     """Yield the first line's number and the text of each Python block of a page."""
     text = page.read_text("utf-8")
-    if page.suffix == ".md":
-        pattern = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    else:
-        pattern = re.compile(r"^\.\. code-block:: python\n\n((?:(?: {3,}.*)?\n)+)", re.MULTILINE)
-    for match in pattern.finditer(text):
-        line = text.count("\n", 0, match.start(1)) + 1
-        yield line, textwrap.dedent(match[1]).strip() + "\n"
+    for match in BLOCK_PATTERNS[page.suffix].finditer(text):
+        line = text.count("\n", 0, match.start(2)) + 1
+        yield line, textwrap.dedent(match[2]).strip() + "\n"
 
 
 BLOCKS = [
-    pytest.param(block, id=f"{page.name}:{line}")
+    pytest.param(block, id=f"{page.relative_to(ROOT)}:{line}")
     for page in PAGES
     for line, block in blocks_of(page)
 ]
@@ -126,6 +165,14 @@ async def pass_a_checkpoint(delay: float) -> None:
     await checkpoint()
 
 
+@contextmanager
+def receive_a_signal(*signals: signal.Signals) -> Generator[AsyncIterator[signal.Signals]]:
+    """Stand in for `anyio.open_signal_receiver`."""
+    with open_signal_receiver(*signals) as received:
+        signal.raise_signal(signals[0])
+        yield received
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
@@ -140,13 +187,12 @@ class Stage:
     """
 
     def __init__(self, backend: Backend, directory: Path) -> None:
-        self.run: Callable[..., Any] = partial(
-            anyio.run, backend=backend[0], backend_options=backend[1]
-        )
+        self.run: partial[Any] = partial(anyio.run, backend=backend[0], backend_options=backend[1])
         self.directory = directory
 
     def play(self, block: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(anyio, "sleep", pass_a_checkpoint)
+        monkeypatch.setattr(anyio, "open_signal_receiver", receive_a_signal)
         if "create_tcp_listener" in block:
             port = free_port()
             monkeypatch.setattr(anyio, "run", partial(self.run, ask_the_server(port)))
@@ -159,11 +205,20 @@ class Stage:
                     server = stack.enter_context(Server(kind, self.directory, script))
                     block = block.replace(str(port), str(server.remote[1]))
                     fragment_port = fragment_port or server.remote[1]
-            if "anyio.run(" in block:
+            if "Starlette(" in block:
+                self.ask_the_application(block)
+            elif re.search(r"\b(anyio|trio)\.run\(", block):
                 monkeypatch.setattr(anyio, "run", self.run)
                 self.execute(block, None)
             else:
                 self.run(self.play_fragment, block, fragment_port)
+
+    def ask_the_application(self, block: str) -> None:
+        names: dict[str, Any] = {}
+        exec(block, names)
+        client: Any = TestClient(names["app"], **self.run.keywords)
+        with client:
+            assert client.get("/ask/hello").text == "> hello"
 
     async def play_fragment(self, block: str, port: int) -> None:
         async with ConnectionPool(("127.0.0.1", port)) as pool:
@@ -191,8 +246,8 @@ def logging_unchanged() -> Iterator[None]:
 def test_every_page_has_its_blocks_found() -> None:
     """No page's examples are overlooked: each way of writing one is known to the tests."""
     for page in PAGES:
-        markers = re.findall(r"```python|code-block:: python", page.read_text("utf-8"))
-        assert len(markers) == len(list(blocks_of(page)))
+        markers = BLOCK_MARKER.findall(page.read_text("utf-8"))
+        assert len(markers) == len(list(blocks_of(page))), page
 
 
 @pytest.mark.usefixtures("logging_unchanged")
@@ -207,7 +262,14 @@ def test_every_block_runs(
     """Each example works as it is written, on every backend, and prints what it says it prints."""
     monkeypatch.chdir(tmp_path)
     authority().cert_pem.write_to_path("ca.pem")
+    authority().issue_cert("client").private_key_and_cert_chain_pem.write_to_path("client.pem")
     Stage(anyio_backend, tmp_path).play(block, monkeypatch)
     expected = expected_output(block)
     if expected:
         assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_the_states_are_drawn_as_the_code_has_them() -> None:
+    """The drawing of a connection's states is what its program makes of the code's table."""
+    program = runpy.run_path(str(DOCS / "draw_states.py"))
+    assert program["DRAWING"].read_text("utf-8") == program["draw"]()

@@ -32,7 +32,9 @@ class PackageFormat:
     :raises TypeError: if an argument is not an integer
     """
 
+    #: length of the header in bytes
     header_size: int
+    #: largest body, in bytes
     max_size: int
 
     def __init__(self, header_size: int = 2, *, max_size: int | None = None) -> None:
