@@ -109,7 +109,7 @@ class RunningPool:
 
     def ended(self) -> None:
         """Tell the observers that everything is closed."""
-        self._tell(PoolEnded(self._settings.name))
+        self._tell(PoolEnded(self._settings.name, self.ledger.statistics))
 
     def held(self) -> tuple[Entry[Transport], ...]:
         """Return the connections that aren't idle."""

@@ -55,7 +55,13 @@ class PoolStarted(PoolEvent):
 
 @dataclass(frozen=True)
 class PoolEnded(PoolEvent):
-    """A pool has ended, and all its connections are closed."""
+    """A pool has ended, and all its connections are closed.
+
+    :ivar statistics: what its :class:`PoolStarted` told; it equals that, and so tells which of
+        several pools of the name has ended
+    """
+
+    statistics: Callable[[], PoolStatistics]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,143 @@
+"""Metrics of pools for OpenTelemetry: the extra ``opentelemetry``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from anyconnpool.events import (
+    AcquireTimedOut,
+    ConnectionAcquired,
+    ConnectionOpened,
+    ConnectionReleased,
+    PoolEnded,
+    PoolObserver,
+    PoolStarted,
+)
+from anyconnpool.instrumentation._pools import BUCKETS, Pools
+
+try:
+    from opentelemetry.metrics import (
+        CallbackOptions,
+        Histogram,
+        MeterProvider,
+        Observation,
+        get_meter_provider,
+    )
+except ImportError as _error:
+    raise ImportError(
+        "anyconnpool.instrumentation.opentelemetry needs OpenTelemetry: "
+        'pip install "anyconnpool[opentelemetry]"'
+    ) from _error
+
+__all__ = ["PoolMetrics"]
+
+_Read: TypeAlias = Callable[[CallbackOptions], Iterable[Observation]]
+
+
+class PoolMetrics(PoolObserver):
+    """Report pools by the semantic conventions for the connection pools of database clients.
+
+    Give one and the same to all pools, as ``observers=[metrics]``. The metrics are, each under the
+    prefix: ``count`` (of connections, by ``state``: ``idle`` or ``used``), ``idle.min``,
+    ``idle.max``, ``max``, ``pending_requests``, ``timeouts``, and the histograms ``create_time``,
+    ``wait_time`` and ``use_time`` in seconds. Connections that are being opened, checked or closed
+    are in neither state. All that a pool has open may be idle, so ``idle.max`` is ``max``; without
+    a limit both are left out.
+
+    All have the attribute ``pool.name``, under the prefix too; the figures of pools with the same
+    name are added up. What is in a pool now is read whenever metrics are collected, from whatever
+    thread; a pool that has ended is no longer reported.
+
+    :param meter_provider: where the metrics go; by default what
+        :func:`opentelemetry.metrics.set_meter_provider` sets, before or after
+    :param prefix: of the names of metrics and attributes, for services that are no databases
+    """
+
+    def __init__(
+        self,
+        meter_provider: MeterProvider | None = None,
+        *,
+        prefix: str = "db.client.connection",
+    ) -> None:
+        self._prefix = prefix
+        self._name_key = f"{prefix}.pool.name"
+        self._state_key = f"{prefix}.state"
+        self._pools = Pools()
+        self._meter = (meter_provider or get_meter_provider()).get_meter("anyconnpool")
+        self._observe("count", "Connections, idle or used.", self._read_states)
+        self._observe("idle.min", "Fewest idle connections kept.", self._read_min_idle)
+        self._observe("idle.max", "Most idle connections allowed.", self._read_max_size)
+        self._observe("max", "Most open connections allowed.", self._read_max_size)
+        self._observe(
+            "pending_requests",
+            "Tasks waiting for a connection.",
+            self._read_waiting,
+            "{request}",
+        )
+        self._timeouts = self._meter.create_counter(
+            f"{prefix}.timeouts", "{timeout}", "Acquires that ran out of time."
+        )
+        self._create_time = self._histogram("create_time", "Time to open a connection.")
+        self._wait_time = self._histogram("wait_time", "Time to get a connection from the pool.")
+        self._use_time = self._histogram("use_time", "Time for which a connection was borrowed.")
+
+    def started(self, event: PoolStarted) -> None:
+        """Report the pool from now on."""
+        self._pools.start(event)
+
+    def ended(self, event: PoolEnded) -> None:
+        """Forget the pool."""
+        self._pools.end(event)
+
+    def opened(self, event: ConnectionOpened) -> None:
+        """Record how long it took to open a connection."""
+        self._create_time.record(event.connect_time, self._name(event.pool))
+
+    def acquired(self, event: ConnectionAcquired) -> None:
+        """Record how long a caller has waited."""
+        self._wait_time.record(event.wait_time, self._name(event.pool))
+
+    def released(self, event: ConnectionReleased) -> None:
+        """Record how long a connection was borrowed."""
+        self._use_time.record(event.use_time, self._name(event.pool))
+
+    def timed_out(self, event: AcquireTimedOut) -> None:
+        """Count an acquire that ran out of time."""
+        self._timeouts.add(1, self._name(event.pool))
+
+    def _observe(
+        self, name: str, description: str, read: _Read, unit: str = "{connection}"
+    ) -> None:
+        name = f"{self._prefix}.{name}"
+        self._meter.create_observable_up_down_counter(name, [read], unit, description)
+
+    def _histogram(self, name: str, description: str) -> Histogram:
+        return self._meter.create_histogram(
+            f"{self._prefix}.{name}",
+            "s",
+            description,
+            explicit_bucket_boundaries_advisory=BUCKETS,
+        )
+
+    def _name(self, pool: str) -> dict[str, str]:
+        return {self._name_key: pool}
+
+    def _read_states(self, _: CallbackOptions) -> Iterable[Observation]:
+        for pool in self._pools.now():
+            for state, count in ("idle", pool.idle), ("used", pool.in_use):
+                yield Observation(count, {**self._name(pool.name), self._state_key: state})
+
+    def _read_min_idle(self, _: CallbackOptions) -> Iterable[Observation]:
+        for name, count in self._pools.min_idle():
+            yield Observation(count, self._name(name))
+
+    def _read_max_size(self, _: CallbackOptions) -> Iterable[Observation]:
+        for pool in self._pools.now():
+            if pool.max_size != math.inf:
+                yield Observation(pool.max_size, self._name(pool.name))
+
+    def _read_waiting(self, _: CallbackOptions) -> Iterable[Observation]:
+        for pool in self._pools.now():
+            yield Observation(pool.tasks_waiting, self._name(pool.name))

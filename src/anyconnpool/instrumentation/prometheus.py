@@ -1,0 +1,162 @@
+"""Metrics of pools for Prometheus: the extra ``prometheus``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from anyconnpool._statistics import CloseReason, PoolStatistics
+from anyconnpool.events import (
+    ConnectionAcquired,
+    ConnectionOpened,
+    ConnectionReleased,
+    PoolEnded,
+    PoolObserver,
+    PoolStarted,
+)
+from anyconnpool.instrumentation._pools import BUCKETS, Pools
+
+try:
+    from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.registry import Collector
+except ImportError as _error:
+    raise ImportError(
+        "anyconnpool.instrumentation.prometheus needs prometheus_client: "
+        'pip install "anyconnpool[prometheus]"'
+    ) from _error
+
+__all__ = ["PoolCollector"]
+
+# Counters without labels of their own: the name, what it says, where it stands in the statistics.
+_TOTALS = (
+    ("opened", "Connections opened.", "opened"),
+    ("open_failures", "Attempts to open a connection that failed.", "open_failed"),
+    ("timeouts", "Acquires that ran out of time.", "timed_out"),
+    ("cancelled", "Acquires that were cancelled while they waited.", "cancelled"),
+    ("replayed", "Exchanges repeated on another connection.", "replayed"),
+)
+
+
+class PoolCollector(PoolObserver, Collector):
+    """Collect metrics of pools, for a registry of ``prometheus_client``.
+
+    Give one and the same to all pools, as ``observers=[collector]``. Under the namespace there are
+    the gauges ``connections`` (by ``state``: ``idle``, ``in_use``, ``connecting``, ``closing``),
+    ``max_connections`` and ``tasks_waiting``; the counters ``acquired_total``, ``reused_total``,
+    ``opened_total``, ``open_failures_total``, ``closed_total`` (by ``reason``, the values of
+    :class:`~anyconnpool.events.CloseReason`), ``timeouts_total``, ``cancelled_total`` and
+    ``replayed_total``; and the histograms ``wait_seconds``, ``use_seconds`` and
+    ``connect_seconds``.
+
+    All have the label ``pool``, the pool's name; the figures of pools with the same name are added
+    up. What is in a pool now is read whenever metrics are collected, from whatever thread. When a
+    pool ends, its gauges go and its counters stay.
+
+    :param registry: where to register; by default nowhere:
+        ``REGISTRY.register(PoolCollector())`` does it later
+    :param namespace: what all names begin with, an underscore follows
+    :param buckets: upper bounds of the histograms' buckets, in seconds
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        *,
+        namespace: str = "anyconnpool",
+        buckets: Sequence[float] = BUCKETS,
+    ) -> None:
+        self._namespace = namespace
+        self._buckets = buckets
+        self._pools = Pools()
+        # Not read from the statistics: there a grant that its caller never got is taken back, and
+        # a counter must not fall.
+        self._acquired = self._counter("acquired", "Borrows of a connection.")
+        self._reused = self._counter(
+            "reused", "Borrows of a connection that had been borrowed before."
+        )
+        self._wait_time = self._histogram("wait_seconds", "Time to get a connection.")
+        self._use_time = self._histogram("use_seconds", "Time for which a connection was borrowed.")
+        self._connect_time = self._histogram("connect_seconds", "Time to open a connection.")
+        if registry is not None:
+            registry.register(self)
+
+    def started(self, event: PoolStarted) -> None:
+        """Report the pool from now on."""
+        self._pools.start(event)
+        # What counts from 0 is seen to rise by the first event, too.
+        for metric in self._recorded():
+            metric.labels(event.pool)
+
+    def ended(self, event: PoolEnded) -> None:
+        """Report nothing more of the pool but what it has counted."""
+        self._pools.end(event)
+
+    def opened(self, event: ConnectionOpened) -> None:
+        """Record how long it took to open a connection."""
+        self._connect_time.labels(event.pool).observe(event.connect_time)
+
+    def acquired(self, event: ConnectionAcquired) -> None:
+        """Count a borrow, and record how long its caller has waited."""
+        self._acquired.labels(event.pool).inc()
+        if event.reused:
+            self._reused.labels(event.pool).inc()
+        self._wait_time.labels(event.pool).observe(event.wait_time)
+
+    def released(self, event: ConnectionReleased) -> None:
+        """Record how long a connection was borrowed."""
+        self._use_time.labels(event.pool).observe(event.use_time)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all metrics as they are now; for the registry."""
+        yield from self._gauges([*self._pools.now()])
+        yield from self._totals([*self._pools.ever()])
+        for metric in self._recorded():
+            yield from metric.collect()
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the metrics for their names, which are always the same; for the registry."""
+        return self.collect()
+
+    def _recorded(self) -> tuple[Counter | Histogram, ...]:
+        return self._acquired, self._reused, self._wait_time, self._use_time, self._connect_time
+
+    def _counter(self, name: str, documentation: str) -> Counter:
+        return Counter(name, documentation, ["pool"], self._namespace, registry=None)
+
+    def _histogram(self, name: str, documentation: str) -> Histogram:
+        return Histogram(
+            name, documentation, ["pool"], self._namespace, registry=None, buckets=self._buckets
+        )
+
+    def _gauges(self, pools: Sequence[PoolStatistics]) -> Iterable[Metric]:
+        connections = GaugeMetricFamily(
+            f"{self._namespace}_connections", "Connections by state.", labels=["pool", "state"]
+        )
+        most = GaugeMetricFamily(
+            f"{self._namespace}_max_connections", "Most connections at once.", labels=["pool"]
+        )
+        waiting = GaugeMetricFamily(
+            f"{self._namespace}_tasks_waiting", "Tasks blocked in acquire.", labels=["pool"]
+        )
+        for pool in pools:
+            for state in ("idle", "in_use", "connecting", "closing"):
+                connections.add_metric([pool.name, state], getattr(pool, state))
+            most.add_metric([pool.name], pool.max_size)
+            waiting.add_metric([pool.name], pool.tasks_waiting)
+        return connections, most, waiting
+
+    def _totals(self, pools: Sequence[PoolStatistics]) -> Iterable[Metric]:
+        for name, documentation, figure in _TOTALS:
+            total = CounterMetricFamily(f"{self._namespace}_{name}", documentation, labels=["pool"])
+            for pool in pools:
+                total.add_metric([pool.name], getattr(pool, figure))
+            yield total
+        closed = CounterMetricFamily(
+            f"{self._namespace}_closed",
+            "Connections that left the pool.",
+            labels=["pool", "reason"],
+        )
+        for pool in pools:
+            for reason in CloseReason:
+                closed.add_metric([pool.name, reason.value], pool.closed.get(reason.value, 0))
+        yield closed

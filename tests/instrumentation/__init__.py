@@ -1,0 +1,1 @@
+"""What passes on the events of pools to the tools of others, tested with those tools."""

@@ -1,0 +1,222 @@
+"""PoolCollector under prometheus_client's own registry, with events fired by hand."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from anyconnpool.events import (
+    CloseReason,
+    ConnectionAcquired,
+    ConnectionOpened,
+    ConnectionReleased,
+)
+from anyconnpool.instrumentation.prometheus import PoolCollector
+
+from .collection import Exposition
+from .fired import FiredPool
+
+KINDS = {
+    "connections": "gauge",
+    "max_connections": "gauge",
+    "tasks_waiting": "gauge",
+    "acquired": "counter",
+    "reused": "counter",
+    "opened": "counter",
+    "open_failures": "counter",
+    "closed": "counter",
+    "timeouts": "counter",
+    "cancelled": "counter",
+    "replayed": "counter",
+    "wait_seconds": "histogram",
+    "use_seconds": "histogram",
+    "connect_seconds": "histogram",
+}
+
+
+@pytest.fixture
+def exposition() -> Exposition:
+    """Return a registry of the test's own, with a collector."""
+    return Exposition()
+
+
+@pytest.fixture
+def collector(exposition: Exposition) -> PoolCollector:
+    """Return the collector under test."""
+    return exposition.collector
+
+
+@pytest.mark.parametrize("namespace", ["anyconnpool", "orders"])
+def test_metrics_are_the_documented_ones(namespace: str) -> None:
+    """Every metric has its name, under the namespace, and its kind, also before any pool starts."""
+    exposition = Exposition(namespace)
+    expected = {f"{namespace}_{name}": kind for name, kind in KINDS.items()}
+    assert exposition.kinds() == expected
+    FiredPool(exposition.collector).start()
+    assert exposition.kinds() == expected
+
+
+def test_what_is_in_a_pool_is_read_when_it_is_asked_for(
+    exposition: Exposition, collector: PoolCollector
+) -> None:
+    """Each reading shows the statistics of its moment, without any event between."""
+    pool = FiredPool(collector)
+    pool.start()
+    pool.show(idle=1, in_use=2, connecting=3, closing=4, tasks_waiting=5)
+    states = ("idle", "in_use", "connecting", "closing")
+    assert [exposition.value("connections", state=state) for state in states] == [1, 2, 3, 4]
+    assert exposition.value("tasks_waiting") == 5
+    assert exposition.value("max_connections") == 10
+    pool.show(idle=7, max_size=20)
+    assert exposition.value("connections", state="idle") == 7
+    assert exposition.value("max_connections") == 20
+
+
+def test_pool_without_limit_has_an_infinite_maximum(
+    exposition: Exposition, collector: PoolCollector
+) -> None:
+    """Prometheus knows infinity: what is in use, divided by it, is no part at all."""
+    FiredPool(collector, max_size=float("inf")).start()
+    assert exposition.value("max_connections") == float("inf")
+
+
+def test_totals_are_those_of_the_statistics(
+    exposition: Exposition, collector: PoolCollector
+) -> None:
+    """Each counter shows the figure that it is named after."""
+    pool = FiredPool(collector)
+    pool.start()
+    pool.show(opened=11, open_failed=12, timed_out=13, cancelled=14, replayed=15)
+    names = ("opened", "open_failures", "timeouts", "cancelled", "replayed")
+    assert [exposition.value(f"{name}_total") for name in names] == [11, 12, 13, 14, 15]
+
+
+def test_closed_connections_are_counted_by_reason(
+    exposition: Exposition, collector: PoolCollector
+) -> None:
+    """Every reason is there from the start, at 0, so that the first of its kind is a rise."""
+    pool = FiredPool(collector)
+    pool.start()
+    for reason in CloseReason:
+        assert exposition.value("closed_total", reason=reason.value) == 0
+    pool.show(closed={"unclean": 2, "max_lifetime": 1})
+    assert exposition.value("closed_total", reason="unclean") == 2
+    assert exposition.value("closed_total", reason="max_lifetime") == 1
+
+
+def test_borrows_are_counted_from_the_start(
+    exposition: Exposition, collector: PoolCollector
+) -> None:
+    """Borrows are counted as their callers get them, the reused ones too; 0 is shown before."""
+    FiredPool(collector).start()
+    assert exposition.value("acquired_total") == exposition.value("reused_total") == 0
+    collector(ConnectionAcquired("echo", 0.1, reused=False))
+    collector(ConnectionAcquired("echo", 0.0, reused=True))
+    collector(ConnectionAcquired("echo", 0.0, reused=True))
+    assert exposition.value("acquired_total") == 3
+    assert exposition.value("reused_total") == 2
+
+
+def test_grant_that_is_taken_back_lowers_no_counter(
+    exposition: Exposition, collector: PoolCollector
+) -> None:
+    """A pool takes a grant back if its caller is cancelled: the counter of borrows doesn't fall."""
+    pool = FiredPool(collector)
+    pool.start()
+    collector(ConnectionAcquired("echo", 0.0, reused=True))
+    pool.show(acquired=2, reused=2)
+    before = exposition.value("acquired_total"), exposition.value("reused_total")
+    pool.show(acquired=1, reused=1)
+    assert (exposition.value("acquired_total"), exposition.value("reused_total")) == before
+
+
+def test_durations_go_into_histograms(exposition: Exposition, collector: PoolCollector) -> None:
+    """Waiting, use and connecting are told apart, in buckets fine enough for a local network."""
+    FiredPool(collector).start()
+    for number, name in enumerate(("wait", "use", "connect"), 1):
+        assert exposition.value(f"{name}_seconds_count") == 0
+        for _ in range(number):
+            event = {
+                "wait": ConnectionAcquired("echo", 0.0004, reused=True),
+                "use": ConnectionReleased("echo", 0.0004),
+                "connect": ConnectionOpened("echo", 0.0004),
+            }[name]
+            collector(event)
+        assert exposition.value(f"{name}_seconds_count") == number
+        assert exposition.value(f"{name}_seconds_sum") == pytest.approx(0.0004 * number)
+        assert exposition.value(f"{name}_seconds_bucket", le="0.00025") == 0
+        assert exposition.value(f"{name}_seconds_bucket", le="0.0005") == number
+
+
+def test_buckets_can_be_chosen() -> None:
+    """The bounds of the histograms are the user's, if any are given."""
+    registry = CollectorRegistry()
+    collector = PoolCollector(registry, buckets=(0.5, 1.5))
+    collector(ConnectionReleased("echo", 1.0))
+    samples = generate_latest(registry).decode()
+    assert 'anyconnpool_use_seconds_bucket{le="1.5",pool="echo"} 1.0' in samples
+    assert samples.count("anyconnpool_use_seconds_bucket") == 3
+
+
+def test_ended_pool_leaves_its_counters(exposition: Exposition, collector: PoolCollector) -> None:
+    """At a pool's end its gauges go and its totals stay; entered again, it counts on from there."""
+    pool = FiredPool(collector)
+    for entered in (1, 2, 3):
+        pool.start()
+        pool.show(idle=1, opened=5, closed={"unclean": 4})
+        collector(ConnectionAcquired("echo", 0.0, reused=False))
+        assert exposition.value("opened_total") == 5 * entered
+        pool.end()
+        # What an ended pool says no longer matters.
+        pool.show(opened=0, closed={})
+        assert exposition.value("connections", state="idle") is None
+        assert exposition.value("max_connections") is None
+        assert exposition.value("opened_total") == 5 * entered
+        assert exposition.value("closed_total", reason="unclean") == 4 * entered
+        assert exposition.value("acquired_total") == entered
+
+
+def test_pools_of_one_name_add_up(exposition: Exposition, collector: PoolCollector) -> None:
+    """Two pools with one name are shown as one; the end of one leaves the other."""
+    pools = [FiredPool(collector) for _ in range(2)]
+    for number, pool in enumerate(pools, 1):
+        pool.start()
+        pool.show(idle=number, opened=number, closed={"unclean": number})
+    assert exposition.value("connections", state="idle") == 3
+    assert exposition.value("max_connections") == 20
+    pools[0].end()
+    assert exposition.value("connections", state="idle") == 2
+    assert exposition.value("opened_total") == 3
+    assert exposition.value("closed_total", reason="unclean") == 3
+
+
+def test_pools_are_told_apart_by_name(exposition: Exposition, collector: PoolCollector) -> None:
+    """Each name has figures of its own."""
+    for name, opened in (("one", 1), ("two", 2)):
+        pool = FiredPool(collector, name)
+        pool.start()
+        pool.show(opened=opened)
+        collector(ConnectionReleased(name, float(opened)))
+    for name, opened in (("one", 1), ("two", 2)):
+        assert exposition.value("opened_total", name) == opened
+        assert exposition.value("use_seconds_sum", name) == opened
+
+
+def test_registry_refuses_the_same_names_twice() -> None:
+    """Two collectors in one registry need different namespaces."""
+    registry = CollectorRegistry()
+    PoolCollector(registry)
+    with pytest.raises(ValueError, match="anyconnpool_"):
+        PoolCollector(registry)
+    with pytest.raises(ValueError, match="anyconnpool_"):
+        registry.register(PoolCollector())
+    PoolCollector(registry, namespace="other")
+
+
+def test_some_metrics_alone_can_be_asked_for() -> None:
+    """The registry finds the collector by each of its names."""
+    registry = CollectorRegistry()
+    FiredPool(PoolCollector(registry)).start()
+    restricted = registry.restricted_registry(["anyconnpool_opened_total"])
+    (family,) = restricted.collect()
+    assert [sample.name for sample in family.samples] == ["anyconnpool_opened_total"]
