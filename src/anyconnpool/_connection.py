@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine, Generator
-from types import TracebackType
+from collections.abc import Callable, Generator
+from types import CoroutineType, TracebackType
 from typing import Any, Protocol
 
 from anyio import ClosedResourceError, TypedAttributeLookupError
@@ -211,11 +211,12 @@ class Acquisition:
         #: what was borrowed by entering
         self.connection: PooledConnection | None = None
 
-    # No coroutine functions themselves: one coroutine each way is enough.
-    def __aenter__(self) -> Coroutine[Any, Any, PooledConnection]:
+    # No coroutine functions themselves: one coroutine each way is enough. Pyright asks what enters
+    # a context for a CoroutineType; mypy gives every coroutine function the wider type.
+    def __aenter__(self) -> CoroutineType[Any, Any, PooledConnection]:
         if self.connection is not None:
             raise RuntimeError("this acquire() is entered already: call acquire() once a borrow")
-        return self._lender.lend(self._timeout, self)
+        return self._lender.lend(self._timeout, self)  # type: ignore[return-value]
 
     @defer_interrupts
     def __aexit__(
@@ -223,11 +224,11 @@ class Acquisition:
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
-    ) -> Coroutine[Any, Any, None]:
+    ) -> CoroutineType[Any, Any, None]:
         connection, self.connection = self.connection, None
         if connection is None:
-            return _do_nothing()
-        return connection.__aexit__(exc_type, exc_val, exc_tb)
+            return _do_nothing()  # type: ignore[return-value]
+        return connection.__aexit__(exc_type, exc_val, exc_tb)  # type: ignore[return-value]
 
     def __await__(self) -> Generator[Any, Any, PooledConnection]:
         return self._lender.lend(self._timeout).__await__()

@@ -33,7 +33,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PoolEvent:
-    """Something that happened in a pool; all durations are in seconds.
+    """Something that happened in a pool.
+
+    All durations are in seconds, by the clock of the event loop, which on uvloop goes in steps of a
+    millisecond.
 
     :ivar pool: the pool's name
     """

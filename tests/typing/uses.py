@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,8 @@ async def borrow(pool: ConnectionPool) -> None:
         assert_type(connection.local_address, Any)
         assert_type(connection.detach(), FramedStream)
     assert_type(await pool.acquire(), PooledConnection)
+    async with AsyncExitStack() as stack:
+        assert_type(await stack.enter_async_context(pool.acquire()), PooledConnection)
     assert_type(await pool.connect(), PooledConnection)
     assert_type(pool.acquire_nowait(), PooledConnection)
     async with await pool.acquire() as awaited:

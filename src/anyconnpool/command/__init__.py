@@ -1,0 +1,11 @@
+"""The command line ``python -m anyconnpool``: an echo server, an echo client, a load.
+
+Nothing imports it. The packages of the extra ``cli`` are imported by ``_screen`` and ``_plot``
+alone, which are imported when they are needed.
+"""
+
+from __future__ import annotations
+
+from anyconnpool.command._main import main
+
+__all__ = ["main"]

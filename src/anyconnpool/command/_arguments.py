@@ -1,0 +1,160 @@
+"""Make a command of the command line: what its options mean when taken together."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from typing import NoReturn, Protocol
+
+from anyconnpool._remote import Remote
+from anyconnpool.command._echo_client import EchoClient
+from anyconnpool.command._echo_server import EchoServer
+from anyconnpool.command._framing import Framing, package_format
+from anyconnpool.command._load import Load
+from anyconnpool.command._measure import Requests
+from anyconnpool.command._options import add_client, add_load, add_server
+from anyconnpool.command._reasons import CommandError
+from anyconnpool.command._sweep import Plan
+from anyconnpool.command._target import Target, client_context
+
+_PROGRAM = "python -m anyconnpool"
+_EXIT_CODES = """\
+exit codes:
+  0 it went well, 1 it failed, 2 wrong usage or a package is missing, 130 Ctrl-C
+"""
+_LOAD_EXAMPLE = """\
+The load is as heavy as the server lets it be: use it against servers of your own.
+
+example:
+  %(prog)s tcp://127.0.0.1:8999 --connections 1,2,4,8 --tasks 64 --plot sizes.svg
+
+"""
+
+
+class Command(Protocol):
+    """What was asked for."""
+
+    def run(self) -> int:
+        """Do it, and return the exit code."""
+        ...
+
+
+class _Parser(ArgumentParser):
+    """A parser whose errors are one line, like all others of this program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{message} (see {self.prog} -h)", 2)
+
+
+def parse(arguments: Sequence[str] | None) -> Command:
+    """Read the command line.
+
+    :param arguments: the process's own, if not given
+    :raises SystemExit: after ``-h``
+    :raises CommandError: if it makes no sense, or a file that it names can't be used
+    """
+    parser = _Parser(
+        prog=_PROGRAM,
+        description="Try a connection pool out, and find out how large it should be.",
+        epilog=_EXIT_CODES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, help_text, epilog, add_options, make in (
+        ("echo-server", "send back what clients send", "", add_server, _make_server),
+        ("echo-client", "send messages, print the replies", "", add_client, _make_client),
+        ("load", "measure pools of several sizes", _LOAD_EXAMPLE, add_load, _make_load),
+    ):
+        command = commands.add_parser(
+            name,
+            help=help_text,
+            description=f"{help_text[0].upper()}{help_text[1:]}.",
+            epilog=epilog + _EXIT_CODES,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(make=make)
+        add_options(command)
+    options, surplus = parser.parse_known_args(arguments)
+    _take_late_messages(parser, options, surplus)
+    made: Command = options.make(options)
+    return made
+
+
+def _take_late_messages(parser: ArgumentParser, options: Namespace, surplus: list[str]) -> None:
+    """Take messages that follow an option: argparse stops taking them at the first option."""
+    unknown = [text for text in surplus if text.startswith("-")]
+    if unknown or (surplus and "messages" not in options):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or surplus)}")
+    if surplus:
+        options.messages += surplus
+
+
+def _make_server(options: Namespace) -> Command:
+    if options.tls_key is not None and options.tls_cert is None:
+        raise CommandError("--tls-key needs --tls-cert", 2)
+    return EchoServer(
+        host=options.host,
+        port=options.port,
+        path=options.unix,
+        framing=_framing(options),
+        delay=options.delay,
+        cert=options.tls_cert,
+        key=options.tls_key,
+        backend=options.backend,
+    )
+
+
+def _make_client(options: Namespace) -> Command:
+    framing = _framing(options, options.reply_bytes)
+    messages = [_encode(message) for message in options.messages]
+    for message in messages:
+        _check_message(framing, message)
+    return EchoClient(_target(options), messages, framing, options.timeout, options.backend)
+
+
+def _make_load(options: Namespace) -> Command:
+    payload = b"x" * options.payload_size
+    if options.payload is not None:
+        payload = _encode(options.payload)
+    reply_bytes = options.reply_bytes or len(payload)
+    framing = _framing(options, reply_bytes if options.format == "raw" else options.reply_bytes)
+    _check_message(framing, payload)
+    plan = Plan(
+        target=_target(options),
+        requests=Requests(framing, payload, options.timeout),
+        timeout=options.timeout,
+        sizes=options.connections,
+        tasks=options.tasks,
+        duration=options.duration,
+        unpooled=options.unpooled,
+    )
+    return Load(plan, options.backend, options.format, len(payload), options.json, options.plot)
+
+
+def _target(options: Namespace) -> Target:
+    remote: Remote = options.url[0]
+    tls: bool = options.url[1] or options.tls
+    if tls and not isinstance(remote, tuple):
+        raise CommandError("--tls goes with tcp:// alone", 2)
+    if not tls and (options.ca is not None or options.insecure):
+        raise CommandError("--ca and --insecure go with TLS alone: tls://HOST:PORT, or --tls", 2)
+    return Target(remote, client_context(options.ca, insecure=options.insecure) if tls else None)
+
+
+def _framing(options: Namespace, reply_bytes: int | None = None) -> Framing:
+    if reply_bytes is not None and options.format != "raw":
+        raise CommandError("--reply-bytes goes with --format raw alone", 2)
+    return Framing(options.format, package_format(options.header_size), reply_bytes)
+
+
+def _check_message(framing: Framing, message: bytes) -> None:
+    try:
+        framing.check_message(message)
+    except ValueError as error:
+        raise CommandError(str(error), 2) from error
+
+
+def _encode(text: str) -> bytes:
+    # As the shell gave it, if that was no text.
+    return text.encode(sys.getfilesystemencoding(), "surrogateescape")

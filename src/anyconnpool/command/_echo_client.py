@@ -1,0 +1,91 @@
+"""The command ``echo-client``: send messages through a pool and print the replies."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anyio import wait_readable
+
+from anyconnpool import ConnectionPool
+from anyconnpool.command._framing import Framing
+from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError, reason
+from anyconnpool.command._run import INTERRUPTED, run
+from anyconnpool.command._target import Target
+
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class EchoClient:
+    """An echo client.
+
+    :ivar target: the server
+    :ivar messages: what to send; if there is nothing, the lines of standard input
+    :ivar framing: how messages are told apart
+    :ivar timeout: limit for one exchange, connecting included, in seconds
+    :ivar backend: on which event loop
+    """
+
+    target: Target
+    messages: Sequence[bytes]
+    framing: Framing
+    timeout: float
+    backend: str
+
+    def run(self) -> int:
+        """Send one message after the other.
+
+        :return: the program's exit code
+        :raises CommandError: if an exchange fails
+        """
+        return INTERRUPTED if run(self.backend, self._talk) else 0
+
+    async def _talk(self) -> None:
+        async with self.target.pool(max_size=1, timeout=self.timeout) as pool:
+            if self.messages:
+                for message in self.messages:
+                    await self._exchange(pool, message)
+                return
+            lines = StandardInput()
+            while (line := await lines.next_line()) is not None:
+                await self._exchange(pool, line)
+
+    async def _exchange(self, pool: ConnectionPool, message: bytes) -> None:
+        try:
+            self.framing.check_message(message)
+            reply = await pool.run(self.framing.exchange, message, timeout=self.timeout)
+        except EXCHANGE_ERRORS as error:
+            raise CommandError(f"{self.target}: {reason(error)}") from error
+        except ValueError as error:
+            raise CommandError(str(error), 2) from error
+        sys.stdout.buffer.write(reply + b"\n")
+        sys.stdout.buffer.flush()
+
+
+class StandardInput:
+    """The lines of standard input, read so that waiting for one can be cancelled."""
+
+    def __init__(self) -> None:
+        self._fd = sys.stdin.fileno()
+        mode = os.fstat(self._fd).st_mode
+        # Event loops refuse to wait for files, which are always readable.
+        self._waits = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(self._fd)
+        self._buffer = b""
+        self._ended = False
+
+    async def next_line(self) -> bytes | None:
+        """Return the next line without its end, or nothing if there is none."""
+        while b"\n" not in self._buffer and not self._ended:
+            if self._waits:
+                await wait_readable(self._fd)
+            chunk = os.read(self._fd, _CHUNK)
+            self._buffer += chunk
+            self._ended = not chunk
+        if not self._buffer:
+            return None
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line

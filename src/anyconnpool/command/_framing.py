@@ -1,0 +1,69 @@
+"""How messages are told apart on the wire: by lines, by packages, or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anyconnpool import FramedStream, PackageFormat
+
+#: longest line or raw message that is sent, and longest line that is accepted, in bytes
+MAX_LINE_BYTES = 1_048_576
+#: largest package, whatever its header can express, in bytes: a peer must not fill the memory
+MAX_PACKAGE_BYTES = 16_777_215
+
+FORMATS = ("line", "package", "raw")
+
+
+@dataclass(frozen=True)
+class Framing:
+    """One of ``FORMATS``, with what it needs to know.
+
+    :ivar format: its name
+    :ivar package_format: of packages
+    :ivar reply_bytes: length of a raw reply in bytes; ``None`` means until the line falls silent
+    """
+
+    format: str
+    package_format: PackageFormat
+    reply_bytes: int | None = None
+
+    async def exchange(self, stream: FramedStream, message: bytes) -> bytes:
+        """Send a message and receive the reply."""
+        if self.format == "line":
+            return await stream.send_receive_line(message)
+        if self.format == "package":
+            return await stream.send_receive_package(message, self.package_format)
+        return await stream.send_receive(message, self.reply_bytes)
+
+    async def echo(self, stream: FramedStream) -> bytes:
+        """Receive a message, and return it as it has to be sent back."""
+        if self.format == "line":
+            return await stream.receive_line() + b"\n"
+        if self.format == "package":
+            message = await stream.receive_package(self.package_format)
+            return self.package_format.pack(message)
+        return await stream.receive()
+
+    def check_message(self, message: bytes) -> None:
+        """Refuse a message that can't be sent.
+
+        :raises ValueError: if it can't
+        """
+        if self.format == "line" and b"\n" in message:
+            raise ValueError("a line can't contain a newline: send it with --format package or raw")
+        if self.format != "package" and len(message) > MAX_LINE_BYTES:
+            raise ValueError(
+                f"a {self.format} message has {MAX_LINE_BYTES} bytes at most, not {len(message)}"
+            )
+        if self.format == "package" and len(message) > self.package_format.max_size:
+            raise ValueError(
+                f"a package with a header of {self.package_format.header_size} bytes has "
+                f"{self.package_format.max_size} bytes at most, not {len(message)}"
+            )
+        if self.format == "raw" and not message:
+            raise ValueError("there is nothing to send: a raw message has at least one byte")
+
+
+def package_format(header_size: int) -> PackageFormat:
+    """Return the format of packages with such a header, in bytes."""
+    return PackageFormat(header_size, max_size=min(256**header_size - 1, MAX_PACKAGE_BYTES))

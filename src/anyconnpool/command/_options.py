@@ -1,0 +1,172 @@
+"""The options of each command, and what ``-h`` says about them."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, BooleanOptionalAction
+
+from anyconnpool.command import _values as values
+from anyconnpool.command._framing import FORMATS
+from anyconnpool.command._run import BACKENDS
+
+_PAYLOAD_BYTES = 64
+
+
+def add_server(parser: ArgumentParser) -> None:
+    """Add the options of the echo server."""
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port",
+        type=values.port,
+        default=8999,
+        help="port to listen on, 0 for any free one (default: %(default)s)",
+    )
+    parser.add_argument("--unix", metavar="PATH", help="listen on a UNIX socket instead")
+    _add_format(parser)
+    parser.add_argument(
+        "--delay",
+        type=values.delay,
+        default=0.0,
+        metavar="SECONDS",
+        help="wait before each reply, as if there was work to do (default: 0)",
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="speak TLS with this certificate (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key, if it is not in the same file")
+    _add_backend(parser)
+
+
+def add_client(parser: ArgumentParser) -> None:
+    """Add the options of the echo client."""
+    _add_target(parser)
+    parser.add_argument(
+        "messages",
+        metavar="MESSAGE",
+        nargs="*",
+        help="what to send, one exchange each (default: the lines of standard input)",
+    )
+    _add_format(parser)
+    _add_reply_bytes(parser, "until the line is silent for 1 ms")
+    _add_backend(parser)
+
+
+def add_load(parser: ArgumentParser) -> None:
+    """Add the options of the load."""
+    _add_target(parser)
+    _add_payload(parser)
+    _add_format(parser)
+    _add_reply_bytes(parser, "as many as are sent")
+    _add_measuring(parser)
+    _add_results(parser)
+    _add_backend(parser)
+
+
+def _add_payload(parser: ArgumentParser) -> None:
+    payload = parser.add_mutually_exclusive_group()
+    payload.add_argument("--payload", metavar="TEXT", help="what to send with each request")
+    payload.add_argument(
+        "--payload-size",
+        type=values.size,
+        default=_PAYLOAD_BYTES,
+        metavar="BYTES",
+        help="send so many bytes instead (default: %(default)s)",
+    )
+
+
+def _add_measuring(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--connections",
+        type=values.sizes,
+        default=(1, 2, 4, 8, 16),
+        metavar="N[,N...]",
+        help="sizes of the pool (max_size) to compare (default: 1,2,4,8,16)",
+    )
+    parser.add_argument(
+        "--tasks",
+        type=values.count,
+        default=32,
+        metavar="N",
+        help="how many tasks ask, each one request after the other (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--duration",
+        type=values.seconds,
+        default=3.0,
+        metavar="SECONDS",
+        help="how long to measure each size (default: 3)",
+    )
+    parser.add_argument(
+        "--unpooled",
+        action=BooleanOptionalAction,
+        default=True,
+        help="measure connect, exchange, close without a pool too (default: yes)",
+    )
+
+
+def _add_results(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="write JSON to standard output, and nothing else"
+    )
+    parser.add_argument(
+        "--plot",
+        type=values.plot_path,
+        metavar="FILE",
+        help="draw throughput and latency against the size of the pool (.svg or .png)",
+    )
+
+
+def _add_target(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "url",
+        metavar="URL",
+        type=values.url,
+        help="the server: tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH",
+    )
+    parser.add_argument("--tls", action="store_true", help="speak TLS, as with tls://")
+    parser.add_argument(
+        "--ca", metavar="FILE", help="trust these certificates (PEM) instead of the system's"
+    )
+    parser.add_argument("--insecure", action="store_true", help="with TLS, accept any certificate")
+    parser.add_argument(
+        "--timeout",
+        type=values.seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="limit for one request, connecting included (default: 10)",
+    )
+
+
+def _add_format(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="line",
+        help="how messages end: by a newline, by the length in a header, or not at all "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--header-size",
+        type=int,
+        choices=(1, 2, 3, 4),
+        default=2,
+        help="header of a package, in bytes: the length of the body, big-endian "
+        "(default: %(default)s)",
+    )
+
+
+def _add_reply_bytes(parser: ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--reply-bytes",
+        type=values.reply_size,
+        metavar="N",
+        help=f"length of a reply with --format raw (default: {default})",
+    )
+
+
+def _add_backend(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="asyncio",
+        help="event loop to run on (default: %(default)s)",
+    )

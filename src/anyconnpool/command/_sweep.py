@@ -1,0 +1,132 @@
+"""Measure one size of the pool after the other, and then without a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from anyio import create_task_group, sleep
+
+from anyconnpool import PoolStatistics
+from anyconnpool.command._measure import (
+    Ask,
+    Meter,
+    Requests,
+    ask_from_many,
+    open_beforehand,
+    reuse_since,
+)
+from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError, reason
+from anyconnpool.command._results import Point, Report
+from anyconnpool.command._target import Target
+
+# How often a watcher is shown where things stand, in seconds: looking costs what is measured.
+_LOOK_INTERVAL = 0.25
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    :ivar target: the server
+    :ivar requests: what it is asked
+    :ivar timeout: limit for one request, in seconds
+    :ivar sizes: sizes of the pool, ascending
+    :ivar tasks: how many tasks ask
+    :ivar duration: for how long, for each point, in seconds
+    :ivar unpooled: whether to measure without a pool too
+    """
+
+    target: Target
+    requests: Requests
+    timeout: float
+    sizes: Sequence[int]
+    tasks: int
+    duration: float
+    unpooled: bool
+
+
+class Watcher(Protocol):
+    """Who is shown how a measurement goes."""
+
+    def look(self, size: int | None, meter: Meter, statistics: PoolStatistics | None) -> None:
+        """See where things stand.
+
+        :param size: of the pool that is measured; ``None`` means without a pool
+        :param meter: what was measured so far
+        :param statistics: the pool's
+        """
+
+
+async def measure(plan: Plan, report: Report, watcher: Watcher | None) -> None:
+    """Measure everything; what has been measured when this is cancelled is in the report.
+
+    :raises CommandError: if the very first request fails
+    """
+    bare = plan.requests.without_pool(plan.target.connectable())
+    try:
+        await bare()
+    except EXCHANGE_ERRORS as error:
+        raise CommandError(f"{plan.target}: {reason(error)}") from error
+    for size in plan.sizes:
+        await _measure_pool(plan, size, report, watcher)
+    if plan.unpooled:
+        await _measure_unpooled(plan, bare, report, watcher)
+
+
+async def _measure_pool(plan: Plan, size: int, report: Report, watcher: Watcher | None) -> None:
+    async with plan.target.pool(max_size=size, timeout=plan.timeout) as pool:
+        await open_beforehand(pool, min(size, plan.tasks), plan.timeout)
+        before = pool.statistics()
+        meter = Meter(plan.duration)
+
+        def show(watcher: Watcher) -> None:
+            watcher.look(size, meter, pool.statistics())
+
+        try:
+            await _ask(plan, meter, plan.requests.through(pool), watcher, show)
+        finally:
+            now = pool.statistics()
+            point = meter.point(size, now.opened - before.opened, reuse_since(before, now))
+            if _says_something(point):
+                report.pooled.append(point)
+
+
+async def _measure_unpooled(plan: Plan, bare: Ask, report: Report, watcher: Watcher | None) -> None:
+    meter = Meter(plan.duration)
+
+    def show(watcher: Watcher) -> None:
+        watcher.look(None, meter, None)
+
+    try:
+        await _ask(plan, meter, bare, watcher, show)
+    finally:
+        point = meter.point(None, opened=meter.latencies.count, reused=0.0)
+        if _says_something(point):
+            report.unpooled = point
+
+
+def _says_something(point: Point) -> bool:
+    return bool(point.answered or point.failed)
+
+
+async def _ask(
+    plan: Plan,
+    meter: Meter,
+    ask: Ask,
+    watcher: Watcher | None,
+    show: Callable[[Watcher], None],
+) -> None:
+    async def keep_showing(watcher: Watcher) -> None:
+        while True:
+            show(watcher)
+            await sleep(_LOOK_INTERVAL)
+
+    async with create_task_group() as tasks:
+        if watcher is not None:
+            tasks.start_soon(keep_showing, watcher)
+        await ask_from_many(meter, ask, plan.tasks)
+        if watcher is not None:
+            show(watcher)
+        tasks.cancel_scope.cancel()

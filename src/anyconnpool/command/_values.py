@@ -1,0 +1,92 @@
+"""Read the values of options, and refuse those that make no sense."""
+
+from __future__ import annotations
+
+import math
+import os
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+from anyconnpool._remote import Remote, parse_url
+from anyconnpool.command._plot import SUFFIXES
+
+_LONGEST = 86_400
+_MOST = 1_000_000
+_LARGEST = 2**24
+
+
+def url(text: str) -> tuple[Remote, bool]:
+    """Return the remote, and whether TLS is to be spoken."""
+    try:
+        return parse_url(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
+
+
+def seconds(text: str) -> float:
+    """Return a duration above 0."""
+    value = delay(text)
+    if not value:
+        raise ArgumentTypeError("it must be more than 0 seconds")
+    return value
+
+
+def delay(text: str) -> float:
+    """Return a duration that may be 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= _LONGEST:
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {_LONGEST}")
+    return value
+
+
+def count(text: str) -> int:
+    """Return a number of things of which there is at least one."""
+    return _at_least_one(number(text))
+
+
+def number(text: str, largest: int = _MOST) -> int:
+    """Return a number of things."""
+    if not (text.isascii() and text.isdigit()) or int(text) > largest:
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 0 to {largest}")
+    return int(text)
+
+
+def reply_size(text: str) -> int:
+    """Return a number of bytes of which there is at least one."""
+    return _at_least_one(size(text))
+
+
+def size(text: str) -> int:
+    """Return a number of bytes."""
+    return number(text, _LARGEST)
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Return the sizes of a pool that are to be compared, ascending."""
+    return tuple(sorted({count(part.strip()) for part in text.split(",")}))
+
+
+def port(text: str) -> int:
+    """Return a port, or 0."""
+    return number(text, 65_535)
+
+
+def plot_path(text: str) -> Path:
+    """Return where to draw, having looked whether that will be possible."""
+    path = Path(text)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ArgumentTypeError(f"{text!r} does not end with {' or '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise ArgumentTypeError(f"there is no directory {str(path.parent)!r}")
+    if not os.access(path.parent, os.W_OK):
+        raise ArgumentTypeError(f"the directory {str(path.parent)!r} can't be written to")
+    return path
+
+
+def _at_least_one(value: int) -> int:
+    if not value:
+        raise ArgumentTypeError("it must be 1 at least")
+    return value

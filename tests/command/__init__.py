@@ -1,0 +1,1 @@
+"""The command line: its options, what it measures, what it prints, and its real processes."""
