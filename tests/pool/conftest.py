@@ -7,14 +7,11 @@ leaves all these tests out.
 from typing import Any
 
 import pytest
-from trio.testing import MockClock
 
-from .virtual_clock import AutojumpLoop
+from anyconnpool.testing import virtual_clock_backend
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Return the backend of one test, with a clock of its own that starts at zero."""
-    if request.param == "asyncio":
-        return ("asyncio", {"loop_factory": AutojumpLoop})
-    return ("trio", {"clock": MockClock(autojump_threshold=0)})
+    return virtual_clock_backend(request.param)

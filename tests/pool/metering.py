@@ -15,7 +15,7 @@ import anyio
 import trio
 from trio.testing import MockClock
 
-from .virtual_clock import AutojumpLoop
+from anyconnpool.testing import AutojumpLoop
 
 
 class Meter(trio.abc.Instrument):
