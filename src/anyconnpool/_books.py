@@ -62,6 +62,7 @@ class Books(Generic[Link]):
         self._settings = settings
         self._max_size = settings.max_size
         self._min_idle = settings.min_idle
+        self._longest_idle = settings.max_idle_time
         self._max_waiting = settings.max_waiting
         check_after = math.inf if settings.check is None else settings.check_after
         self._longest_rest = min(settings.max_idle_time, check_after)
@@ -70,6 +71,7 @@ class Books(Generic[Link]):
         self._free_slot = slots.release_on_behalf_of
         self._inspect = inspect
         self._jitter = jitter
+        # A "with" costs as much again as the lock itself: on the path of every borrow it shows.
         self._lock = threading.Lock()
         self._idle: deque[Entry[Link]] = deque()
         self._pop_idle = self._idle.pop if settings.idle_order == "lifo" else self._idle.popleft
@@ -125,7 +127,7 @@ class Books(Generic[Link]):
         return None
 
     def _judge_idle(self, entry: Entry[Link], now: float) -> tuple[CloseReason | None, bool]:
-        if now - entry.idle_since >= self._settings.max_idle_time:
+        if now - entry.idle_since >= self._longest_idle:
             return CloseReason.IDLE_TIME, False
         if now >= entry.retire_at:
             return CloseReason.LIFETIME, False

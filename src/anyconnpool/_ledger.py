@@ -38,7 +38,8 @@ class Ledger(Books[Link]):
 
     def checkout(self, now: float) -> Entry[Link] | None:
         """Lend an idle connection, if there is a good one; bad ones are ordered to be closed."""
-        with self._lock:
+        self._lock.acquire()
+        try:
             while self._idle:
                 entry = self._pop_idle()
                 if now < entry.good_until:
@@ -52,6 +53,8 @@ class Ledger(Books[Link]):
                     reason, _ = self._judge_idle(entry, now)
                 self._remove(entry, reason)
             return None
+        finally:
+            self._lock.release()
 
     def join(self, waiter: Waiter[Link]) -> bool:
         """Put a task in line, and order a connection for it where there is room.
@@ -86,12 +89,15 @@ class Ledger(Books[Link]):
         :param reason: why it must not be used again, if so
         :param unsure: whether it must be checked first
         """
-        with self._lock:
+        self._lock.acquire()
+        try:
             if entry.state is not IN_USE:
                 return
             if self._waiters and reason is None and not unsure:
                 reason, unsure = self._judge(entry)
             self._place(entry, now, reason, unsure)
+        finally:
+            self._lock.release()
 
     def detach(self, entry: Entry[Link]) -> bool:
         """Let a borrowed connection leave the pool open; false if it was seized meanwhile."""
@@ -164,10 +170,9 @@ class Ledger(Books[Link]):
         :param limit: most entries to take at once
         :return: whether there may be more
         """
-        longest = self._settings.max_idle_time
         with self._lock:
             for _ in range(limit):
-                if not self._idle or now - self._idle[0].idle_since < longest:
+                if not self._idle or now - self._idle[0].idle_since < self._longest_idle:
                     return False
                 self._remove(self._idle.popleft(), CloseReason.IDLE_TIME)
             return True
@@ -203,7 +208,7 @@ class Ledger(Books[Link]):
         """Return when the entry that stood longest will have been idle for too long."""
         with self._lock:
             since = self._idle[0].idle_since if self._idle else math.inf
-            return since + self._settings.max_idle_time
+            return since + self._longest_idle
 
     def settle(self) -> None:
         """Do what :attr:`Order.SHARE` asks for: nothing, unless a budget is shared."""
@@ -216,8 +221,7 @@ class Ledger(Books[Link]):
     def wanted(self) -> bool:
         """Tell whether anybody waits, or idle connections are missing."""
         with self._lock:
-            missing = self._min_idle - len(self._idle)
-            return bool(self._waiters) or missing > 0
+            return bool(self._waiters) or self._min_idle > len(self._idle)
 
     def refill(self) -> None:
         """Order what is missing of the idle connections, also after a failure to connect."""
