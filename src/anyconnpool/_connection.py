@@ -150,7 +150,11 @@ class PooledConnection(FramedStream):
         stream = self._shut()
         if not self._owner.let_go(self._entry):
             raise ClosedResourceError
-        framed = FramedStream(stream, **self._defaults._asdict())
+        framed = FramedStream(
+            stream,
+            package_format=self._defaults.package_format,
+            max_line_bytes=self._defaults.max_line_bytes,
+        )
         framed.feed_data(buffered)
         return framed
 

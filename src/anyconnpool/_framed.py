@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from anyio import EndOfStream, IncompleteRead
 from anyio.abc import AnyByteStream
@@ -28,7 +28,8 @@ def frame_line(data: bytes, newline: bytes) -> bytes:
     return data + newline
 
 
-class FrameDefaults(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FrameDefaults:
     """What frames are like unless a call is told otherwise.
 
     :ivar package_format: format of packages
@@ -102,12 +103,12 @@ class FramedStream(BurstStream):
         if not self._turns & TURN_MASK:
             await self._give_turn()
         # What ReadAheadStream._take_until() does; the call would cost a tenth of a buffered line.
-        start = self._position
-        end = self._data.find(newline, start, start + limit + len(newline))
+        data, start, size = self._data, self._position, len(newline)
+        end = data.find(newline, start, start + limit + size)
         if end >= 0:
-            self._position = end + len(newline)
+            self._position = end + size
             self._reply_owed = False
-            return self._data[start:end]
+            return data[start:end]
         try:
             return await self._wait_until(newline, limit)
         except EndOfStream as exc:
@@ -143,10 +144,11 @@ class FramedStream(BurstStream):
     def _take_package(self, format: PackageFormat) -> bytes | None:
         """Take a package, if all of it is buffered."""
         data = self._data
-        start = self._position + format.header_size
+        header = self._position
+        start = header + format.header_size
         if start > len(data):
             return None
-        size = int.from_bytes(data[self._position : start], "big")
+        size = int.from_bytes(data[header:start], "big")
         if size > format.max_size:
             self._unfinished += 1
             format.check_size(size)
