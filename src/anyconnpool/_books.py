@@ -56,9 +56,7 @@ class Books(Generic[Link]):
     ) -> None:
         self.orders: deque[tuple[Order, Entry[Link] | None]] = deque()
         self.last_connect_error: Exception | None = None
-        self.timed_out = 0
-        self.cancelled = 0
-        self.replayed = 0
+        self.timed_out = self.cancelled = self.replayed = 0
         self._settings = settings
         self._max_size = settings.max_size
         self._min_idle = settings.min_idle

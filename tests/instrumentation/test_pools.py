@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 from types import FrameType
@@ -28,6 +29,10 @@ class EndsAtStep:
 
     def __enter__(self) -> EndsAtStep:
         self._usual = sys.gettrace()
+        frame = inspect.currentframe()
+        assert frame is not None
+        # CPython 3.12 traces instructions only if any frame had asked for it before.
+        frame.f_trace_opcodes = True
         sys.settrace(self._trace)
         return self
 
