@@ -30,7 +30,8 @@ LEAN = [
 
 # The tests wait more than they compute: two processes a core.
 SPREAD = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
-# What may differ from one interpreter to the next; faults and great numbers need the newest only.
+# What may differ from one interpreter to the next; faults and great numbers need the newest only,
+# and uvloop and trio the oldest and the newest.
 BASIC = [
     *("tests/command", "tests/core", "tests/examples", "tests/instrumentation", "tests/pool"),
     *("tests/process", "tests/sockets", "tests/testkit", "tests/test_docs.py"),
@@ -79,9 +80,11 @@ def verifytypes(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests on all backends; all of them on the newest interpreter."""
+    """Run the tests; all of them on the newest interpreter, and on asyncio alone on those between."""
     install(session, "test")
     chosen = [] if session.python == PYTHONS[-1] else BASIC
+    if session.python not in (PYTHONS[0], PYTHONS[-1]):
+        chosen = [*BASIC, "--backend", "asyncio"]
     session.run("pytest", *SPREAD, *(session.posargs or chosen))
 
 

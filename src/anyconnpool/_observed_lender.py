@@ -5,6 +5,8 @@ A class of its own, so that a pool without observers pays nothing for them.
 
 from __future__ import annotations
 
+import math
+
 from anyconnpool._connection import Acquisition, PooledConnection, entry_of
 from anyconnpool._entry import Entry, State
 from anyconnpool._exceptions import AcquireTimeout
@@ -25,7 +27,7 @@ class ObservedLender(Lender):
         self, timeout: float, acquisition: Acquisition | None = None
     ) -> PooledConnection:
         """Borrow an idle connection, or wait for one; see :meth:`Lender.lend`."""
-        place = place_of_acquire()
+        place = self._place()
         began = self.now()
         try:
             connection = await super().lend(timeout, acquisition)
@@ -38,7 +40,7 @@ class ObservedLender(Lender):
     @defer_interrupts
     def lend_nowait(self) -> PooledConnection:
         """Borrow an idle connection; see :meth:`Lender.lend_nowait`."""
-        place = place_of_acquire()
+        place = self._place()
         began = self.now()
         connection = super().lend_nowait()
         self._tell_acquired(connection, self.now() - began, place)
@@ -76,6 +78,9 @@ class ObservedLender(Lender):
             # The caller won't get it.
             connection.discard()
             raise
+
+    def _place(self) -> str:
+        return place_of_acquire() if self.settings.leak_after < math.inf else ""
 
     def _release_of(self, entry: Entry[Transport]) -> tuple[ConnectionReleased, ...]:
         """Return the event that ends a borrow, unless the connection was seized before."""

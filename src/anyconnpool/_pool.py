@@ -75,8 +75,8 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
     :param max_line_bytes: limit of lines, unless a call is told another (default 65 536)
     :param observers: called with every :class:`~anyconnpool.events.PoolEvent`, to measure or log
         what the pool does (default: none)
-    :param leak_after: log a WARNING that names the borrower, its task and the place of its acquire,
-        when a connection has been borrowed for longer, in seconds (default: never)
+    :param leak_after: log a WARNING that names the task and the place of the acquire when a
+        connection has been borrowed for longer, at most 5 s late (default: never)
     :param name: for logs, errors and statistics (default: the remote as a URL)
     :raises TypeError: if the remote or a setting is of the wrong type
     :raises ValueError: if a setting makes no sense, or TLS options would have no effect
