@@ -110,6 +110,9 @@ def say_nothing(peer: Peer) -> None:
         pass
 
 
+#: where the pool of a fragment leads to
+FRAGMENT_PORT = 8999
+
 SERVERS: dict[int, tuple[str, Script]] = {
     8999: ("tcp", echo),
     9000: ("tcp", echo_packages),
@@ -199,12 +202,14 @@ class Stage:
             self.execute(block.replace("8999", str(port)), None)
             return
         with ExitStack() as stack:
-            fragment_port = 0
-            for port, (kind, script) in SERVERS.items():
-                if str(port) in block or port == 8999:
-                    server = stack.enter_context(Server(kind, self.directory, script))
-                    block = block.replace(str(port), str(server.remote[1]))
-                    fragment_port = fragment_port or server.remote[1]
+            ports = {
+                str(port): str(stack.enter_context(Server(kind, self.directory, script)).remote[1])
+                for port, (kind, script) in SERVERS.items()
+                if str(port) in block or port == FRAGMENT_PORT
+            }
+            fragment_port = int(ports[str(FRAGMENT_PORT)])
+            # All at once: what takes the place of one may have the digits of another.
+            block = re.sub("|".join(ports), lambda found: ports[found[0]], block)
             if "Starlette(" in block:
                 self.ask_the_application(block)
             elif re.search(r"\b(anyio|trio)\.run\(", block):
