@@ -80,7 +80,7 @@ def verifytypes(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests; all of them on the newest interpreter, and on asyncio alone on those between."""
+    """Run the tests: all on the newest interpreter, on asyncio alone on those between."""
     install(session, "test")
     chosen = [] if session.python == PYTHONS[-1] else BASIC
     if session.python not in (PYTHONS[0], PYTHONS[-1]):
