@@ -1,4 +1,4 @@
-"""The event loop that a pool was entered in: its clock, and a check that it is the running one."""
+"""The event loop that a pool was entered in: its clock, its signals, and whether it runs here."""
 
 from __future__ import annotations
 
