@@ -100,14 +100,15 @@ async def test_what_is_detached_or_seized_is_told_as_released_and_closed() -> No
         MemoryNetwork(), name="told", observers=[events.append], close_timeout=2
     ) as pool:
         detached = (await pool.acquire()).detach()
-        kept = await pool.acquire()
+        kept, late = await pool.acquire(), await pool.acquire()
         events.clear()
     await kept.aclose()
+    with pytest.raises(anyio.ClosedResourceError):
+        late.detach()
     await detached.aclose()
-    assert story(events) == [
-        ConnectionReleased("told", use_time=2),
-        ConnectionClosed("told", CloseReason.SEIZED, age=2),
-    ]
+    released = ConnectionReleased("told", use_time=2)
+    closed = ConnectionClosed("told", CloseReason.SEIZED, age=2)
+    assert story(events) == [released, released, closed, closed]
 
 
 async def test_start_and_end_frame_everything_and_give_the_statistics() -> None:
