@@ -30,11 +30,11 @@ LEAN = [
 
 # The tests wait more than they compute: two processes a core.
 SPREAD = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
-# What may differ from one interpreter to the next; faults and great numbers need the newest only,
-# and uvloop and trio the oldest and the newest.
+# What may differ from one interpreter to the next. The rest needs the newest only, and so do uvloop
+# and trio: tests_min has them on the oldest.
 BASIC = [
-    *("tests/command", "tests/core", "tests/examples", "tests/instrumentation", "tests/pool"),
-    *("tests/process", "tests/sockets", "tests/testkit", "tests/test_docs.py"),
+    *("tests/core", "tests/examples", "tests/instrumentation", "tests/pool", "tests/process"),
+    *("tests/sockets", "tests/testkit", "tests/test_docs.py", "--backend", "asyncio"),
 ]
 
 
@@ -80,11 +80,9 @@ def verifytypes(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests: all on the newest interpreter, on asyncio alone on those between."""
+    """Run the tests: all on the newest interpreter, on the others the basic ones, on asyncio."""
     install(session, "test")
     chosen = [] if session.python == PYTHONS[-1] else BASIC
-    if session.python not in (PYTHONS[0], PYTHONS[-1]):
-        chosen = [*BASIC, "--backend", "asyncio"]
     session.run("pytest", *SPREAD, *(session.posargs or chosen))
 
 
