@@ -18,7 +18,7 @@ from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._framed import FrameDefaults
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
-from anyconnpool._loans import count_held_by
+from anyconnpool._loans import Holdings
 from anyconnpool._observing import tell
 from anyconnpool._runtime import Runtime
 from anyconnpool._settings import Settings
@@ -58,7 +58,7 @@ class Lender:
         self._check_place = runtime.check
         self._new_signal = runtime.new_signal
         self._current_task = runtime.current_task
-        self._held = held
+        self._holdings = Holdings(held)
         self._turns = 0
         #: whether the pool's block has not ended yet
         self.running = True
@@ -232,12 +232,9 @@ class Lender:
         if waiter.error is not None:
             return waiter.error
         self._ledger.timed_out += 1
-        error = AcquireTimeout(
-            timeout,
-            self._ledger.statistics(),
-            self._ledger.last_connect_error,
-            count_held_by(self._current_task(), self._held()),
-        )
+        statistics = self._ledger.statistics()
+        held = self._holdings.of(self._current_task(), statistics)
+        error = AcquireTimeout(timeout, statistics, self._ledger.last_connect_error, held)
         self._abandon(waiter)
         return error
 

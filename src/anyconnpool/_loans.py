@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 from anyconnpool._entry import Entry, State
 from anyconnpool._runtime import Runtime
+from anyconnpool._statistics import PoolStatistics
 from anyconnpool._transport import Transport
 
 _logger = logging.getLogger("anyconnpool.leaks")
@@ -23,12 +25,33 @@ def place_of_acquire() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame else ""
 
 
-def count_held_by(task: object, entries: Iterable[Entry[Transport]]) -> int:
-    """Count the connections that a task has borrowed.
+class Holdings:
+    """Count how many connections each task has borrowed.
 
-    :param task: the backend's task
+    They are counted anew only if anything was lent or given back since, so that a crowd of tasks
+    that run out of time in one moment doesn't count the same once each.
+
+    :param held: returns the connections that aren't idle
     """
-    return sum(entry.state is State.IN_USE and entry.borrower is task for entry in entries)
+
+    def __init__(self, held: Callable[[], Iterable[Entry[Transport]]]) -> None:
+        self._held = held
+        self._counted_at = (0, 0)
+        self._counts: Counter[int] = Counter()
+
+    def of(self, task: object, statistics: PoolStatistics) -> int:
+        """Return how many a task has borrowed.
+
+        :param task: the backend's task
+        :param statistics: the pool's, as they are now
+        """
+        now = (statistics.acquired, statistics.in_use)
+        if now != self._counted_at:
+            self._counted_at = now
+            self._counts = Counter(
+                id(entry.borrower) for entry in self._held() if entry.state is State.IN_USE
+            )
+        return self._counts[id(task)] if statistics.in_use else 0
 
 
 class Loans:

@@ -123,6 +123,29 @@ async def test_a_task_that_waits_for_itself_is_told() -> None:
         assert str(caught.value).endswith("; the task that waits holds 2 of those in use itself")
 
 
+async def test_a_holding_is_counted_again_when_it_has_changed() -> None:
+    """What a task gave back or borrowed since the last timeout is in the count of the next."""
+    async with ConnectionPool(MemoryNetwork(), max_size=2) as pool:
+        counts: list[int] = []
+
+        async def run_out_of_time() -> None:
+            with pytest.raises(AcquireTimeout) as caught:
+                await pool.acquire(timeout=1)
+            counts.append(caught.value.held)
+
+        async with pool.acquire() as first, anyio.create_task_group() as tasks:
+            async with pool.acquire():
+                await run_out_of_time()
+            tasks.start_soon(borrow, pool, 5)
+            await anyio.sleep(1)
+            await run_out_of_time()
+            await first.aclose()
+            tasks.start_soon(borrow, pool, 5)
+            await anyio.sleep(1)
+            await run_out_of_time()
+    assert counts == [2, 1, 0]
+
+
 async def test_a_borrower_is_forgotten_when_it_has_given_back() -> None:
     """An idle connection doesn't keep the task alive that used it last."""
     async with ConnectionPool(MemoryNetwork()) as pool:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from anyio import create_task_group, wait_all_tasks_blocked
 
-from anyconnpool import ConnectionPool, FramedStream, PackageFormat
+from anyconnpool import AcquireTimeout, ConnectionPool, FramedStream, PackageFormat
 from tests.pool.conftest import anyio_backend as anyio_backend
 from tests.pool.network import MemoryNetwork, fill
 
@@ -63,6 +63,25 @@ async def test_a_borrow_in_turn_makes_no_more_calls_than_it_did(meter: CostMeter
             await wait_all_tasks_blocked()
     assert pool.statistics().reused == 1
     assert meter.count <= 59
+
+
+@pytest.mark.parametrize("crowd", [50, 500])
+async def test_a_crowd_out_of_time_counts_the_borrowers_once(crowd: int, meter: CostMeter) -> None:
+    """The work for one of many that run out of time doesn't grow with the connections in use."""
+    async with ConnectionPool(MemoryNetwork(), max_size=crowd) as pool:
+        held = [await pool.acquire() for _ in range(crowd)]
+
+        async def run_out_of_time() -> None:
+            with pytest.raises(AcquireTimeout):
+                await pool.acquire(timeout=1)
+
+        with meter:
+            async with create_task_group() as tasks:
+                for _ in range(crowd):
+                    tasks.start_soon(run_out_of_time)
+        for connection in held:
+            await connection.aclose()
+    assert meter.count / crowd < 60
 
 
 async def test_a_buffered_package_makes_no_more_calls_than_it_did(meter: CostMeter) -> None:
