@@ -41,6 +41,15 @@ def finish(process: subprocess.Popen[str], text: str = "") -> tuple[int, str, st
     return process.returncode, output, errors
 
 
+def make_echo(client: subprocess.Popen[str], line: str) -> None:
+    """Give an echo client a line to send, and see that the reply comes."""
+    assert client.stdin is not None
+    assert client.stdout is not None
+    client.stdin.write(f"{line}\n")
+    client.stdin.flush()
+    assert client.stdout.readline() == f"{line}\n"
+
+
 @contextmanager
 def echo_server(*arguments: object) -> Generator[str]:
     """Run an echo server on any free port; at the end, see that it ends cleanly.

@@ -16,7 +16,7 @@ from anyconnpool.command._reasons import CommandError
 from anyconnpool.command._run import run
 from tests.sockets.servers import Peer, Server
 
-from .programs import echo_server, finish, start
+from .programs import echo_server, finish, make_echo, start
 
 #: what a program does whose parent ignores Ctrl-C
 _IGNORES_CTRL_C = """\
@@ -98,11 +98,7 @@ def test_a_client_that_waits_for_input(backend: str) -> None:
     with echo_server() as url:
         client = start("echo-client", url, "--backend", backend)
         try:
-            assert client.stdin is not None
-            assert client.stdout is not None
-            client.stdin.write("hi\n")
-            client.stdin.flush()
-            assert client.stdout.readline() == "hi\n"
+            make_echo(client, "hi")
             client.send_signal(signal.SIGINT)
             assert client.wait(40) == 130
         finally:
@@ -117,11 +113,7 @@ def test_a_server_with_clients(backend: str) -> None:
     url = server.stdout.readline().split()[2].rstrip(",")
     client = start("echo-client", url)
     try:
-        assert client.stdin is not None
-        assert client.stdout is not None
-        client.stdin.write("hi\n")
-        client.stdin.flush()
-        assert client.stdout.readline() == "hi\n"
+        make_echo(client, "hi")
         server.send_signal(signal.SIGINT)
     finally:
         ended = finish(server)
@@ -134,11 +126,7 @@ def test_where_ctrl_c_is_ignored_it_stays_so(backend: str) -> None:
     with echo_server() as url:
         client = start("echo-client", url, "--backend", backend, program=_IGNORES_CTRL_C)
         try:
-            assert client.stdin is not None
-            assert client.stdout is not None
-            client.stdin.write("one\n")
-            client.stdin.flush()
-            assert client.stdout.readline() == "one\n"
+            make_echo(client, "one")
             client.send_signal(signal.SIGINT)
         finally:
             ended = finish(client, "two\n")
