@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -70,6 +71,9 @@ def interrupt(scenario: Scenario, step: int | None, *, observed: bool) -> list[s
     # trio leaves Ctrl-C alone where it is ignored, as in the background of a script.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     tracer = sys.gettrace()
+    # What earlier runs have left is not to be finalized among this one's lines, where an interrupt
+    # would end: Python drops what is raised there.
+    gc.disable()
     sys.settrace(striker.trace)
     try:
         anyio.run(_perform, scenario, network, pool, backend="trio", backend_options=clock)
@@ -77,6 +81,7 @@ def interrupt(scenario: Scenario, step: int | None, *, observed: bool) -> list[s
         outcome = error
     finally:
         sys.settrace(tracer)
+        gc.enable()
         signal.signal(signal.SIGINT, handler)
     check_closed(pool, network)
     assert not slots_of(pool).borrowed_tokens
