@@ -103,8 +103,7 @@ class Books(Generic[Link]):
             self._remove(entry, reason)
         elif self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
-            self._lend(entry)
-            entry.lent_at = now
+            self._lend(entry, now)
             waiter.entry = entry
             waiter.wake()
         else:
@@ -158,21 +157,14 @@ class Books(Generic[Link]):
         entry.good_until = good_until if good_until < entry.retire_at else entry.retire_at
         self._idle.append(entry)
 
-    def _lend_idle(self, entry: Entry[Link]) -> None:
-        """Lend an entry that was idle."""
-        entry.state = IN_USE
-        self._take_slot(entry)
-        self._count_loan(entry)
-        if self._min_idle:
-            self._balance()
-
-    def _lend(self, entry: Entry[Link]) -> None:
-        """Lend an entry that was not idle; handed on, it keeps its slot."""
-        if entry.state is not IN_USE:
+    def _lend(self, entry: Entry[Link], now: float) -> None:
+        """Lend an entry; one that is handed on keeps its slot."""
+        if entry.state is IDLE:
+            entry.state = IN_USE
+            self._take_slot(entry)
+        elif entry.state is not IN_USE:
             self._move(entry, IN_USE)
-        self._count_loan(entry)
-
-    def _count_loan(self, entry: Entry[Link]) -> None:
+        entry.lent_at = now
         self._acquired += 1
         if entry.borrows:
             self._reused += 1

@@ -233,6 +233,7 @@ class SharingLedger(Ledger[Link]):
         super()._lay_down(entry, now)
         self._budget.idle[entry] = self
 
-    def _lend_idle(self, entry: Entry[Link]) -> None:
-        del self._budget.idle[entry]
-        super()._lend_idle(entry)
+    def _lend(self, entry: Entry[Link], now: float) -> None:
+        if entry.state is State.IDLE:
+            del self._budget.idle[entry]
+        super()._lend(entry, now)

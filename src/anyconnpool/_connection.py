@@ -113,7 +113,9 @@ class PooledConnection(FramedStream):
         checkpoint, so that no cancellation can interrupt it.
         """
         raised = sys.exc_info()[1]
-        self._give_back(raised is not None and raised is not self._handled)
+        if not self._ended:
+            failed = raised is not None and raised is not self._handled
+            self._finish(CloseReason.UNCLEAN if failed else self._find_fault())
 
     @defer_interrupts
     async def __aexit__(
@@ -122,11 +124,8 @@ class PooledConnection(FramedStream):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        self._give_back(exc_type is not None)
-
-    def _give_back(self, failed: bool) -> None:
         if not self._ended:
-            self._finish(CloseReason.UNCLEAN if failed else self._find_fault())
+            self._finish(self._find_fault() if exc_type is None else CloseReason.UNCLEAN)
 
     @defer_interrupts
     def discard(self) -> None:

@@ -45,8 +45,9 @@ class Ledger(Books[Link]):
                 if now < entry.good_until:
                     liveness = self._inspect(entry)
                     if liveness is ALIVE or self._is_greeting(entry, liveness):
-                        self._lend_idle(entry)
-                        entry.lent_at = now
+                        self._lend(entry, now)
+                        if self._min_idle:
+                            self._balance()
                         return entry
                     reason = self._reason(entry, liveness)
                 else:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from anyio import move_on_after
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint
 
 from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._entry import Entry, Waiter
@@ -57,6 +57,7 @@ class Lender:
         self._workers = workers
         self._check_place = runtime.check
         self._new_signal = runtime.new_signal
+        self._checkpoint_if_cancelled = runtime.checkpoint_if_cancelled
         self._current_task = runtime.current_task
         self._holdings = Holdings(held)
         self._turns = 0
@@ -77,8 +78,10 @@ class Lender:
             raise self._closed_error()
         self._check_place()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
-        await checkpoint_if_cancelled()
-        entry = self._checkout()
+        await self._checkpoint_if_cancelled()
+        entry = self._ledger.checkout(self.now())
+        if self._ledger.orders:
+            self._workers.carry_out()
         self._turns += 1
         if entry is None:
             entry = await self._wait_for_entry(timeout)
@@ -98,7 +101,8 @@ class Lender:
         :raises PoolFull: if there is none
         """
         self.check()
-        entry = self._checkout()
+        entry = self._ledger.checkout(self.now())
+        self._workers.carry_out()
         if entry is None:
             raise PoolFull(self._ledger.statistics(), "has no idle connection to lend at once")
         entry.borrower = self._current_task()
@@ -187,12 +191,6 @@ class Lender:
 
     def _closed_error(self) -> PoolClosed:
         return PoolClosed(self.settings.name, "has been left: its async with block has ended")
-
-    def _checkout(self) -> Entry[Transport] | None:
-        entry = self._ledger.checkout(self.now())
-        if self._ledger.orders:
-            self._workers.carry_out()
-        return entry
 
     async def _pause_holding(self, entry: Entry[Transport]) -> None:
         """Give the other tasks a turn; cancelled, give back what nobody has used."""

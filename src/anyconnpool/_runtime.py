@@ -57,12 +57,24 @@ class Runtime:
     :param name: how to call the pool in errors
     """
 
-    __slots__ = ("__weakref__", "_home", "_name", "_where", "current_task", "new_signal", "now")
+    __slots__ = (
+        "__weakref__",
+        "_home",
+        "_name",
+        "_where",
+        "checkpoint_if_cancelled",
+        "current_task",
+        "new_signal",
+        "now",
+    )
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._home: object = current_token().native_token
+        token = current_token()
+        self._home: object = token.native_token
         # What AnyIO asks the backends, without the detour that costs several times as much.
+        #: what anyio.lowlevel calls so
+        self.checkpoint_if_cancelled: Callable[[], Awaitable[None]]
         if isinstance(self._home, asyncio.AbstractEventLoop):
             #: returns the loop's time in seconds
             self.now: Callable[[], float] = self._home.time
@@ -71,14 +83,21 @@ class Runtime:
             #: returns the running task, of the backend's own kind; None outside of any
             self.current_task: Callable[[], object] = asyncio.current_task
             self._where: Callable[[], object] = asyncio.get_running_loop
+            self.checkpoint_if_cancelled = token.backend_class.checkpoint_if_cancelled
         else:
             from trio import Event
-            from trio.lowlevel import current_clock, current_task, current_trio_token
+            from trio.lowlevel import (
+                checkpoint_if_cancelled,
+                current_clock,
+                current_task,
+                current_trio_token,
+            )
 
             self.now = current_clock().current_time
             self.new_signal = Event
             self.current_task = current_task
             self._where = current_trio_token
+            self.checkpoint_if_cancelled = checkpoint_if_cancelled
             tell_trio()
         _runtimes.add(self)
 

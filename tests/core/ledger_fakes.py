@@ -87,18 +87,15 @@ class WatchedLedger(Ledger[int]):
         self.moves.append((entry.state, state))
         super()._move(entry, state)
 
-    def _lend(self, entry: Entry[int]) -> None:
-        if entry.state is State.IN_USE:
-            self.moves.append((State.IN_USE, State.IN_USE))
-        super()._lend(entry)
+    def _lend(self, entry: Entry[int], now: float) -> None:
+        # What else is lent is moved.
+        if entry.state in (State.IDLE, State.IN_USE):
+            self.moves.append((entry.state, State.IN_USE))
+        super()._lend(entry, now)
 
     def _lay_down(self, entry: Entry[int], now: float) -> None:
         self.moves.append((entry.state, State.IDLE))
         super()._lay_down(entry, now)
-
-    def _lend_idle(self, entry: Entry[int]) -> None:
-        self.moves.append((entry.state, State.IN_USE))
-        super()._lend_idle(entry)
 
 
 class Pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -14,6 +15,9 @@ from tests.pool.network import MemoryNetwork, fill
 from .soak import CostMeter
 
 Operation = Callable[[ConnectionPool], Awaitable[object]]
+
+# Older interpreters report calls that newer ones make without a function.
+_SLACK = 0 if sys.version_info >= (3, 12) else 3
 
 
 async def borrow(pool: ConnectionPool) -> None:
@@ -37,7 +41,7 @@ async def exchange_in_one_call(pool: ConnectionPool) -> None:
 
 @pytest.mark.parametrize(
     ("operation", "budget"),
-    [(borrow, 33), (borrow_at_once, 33), (exchange, 49), (exchange_in_one_call, 76)],
+    [(borrow, 30), (borrow_at_once, 31), (exchange, 46), (exchange_in_one_call, 73)],
     ids=lambda value: getattr(value, "__name__", None),
 )
 async def test_an_operation_makes_no_more_calls_than_it_did(
@@ -49,7 +53,7 @@ async def test_an_operation_makes_no_more_calls_than_it_did(
         await operation(pool)
         with meter:
             await operation(pool)
-    assert meter.count <= budget
+    assert meter.count <= budget + _SLACK
 
 
 async def test_a_borrow_in_turn_makes_no_more_calls_than_it_did(meter: CostMeter) -> None:
@@ -62,7 +66,7 @@ async def test_a_borrow_in_turn_makes_no_more_calls_than_it_did(meter: CostMeter
             await held.aclose()
             await wait_all_tasks_blocked()
     assert pool.statistics().reused == 1
-    assert meter.count <= 59
+    assert meter.count <= 55 + _SLACK
 
 
 @pytest.mark.parametrize("crowd", [50, 500])
