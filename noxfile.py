@@ -30,11 +30,13 @@ LEAN = [
 
 # The tests wait more than they compute: two processes a core.
 SPREAD = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
+# Not what takes long and is worth it on the newest interpreter only.
+QUICK = ["-m", "not newest"]
 # What may differ from one interpreter to the next. The rest needs the newest only, and so do uvloop
 # and trio: tests_min has them on the oldest.
 BASIC = [
     *("tests/core", "tests/examples", "tests/instrumentation", "tests/pool", "tests/process"),
-    *("tests/sockets", "tests/testkit", "tests/test_docs.py", "--backend", "asyncio"),
+    *("tests/sockets", "tests/testkit", "tests/test_docs.py", "--backend", "asyncio", *QUICK),
 ]
 
 
@@ -100,7 +102,7 @@ def tests_min(session: nox.Session) -> None:
     tests = ["tests/core", "tests/pool", "tests/sockets"]
     # AnyIO before 4.16 loses a socket if connect_tcp() is cancelled at the wrong moment.
     leaks = ["-W", "ignore:unclosed:ResourceWarning"]
-    session.run("pytest", *tests, *leaks, *SPREAD, *session.posargs)
+    session.run("pytest", *tests, *leaks, *QUICK, *SPREAD, *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])
@@ -111,7 +113,7 @@ def asyncio_only(session: nox.Session) -> None:
     session.run("python", "-c", absent)
     # Those that would enter a pool in an event loop of trio's are left out.
     chosen = ["tests/core", "tests/sockets", "--backend", "asyncio", "-k", "not another_event_loop"]
-    session.run("pytest", *chosen, *SPREAD, *session.posargs)
+    session.run("pytest", *chosen, *QUICK, *SPREAD, *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])

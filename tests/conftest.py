@@ -77,10 +77,13 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, obj: Callable[..., ob
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of the backends that `--backend` does not name."""
     chosen = config.getoption("backend") or list(BACKENDS)
-    left_out = [item for item in items if _backend_of(item) not in (None, *chosen)]
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        (kept if _backend_of(item) in (None, *chosen) else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        items[:] = kept
 
 
 def _backend_of(item: pytest.Item) -> str | None:

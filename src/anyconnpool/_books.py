@@ -162,6 +162,8 @@ class Books(Generic[Link]):
         if entry.state is IDLE:
             entry.state = IN_USE
             self._take_slot(entry)
+            if self._min_idle:
+                self._balance()
         elif entry.state is not IN_USE:
             self._move(entry, IN_USE)
         entry.lent_at = now

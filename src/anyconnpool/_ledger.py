@@ -46,8 +46,6 @@ class Ledger(Books[Link]):
                     liveness = self._inspect(entry)
                     if liveness is ALIVE or self._is_greeting(entry, liveness):
                         self._lend(entry, now)
-                        if self._min_idle:
-                            self._balance()
                         return entry
                     reason = self._reason(entry, liveness)
                 else:

@@ -87,6 +87,7 @@ class Pools:
         return [(order, self.ledgers.index(ledger)) for order, _, ledger in self.orders]
 
 
+@pytest.mark.newest
 @given(
     max_total=st.integers(1, 4),
     pools=st.lists(st.integers(0, 2), max_size=30),

@@ -207,6 +207,7 @@ class BudgetMachine(RuleBasedStateMachine):
         assert not any(member.model.waiters for member in self.members), "nobody is forgotten"
 
 
+@pytest.mark.newest
 @pytest.mark.timeout(300)
 def test_ledgers_that_share_a_budget_agree_with_a_naive_model() -> None:
     """Any sequence of events leads to the states, wakings and orders of the model.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import anyio
+import pytest
 from anyio import CancelScope, DelimiterNotFound, EndOfStream, IncompleteRead
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -149,6 +150,7 @@ async def perform(step: Step, stream: FramedStream, source: ScriptedStream, rest
     raise AssertionError("cancelled without a strike")
 
 
+@pytest.mark.newest
 @settings(max_examples=150)
 @given(
     wire=wires,

@@ -149,6 +149,7 @@ async def test_a_flood_ends_a_read_of_what_there_is_at_its_limit(read_all: str) 
         assert len(stream.buffer) <= 1000
 
 
+@pytest.mark.newest
 async def test_a_line_of_single_bytes_is_linear_work() -> None:
     """A byte at a time costs some hundred bytes of work each, not the whole line each."""
     wire = b"x" * 65536 + b"\n"
@@ -173,6 +174,7 @@ async def test_bytes_that_were_searched_are_not_searched_again(method: str) -> N
         assert await stream.receive_until(newline, 100) == b"aaaab"
 
 
+@pytest.mark.newest
 async def test_a_large_package_in_small_chunks_is_linear_work() -> None:
     """Four mebibytes in chunks of one kibibyte are copied a few times, not thousands of times."""
     wire = PackageFormat(4).pack(bytes(4 * MEBIBYTE))
@@ -185,6 +187,7 @@ async def test_a_large_package_in_small_chunks_is_linear_work() -> None:
         assert await allocated_by(read, wire, 1024) < 20 * len(wire)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("read_all", ["available", "drain"])
 async def test_a_burst_of_small_chunks_is_linear_work(read_all: str) -> None:
     """A mebibyte in chunks of 64 bytes, up to silence, is not copied once a chunk."""

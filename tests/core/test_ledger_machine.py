@@ -142,6 +142,7 @@ class LedgerMachine(LedgerEvents):
         return False
 
 
+@pytest.mark.newest
 @pytest.mark.timeout(300)
 def test_the_ledger_agrees_with_a_naive_model() -> None:
     """Any sequence of events leads to the states, wakings, orders and totals of the model.

@@ -22,6 +22,7 @@ def test_a_cancellation_at_any_step_leaks_nothing(name: str, blow: Blow) -> None
     assert sweep(ALL[name], blow) > 0
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     "blow", [Blow.SCOPE_ASYNCIO, Blow.SCOPE_TRIO, Blow.NATIVE_TWICE], ids=lambda blow: blow.value
 )

@@ -14,6 +14,7 @@ _ALL = {**SCENARIOS, **EXCHANGE_SCENARIOS}
 _FEW = ("hot", "contended", "doubtful idle", "discard, detach", "leave in disorder")
 
 
+@pytest.mark.newest
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("observed", [False, True], ids=["unobserved", "observed"])
 def test_an_interrupt_at_any_line_leaves_nothing(observed: bool, long_form: bool) -> None:

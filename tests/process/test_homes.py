@@ -66,6 +66,7 @@ async def test_an_exchange(pool):
 _OTHERS = ["-p", "no:xdist", "-p", "no:cacheprovider", "-p", "no:randomly"]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("suite", "plugins"),
     [

@@ -23,6 +23,7 @@ _OTHERS = ("xdist", "cacheprovider", "randomly")
 _AUTO_MODE = ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("suite", _SUITES)
 def test_a_suite_of_the_page_passes(suite: str, tmp_path: Path) -> None:
     """In a process of its own, where warnings are errors, and no other plugin helps."""
