@@ -30,8 +30,8 @@ LEAN = [
 
 # The tests wait more than they compute: two processes a core.
 SPREAD = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
-# Not what takes long and is worth it on the newest interpreter only.
-QUICK = ["-m", "not newest"]
+# Not what takes long and is worth it on the newest interpreter only, nor every kind of socket.
+QUICK = ["-m", "not newest", "-k", "not tls12 and not unix"]
 # What may differ from one interpreter to the next. The rest needs the newest only, and so do uvloop
 # and trio: tests_min has them on the oldest.
 BASIC = [
@@ -83,22 +83,22 @@ def verifytypes(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the tests: all on the newest interpreter, on the others the basic ones, on asyncio."""
-    install(session, "test")
-    chosen = [] if session.python == PYTHONS[-1] else BASIC
-    session.run("pytest", *SPREAD, *(session.posargs or chosen))
+    newest = session.python == PYTHONS[-1]
+    install(session, "test-all" if newest else "test")
+    session.run("pytest", *SPREAD, *(session.posargs or ([] if newest else BASIC)))
 
 
 @nox.session(python=PYTHONS[-1])
 def coverage(session: nox.Session) -> None:
     """Run all tests and measure what they cover, which takes them half as long again."""
-    install(session, "test")
+    install(session, "test-all")
     session.run("pytest", *SPREAD, "--cov", *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
 def tests_min(session: nox.Session) -> None:
     """Run the pool's own tests with the oldest dependencies allowed, on the oldest interpreter."""
-    install(session, "test", *OLDEST)
+    install(session, "test-pool", *OLDEST)
     tests = ["tests/core", "tests/pool", "tests/sockets"]
     # AnyIO before 4.16 loses a socket if connect_tcp() is cancelled at the wrong moment.
     leaks = ["-W", "ignore:unclosed:ResourceWarning"]
@@ -111,22 +111,21 @@ def asyncio_only(session: nox.Session) -> None:
     session.install(".", *LEAN)
     absent = "from importlib.util import find_spec as f; assert not f('trio') and not f('uvloop')"
     session.run("python", "-c", absent)
-    # Those that would enter a pool in an event loop of trio's are left out.
-    chosen = ["tests/core", "tests/sockets", "--backend", "asyncio", "-k", "not another_event_loop"]
-    session.run("pytest", *chosen, *QUICK, *SPREAD, *session.posargs)
+    chosen = ["tests/core", "tests/sockets", "--backend", "asyncio", *QUICK]
+    session.run("pytest", *chosen, *SPREAD, *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])
 def servers(session: nox.Session) -> None:
     """Run the tests with Redis, memcached, HAProxy and stunnel, which have to be installed."""
-    install(session, "test")
+    install(session, "test-pool")
     session.run("pytest", "tests/servers", *SPREAD, *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])
 def network(session: nox.Session) -> None:
     """Run the tests that cut a network between namespaces; it takes root and iproute2."""
-    install(session, "test")
+    install(session, "test-pool")
     # They only wait.
     session.run("pytest", "tests/network", "-n", "12", *session.posargs)
 
@@ -134,7 +133,7 @@ def network(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[-1])
 def stress(session: nox.Session) -> None:
     """Run the long forms for some minutes; `nox -s stress -- --seed 7` for other chances."""
-    install(session, "test")
+    install(session, "test-pool")
     long_forms = ["tests/stress", "tests/pool/test_interrupts.py", "--long", "-rP"]
     session.run("pytest", *long_forms, *SPREAD, *session.posargs)
 

@@ -6,6 +6,8 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, contextmanager
+from statistics import median
+from time import perf_counter
 from typing import Any
 
 from anyio.abc import ByteStream, ByteStreamConnectable
@@ -19,6 +21,8 @@ from benchmarks.rounds import Contestant, timed
 
 _MESSAGE = b"x" * 64
 _HELD = "held SocketStream"
+#: shows what the machine makes of the time that a borrow takes, whatever takes it
+_HELD_PAUSING = "held, busy between exchanges for as long as a borrow"
 _FRESH = "connect, exchange, close"
 #: most that ours may take of the time of a new connection
 _GOAL_FRESH = {"tcp": 0.2, "tls": 1 / 15, "unix": 0.2}
@@ -32,9 +36,11 @@ async def exchange(bench: Bench, *, kind: Kind) -> list[Figure]:
         await warm_up(pool, 1)
         held = await stack.enter_async_context(await remote.connect())
         blocking = stack.enter_context(_blocking_socket(bench.remotes, kind))
+        pause = await _time_of_a_borrow(pool)
         ways: dict[str, Callable[[], Awaitable[object]]] = {
             "ours: acquire, exchange, release": lambda: _pooled(pool),
             _HELD: lambda: exchange_on(held),
+            _HELD_PAUSING: lambda: _exchange_and_pause(held, pause),
             "ours: send_receive in one call": lambda: pool.send_receive(_MESSAGE, len(_MESSAGE)),
             _FRESH: lambda: _fresh(remote),
         }
@@ -52,6 +58,24 @@ async def exchange_on(stream: ByteStream) -> None:
     missing = len(_MESSAGE)
     while missing:
         missing -= len(await stream.receive())
+
+
+async def _time_of_a_borrow(pool: ConnectionPool) -> float:
+    """Return how long it takes to borrow and give back, in seconds."""
+    times: list[float] = []
+    for _ in range(1000):
+        begun = perf_counter()
+        async with pool.acquire():
+            pass
+        times.append(perf_counter() - begun)
+    return median(times)
+
+
+async def _exchange_and_pause(stream: ByteStream, seconds: float) -> None:
+    await exchange_on(stream)
+    end = perf_counter() + seconds
+    while perf_counter() < end:
+        pass
 
 
 async def _pooled(pool: ConnectionPool) -> None:

@@ -80,6 +80,7 @@ async def test_use_after_leaving_is_refused(serve: Serve, use: Use) -> None:
 @pytest.mark.parametrize("elsewhere", ["asyncio", "trio"])
 async def test_use_in_another_event_loop_is_refused(serve: Serve, use: Use, elsewhere: str) -> None:
     """The text says where the pool may be used, and the pool goes on working there."""
+    pytest.importorskip(elsewhere)
     server = serve()
     async with server.pool() as pool:
         await ask_next(pool)
