@@ -1,4 +1,4 @@
-"""Checks of numbers that users give: durations and counts."""
+"""Checks of numbers that users give: durations, counts and sizes."""
 
 from __future__ import annotations
 
@@ -34,3 +34,21 @@ def check_count(name: str, value: object, *, least: int, unlimited: bool = True)
         raise TypeError(f"{name} must be an int{alternative}, not {value!r}")
     if value < least:
         raise ValueError(f"{name} must be {least} or more, not {value}")
+
+
+def check_size(name: str, value: int, least: int = 1) -> None:
+    """Refuse a size in bytes that makes no sense.
+
+    :raises ValueError: if it is less than the least
+    """
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more bytes, not {value}")
+
+
+def check_delimiter(delimiter: bytes, max_bytes: int) -> None:
+    """Refuse to look for nothing, or nowhere.
+
+    :raises ValueError: if the delimiter is empty or the limit less than 1
+    """
+    check_size("the delimiter", len(delimiter))
+    check_size("max_bytes", max_bytes)

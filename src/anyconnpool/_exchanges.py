@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from anyio import sleep
 
+from anyconnpool._checks import check_size
 from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._deadline import Deadline, time_limit
 from anyconnpool._failures import is_hang_up, is_retryable
 from anyconnpool._framed import frame_line
 from anyconnpool._package import PackageFormat
-from anyconnpool._read_ahead import check_size
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Settings
 

@@ -8,9 +8,10 @@ from anyio import EndOfStream, IncompleteRead
 from anyio.abc import AnyByteStream
 
 from anyconnpool._bursts import BurstStream
+from anyconnpool._checks import check_delimiter, check_size
 from anyconnpool._deadline import time_limit
 from anyconnpool._package import PackageFormat
-from anyconnpool._read_ahead import TURN_MASK, check_delimiter, check_size
+from anyconnpool._read_ahead import TURN_MASK
 
 _DEFAULT_FORMAT = PackageFormat()
 
@@ -161,13 +162,13 @@ class FramedStream(BurstStream):
 
     async def _wait_package(self, format: PackageFormat) -> bytes:
         """Wait for a package of which something is missing, and take it."""
-        if self._position == len(self._data):
-            await self._fill()
-        missing = format.header_size
-        while (package := self._take_package(format)) is None:
-            await self._buffer_exactly(missing)
+        package = None
+        while package is None:
             header = self._data[self._position : self._position + format.header_size]
-            missing = format.header_size + int.from_bytes(header, "big")
+            if len(header) == format.header_size:
+                return await self._wait_exactly(int.from_bytes(header, "big"), len(header))
+            await self._fill()
+            package = self._take_package(format)
         return package
 
     async def send_receive(

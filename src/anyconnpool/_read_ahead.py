@@ -16,6 +16,7 @@ from anyio.abc import AnyByteReceiveStream, AnyByteStream, ByteReceiveStream, By
 from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from anyconnpool._checks import check_delimiter, check_size
 from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._liveness import attributes_of
 from anyconnpool._shut import SHUT
@@ -24,24 +25,6 @@ from anyconnpool._shut import SHUT
 _CHUNK = 262_144
 # Reads served from the buffer before the others get a turn, less one.
 TURN_MASK = 255
-
-
-def check_size(name: str, value: int, least: int = 1) -> None:
-    """Refuse a size in bytes that makes no sense.
-
-    :raises ValueError: if it is less than the least
-    """
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more bytes, not {value}")
-
-
-def check_delimiter(delimiter: bytes, max_bytes: int) -> None:
-    """Refuse to look for nothing, or nowhere.
-
-    :raises ValueError: if the delimiter is empty or the limit less than 1
-    """
-    check_size("the delimiter", len(delimiter))
-    check_size("max_bytes", max_bytes)
 
 
 class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
@@ -170,7 +153,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
                 if self._position == len(self._data):
                     await self._fill()
                 if self._position + nbytes > len(self._data):
-                    await self._buffer_exactly(nbytes)
+                    return await self._wait_exactly(nbytes)
             except EndOfStream as exc:
                 raise IncompleteRead from exc
         return self._take(nbytes)
@@ -237,8 +220,9 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._unfinished -= 1
 
     async def _fill(self) -> None:
-        """Receive into a buffer that has been read to its end."""
-        self._data = await self._receive_chunk()
+        """Receive one chunk more into the buffer, which should be nearly empty."""
+        chunk = await self._receive_chunk()
+        self._data = self._data[self._position :] + chunk
         self._position = 0
 
     async def _receive_chunk(self) -> bytes:
@@ -256,8 +240,26 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._last_chunk_size = len(chunk)
         return chunk
 
-    async def _buffer_exactly(self, nbytes: int) -> None:
-        await self._gather(lambda data: len(data) >= nbytes, self._receive_chunk)
+    async def _wait_exactly(self, nbytes: int, skip: int = 0) -> bytes:
+        """Wait for bytes of which some are not buffered yet, and take them.
+
+        :param nbytes: how many to take
+        :param skip: how many before them to take, too, and to drop
+        """
+        end = skip + nbytes
+        gathered = bytearray(self.buffer)
+        self._data, self._position = b"", 0
+        try:
+            while len(gathered) < end:
+                gathered += await self._receive_chunk()
+        except BaseException:
+            self._data = bytes(gathered) + self._data
+            raise
+        self._reply_owed = False
+        # Not by way of the buffer: that would copy a large package once more.
+        with memoryview(gathered) as view:
+            self._data = bytes(view[end:]) + self._data
+            return bytes(view[skip:end])
 
     async def _buffer_until(self, delimiter: bytes, window: int) -> None:
         searched = 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import create_memory_object_stream
+from anyio import CancelScope, create_memory_object_stream
 from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.stapled import StapledObjectStream
@@ -29,6 +29,24 @@ async def test_is_a_buffered_stream_and_a_byte_stream_of_anyio() -> None:
     assert isinstance(stream.buffer, bytes)
     assert await stream.receive() == b"fed"
     assert [chunk async for chunk in stream] == [b"x"]
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["read", "cancelled"])
+async def test_what_is_fed_while_a_read_waits_is_behind_what_it_waits_for(cancelled: bool) -> None:
+    """Neither the read nor its cancellation loses it."""
+    source = ScriptedStream(b"b", b"c")
+    stream = FramedStream(source)
+    stream.feed_data(b"a")
+    with CancelScope() as scope:
+
+        def interfere() -> None:
+            stream.feed_data(b"fed")
+            if cancelled:
+                scope.cancel()
+
+        source.at_point(0, interfere)
+        assert await stream.receive_exactly(3) == b"abc"
+    assert stream.buffer == (b"afed" if cancelled else b"fed")
 
 
 async def test_results_are_plain_bytes() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, NoReturn
 
 import anyio
@@ -13,7 +13,17 @@ from anyio.abc import ByteStream, ByteStreamConnectable
 
 from anyconnpool import ConnectionPool, FramedStream, PooledConnection
 
-from .network import MemoryNetwork
+from .network import MemoryNetwork, peer_of, settle
+
+Read = Callable[[PooledConnection], Coroutine[Any, Any, bytes]]
+
+#: reads of a reply, and the pieces that it comes in
+PIECES: dict[str, tuple[Read, tuple[bytes, ...]]] = {
+    "exactly": (lambda connection: connection.receive_exactly(5), (b"re", b"ply")),
+    "until": (lambda connection: connection.receive_until(b"y", 9), (b"re", b"ply")),
+    "line": (lambda connection: connection.receive_line(), (b"reply", b"\n")),
+    "package": (lambda connection: connection.receive_package(), (b"\0", b"\5re", b"ply")),
+}
 
 
 class Gone(ByteStream):
@@ -85,6 +95,21 @@ async def test_one_acquire_is_one_borrow_at_a_time() -> None:
                 await acquisition.__aenter__()
         async with acquisition as connection:
             assert connection.reused
+
+
+@pytest.mark.parametrize(("read", "pieces"), PIECES.values(), ids=list(PIECES))
+async def test_a_reply_that_came_in_pieces_is_owed_no_longer(
+    read: Read, pieces: tuple[bytes, ...]
+) -> None:
+    """However it was cut: once it is read, the connection is lent again."""
+    async with ConnectionPool(MemoryNetwork(answer=lambda request: b"")) as pool:
+        async with pool.acquire() as connection, anyio.create_task_group() as tasks:
+            await connection.send(b"request")
+            tasks.start_soon(read, connection)
+            for piece in pieces:
+                await settle()
+                peer_of(connection).push(piece)
+        assert pool.statistics().idle == 1
 
 
 async def test_streams_can_be_shown() -> None:
