@@ -12,6 +12,7 @@ from benchmarks.cases import CASES
 from benchmarks.imports import CASE as IMPORT
 from benchmarks.imports import measure_imports
 from benchmarks.machine import machine_facts
+from benchmarks.markdown import write_markdown
 from benchmarks.processes import measure, serving
 from benchmarks.results import Figure
 from benchmarks.table import render
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "figures": [figure.to_json() for figure in figures],
         }
         options.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    if options.markdown:
+        write_markdown(figures, options.markdown)
     if options.svg:
         # matplotlib takes its time, and is needed for nothing else.
         from benchmarks.plot import draw
@@ -55,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=1, help="of the order of turns")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write what has a goal there, as a table"
+    )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the results there")
     return parser
 

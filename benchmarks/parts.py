@@ -50,6 +50,7 @@ async def nothing() -> None:
 async def measure(pool: ConnectionPool) -> dict[str, float]:
     """Measure the parts of a borrow, one by one."""
     lender, ledger = attrgetter("_lender", "_ledger")(pool)
+    ask_backend = attrgetter("_checkpoint_if_cancelled")(lender)
     entry = ledger.checkout(lender.now())
     ledger.release(entry, lender.now(), None)
     slots = anyio.CapacityLimiter(10)
@@ -74,6 +75,7 @@ async def measure(pool: ConnectionPool) -> dict[str, float]:
         "a call of an empty function": fastest(lambda: None),
         "a coroutine": await fastest_awaited(nothing),
         "is it cancelled? (AnyIO)": await fastest_awaited(checkpoint_if_cancelled),
+        "the same, asked of the backend": await fastest_awaited(ask_backend),
         "in the right event loop?": fastest(lender.check),
         "the time, once": fastest(lender.now),
         "the lock, once": fastest(locked),
