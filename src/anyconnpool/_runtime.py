@@ -72,9 +72,9 @@ class Runtime:
         self._name = name
         token = current_token()
         self._home: object = token.native_token
-        # What AnyIO asks the backends, without the detour that costs several times as much.
-        #: what anyio.lowlevel calls so
+        #: raises if the running task is cancelled, as AnyIO's function of the name does
         self.checkpoint_if_cancelled: Callable[[], Awaitable[None]]
+        # What AnyIO asks the backends, without the detour that costs several times as much.
         if isinstance(self._home, asyncio.AbstractEventLoop):
             #: returns the loop's time in seconds
             self.now: Callable[[], float] = self._home.time
