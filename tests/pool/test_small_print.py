@@ -11,7 +11,7 @@ import pytest
 from anyio import ConnectionFailed, TypedAttributeLookupError
 from anyio.abc import ByteStream, ByteStreamConnectable
 
-from anyconnpool import ConnectionPool, FramedStream, PooledConnection
+from anyconnpool import ConnectionPool, FramedStream, PooledConnection, PoolFull
 
 from .network import MemoryNetwork, peer_of, settle
 
@@ -95,6 +95,36 @@ async def test_one_acquire_is_one_borrow_at_a_time() -> None:
                 await acquisition.__aenter__()
         async with acquisition as connection:
             assert connection.reused
+
+
+async def test_what_is_given_back_while_an_older_error_is_handled_is_lent_again() -> None:
+    """The error came before the borrow, and says nothing of it; one that came later does."""
+    async with ConnectionPool(MemoryNetwork()) as pool:
+        try:
+            raise ValueError
+        except ValueError:
+            connection = await pool.acquire()
+            await connection.aclose()
+        assert pool.statistics().idle == 1
+        connection = await pool.acquire()
+        try:
+            raise ValueError
+        except ValueError:
+            await connection.aclose()
+        assert pool.statistics().idle == 0
+
+
+async def test_a_dead_connection_that_an_acquire_at_once_meets_is_closed() -> None:
+    """Nobody has to come by later, and no time to pass, for its slot to be free."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network) as pool:
+        async with pool.acquire() as connection:
+            peer = peer_of(connection)
+        peer.hang_up()
+        with pytest.raises(PoolFull):
+            pool.acquire_nowait()
+        await settle()
+        assert network.open_now == pool.statistics().size == 0
 
 
 @pytest.mark.parametrize(("read", "pieces"), PIECES.values(), ids=list(PIECES))
