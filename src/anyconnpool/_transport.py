@@ -158,11 +158,9 @@ async def _close_at_once(stream: ByteStream) -> None:
     # asyncio, AnyIO 4.16 takes a native cancellation of the group's own task for that scope's.
     with suppress(Exception), CancelScope(shield=True):
         if isinstance(bottom, SocketStream):
-            # It never waits for the peer. But cut short by a cancellation, AnyIO before 4.16 leaves
-            # the socket open for as long as the peer doesn't read what is still unsent.
+            # It never waits for the peer. On asyncio, the descriptor is closed one turn of the loop
+            # later; its slot must not be free before that.
             await bottom.aclose()
-            # There, the descriptor is closed one turn of the event loop later; its slot must not be
-            # free before that.
             await checkpoint()
         await aclose_forcefully(stream)
 

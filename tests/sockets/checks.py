@@ -8,15 +8,11 @@ import sys
 from collections.abc import Callable, Sized
 from contextlib import suppress
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any, Protocol
 
 import anyio
 
 from anyconnpool import ConnectionPool, PooledConnection
-
-#: whose connect_tcp() loses a socket if it is cancelled at the wrong moment
-OLD_ANYIO = tuple(map(int, version("anyio").split(".")[:2])) < (4, 16)
 
 
 class HasRemote(Protocol):

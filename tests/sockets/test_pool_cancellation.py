@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool
 
-from .checks import OLD_ANYIO, ask, ask_next, client_sockets, eventually
+from .checks import ask, ask_next, client_sockets, eventually
 from .conftest import Serve
 from .servers import Server
 
@@ -135,11 +135,6 @@ async def test_waiters_cancelled_at_any_tick_leave_the_line_in_order(
     assert server.most <= 2
 
 
-# The leak is in AnyIO: its connect_tcp() doesn't close what it has connected if it is cancelled on
-# leaving its own task group. From 4.16 on it does.
-@pytest.mark.skipif(
-    OLD_ANYIO, reason="connect_tcp() of AnyIO before 4.16 loses a socket if it is cancelled"
-)
 @pytest.mark.parametrize("native", [False, True], ids=["scope", "native"])
 async def test_a_pool_block_cancelled_at_any_tick_leaves_no_socket(
     serve: Serve, anyio_backend_name: str, native: bool

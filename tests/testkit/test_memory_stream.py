@@ -163,9 +163,7 @@ async def test_the_reader_can_close_on_a_sender_that_waits(serve: Serve) -> None
 
     async with serve(close_late) as remote, await remote.connect() as client:
         with pytest.raises(anyio.BrokenResourceError), anyio.fail_after(10):
-            # AnyIO before 4.16 says so to the next send only.
-            while True:
-                await client.send(bytes(MUCH))
+            await client.send(bytes(MUCH))
 
 
 async def test_a_stream_that_is_closed_refuses_every_use(serve: Serve) -> None:
@@ -187,9 +185,7 @@ async def test_closing_wakes_who_waits(serve: Serve, operation: str) -> None:
 
     async def use(client: ByteStream) -> None:
         with pytest.raises((anyio.ClosedResourceError, anyio.BrokenResourceError)):
-            # AnyIO before 4.16 says so to the next send only.
-            while True:
-                await (client.receive() if operation == "receive" else client.send(bytes(MUCH)))
+            await (client.receive() if operation == "receive" else client.send(bytes(MUCH)))
         told.set()
 
     async def stand_still(stream: FramedStream) -> None:
