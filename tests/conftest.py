@@ -4,6 +4,7 @@
 `--long` asks for the long form of the tests that have one, `--seed N` for another course of chance.
 """
 
+import gc
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any, cast
@@ -91,3 +92,9 @@ def _backend_of(item: pytest.Item) -> str | None:
         return "trio"
     callspec = getattr(item, "callspec", None)
     return callspec.params.get("anyio_backend") if callspec else None
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep what was collected out of the garbage collector's sight: many tests ask it to run."""
+    gc.collect()
+    gc.freeze()

@@ -40,10 +40,12 @@ def install(tmp_path: Path) -> Install:
 
     def install(requirement: str) -> Path:
         directory = tmp_path / "environment"
-        subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
+        here = Path(sys.executable)
+        run(here, "-m", "venv", "--without-pip", directory)
         python = directory / "bin" / "python"
-        run(python, "-m", "pip", "install", "--quiet", requirement)
-        run(python, "-m", "pip", "check")
+        pip = ["-m", "pip", "--python", python]
+        run(here, *pip, "install", "--quiet", "--no-compile", requirement)
+        run(here, *pip, "check")
         return python
 
     return install
