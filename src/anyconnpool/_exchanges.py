@@ -14,7 +14,7 @@ from anyio import sleep
 
 from anyconnpool._checks import check_size
 from anyconnpool._connection import Acquisition, PooledConnection
-from anyconnpool._deadline import Deadline, time_limit
+from anyconnpool._deadline import Deadline
 from anyconnpool._failures import is_hang_up, is_retryable
 from anyconnpool._framed import frame_line
 from anyconnpool._package import PackageFormat
@@ -176,7 +176,7 @@ class Exchanges:
             try:
                 limit = min(deadline.remaining(), self._acquire_timeout)
                 async with self.acquire(timeout=limit) as connection:
-                    with time_limit(deadline.remaining()):
+                    with deadline.limit():
                         return await exchange(connection)
             except Exception as error:
                 if not is_retryable(error):
@@ -186,7 +186,7 @@ class Exchanges:
                     replacements += 1
                 elif retry is not None and tries < retry.count:
                     tries += 1
-                    with time_limit(deadline.remaining()):
+                    with deadline.limit():
                         await sleep(retry.pause(tries))
                 else:
                     raise

@@ -39,9 +39,16 @@ async def exchange_in_one_call(pool: ConnectionPool) -> None:
     await pool.send_receive(b"x" * 64, 64)
 
 
+async def exchange_in_time(pool: ConnectionPool) -> None:
+    await pool.send_receive(b"x" * 64, 64, timeout=9)
+
+
 @pytest.mark.parametrize(
     ("operation", "budget"),
-    [(borrow, 30), (borrow_at_once, 31), (exchange, 46), (exchange_in_one_call, 73)],
+    [
+        *((borrow, 30), (borrow_at_once, 31)),
+        *((exchange, 46), (exchange_in_one_call, 68), (exchange_in_time, 76)),
+    ],
     ids=lambda value: getattr(value, "__name__", None),
 )
 async def test_an_operation_makes_no_more_calls_than_it_did(
