@@ -29,8 +29,8 @@ LEAN = [
 
 # The tests wait more than they compute: two processes a core.
 SPREAD = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
-# Not what takes long and is worth it on the newest interpreter only, nor every kind of socket.
-QUICK = ["-m", "not newest", "-k", "not tls12 and not unix"]
+# Neither what takes long and isn't worth it on every interpreter, nor every kind of socket.
+QUICK = ["-m", "not newest and not sweep", "-k", "not tls12 and not unix"]
 # What may differ from one interpreter to the next. The rest needs the newest only, and so do uvloop
 # and trio; tests_min has those two on the oldest.
 BASIC = [
@@ -85,9 +85,10 @@ def verifytypes(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the tests: all on the newest interpreter, on the others the basic ones, on asyncio."""
-    newest = session.python == PYTHONS[-1]
+    oldest, newest = session.python == PYTHONS[0], session.python == PYTHONS[-1]
     install(session, "test-all" if newest else "test")
-    session.run("pytest", *SPREAD, *(session.posargs or ([] if newest else BASIC)))
+    chosen = [] if newest else [*BASIC, "-m", "not newest"] if oldest else BASIC
+    session.run("pytest", *SPREAD, *(session.posargs or chosen))
 
 
 @nox.session(python=PYTHONS[-1])

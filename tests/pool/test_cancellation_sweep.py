@@ -11,6 +11,7 @@ from .sweep import Blow, sweep
 ALL = SCENARIOS | EXCHANGE_SCENARIOS
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("blow", Blow, ids=lambda blow: blow.value)
 @pytest.mark.parametrize("name", ALL)
 def test_a_cancellation_at_any_step_leaks_nothing(name: str, blow: Blow) -> None:

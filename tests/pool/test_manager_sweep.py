@@ -165,6 +165,7 @@ def strike(name: str, blow: Blow, step: int | None) -> Meter:
     return meter
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("blow", BLOWS, ids=lambda blow: blow.value)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_cancellation_at_any_step_leaks_nothing(name: str, blow: Blow) -> None:

@@ -76,7 +76,7 @@ class Load:
             await eventually(lambda: pool.statistics().size == pool.statistics().idle)
 
     async def _make_progress(self) -> None:
-        enough = self.right + 100
+        enough = self.right + 40
         await eventually(lambda: self.right >= enough)
 
     async def _talk(self, pool: ConnectionPool, name: int) -> None:
