@@ -37,11 +37,11 @@ async def test_a_cut_is_silent(cable: Cable, serve: Serve) -> None:
     """connect_timeout ends the wait and says so; no message of the network comes before it."""
     server = serve()
     cable.cut()
-    async with server.pool(connect_timeout=0.5) as pool:
+    async with server.pool(connect_timeout=1) as pool:
         began = current_time()
-        with pytest.raises(ConnectionFailed, match=r"longer than connect_timeout, 0\.5 s"):
+        with pytest.raises(ConnectionFailed, match=r"longer than connect_timeout, 1 s"):
             await pool.send_receive_line(b"is anybody there?")
-        assert 0.5 <= current_time() - began <= 0.5 + _SLACK
+        assert 1 <= current_time() - began <= 1 + _SLACK
         assert not counters()["Icmp.InDestUnreachs"]
         cable.mend()
         assert not await ask_next(pool)

@@ -163,7 +163,7 @@ async def test_the_reaper_closes_what_nobody_uses(serve: Serve) -> None:
         await ask_next(pool)
         assert server.open == 1
         # Long before the next regular sweep, which comes after 5 s.
-        with fail_after(2):
+        with fail_after(4):
             await eventually(lambda: server.open == 0)
         await expect_closed(pool, max_idle_time=1)
         assert client_sockets(server) == 0
@@ -177,7 +177,7 @@ async def test_a_lifetime_ends_while_idle_and_not_while_borrowed(serve: Serve) -
         async with pool.acquire() as connection:
             await eventually(lambda: connection.age > 0.1)
             await ask(connection)
-        with fail_after(2):
+        with fail_after(4):
             await eventually(lambda: server.open == 0)
         await expect_closed(pool, max_lifetime=1)
 
