@@ -16,8 +16,8 @@ from .soak import CostMeter
 
 Operation = Callable[[ConnectionPool], Awaitable[object]]
 
-# Older interpreters report calls that newer ones make without a function.
-_SLACK = 0 if sys.version_info >= (3, 12) else 3
+# Other interpreters report calls that these make without a function.
+_SLACK = 0 if (3, 12) <= sys.version_info < (3, 14) else 3
 
 
 async def borrow(pool: ConnectionPool) -> None:
