@@ -51,8 +51,8 @@ def test_a_load_tells_what_there_is(
     lines = CountedLines(5)
     with Server("tcp", tmp_path, lines) as server:
         url = "tcp://{}:{}".format(*server.remote)
-        options = ("--duration", 60, "--tasks", 1, "--backend", backend, *json_option)
-        process = start("load", url, *options, "--plot", tmp_path / "sizes.svg")
+        options = json_option or ("--plot", tmp_path / "sizes.svg")
+        process = start("load", url, "--duration", 60, "--tasks", 1, "--backend", backend, *options)
         try:
             assert lines.reached.wait(40)
             process.send_signal(signal.SIGINT)
@@ -68,7 +68,7 @@ def test_a_load_tells_what_there_is(
     else:
         assert output.startswith("Interrupted: this is what there is so far.\n")
         assert "requests/s" in output
-    assert (tmp_path / "sizes.svg").exists()
+        assert (tmp_path / "sizes.svg").exists()
 
 
 def test_before_there_is_anything(backend: str, tmp_path: Path) -> None:
