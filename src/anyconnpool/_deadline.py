@@ -9,6 +9,7 @@ from types import TracebackType
 from anyio import CancelScope, current_time
 
 from anyconnpool._checks import check_duration
+from anyconnpool._interrupts import defer_interrupts
 
 _NO_LIMIT: AbstractContextManager[object] = nullcontext()
 
@@ -58,9 +59,12 @@ class _Limit:
     def __init__(self, end: float) -> None:
         self._scope = CancelScope(deadline=end)
 
+    # A scope that an interrupt kept from being left would cancel its task later on.
+    @defer_interrupts
     def __enter__(self) -> None:
         self._scope.__enter__()
 
+    @defer_interrupts
     def __exit__(
         self,
         exc_type: type[BaseException] | None,

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import signal
+import sys
 
+import anyio
 import pytest
+from anyio.lowlevel import checkpoint
+from trio.testing import MockClock
 
-from .interrupts import interrupt
+from anyconnpool._deadline import time_limit
+from anyconnpool._interrupts import tell_trio
+
+from .interrupts import Striker, interrupt
 from .scenarios import SCENARIOS
 from .scenarios_exchanges import EXCHANGE_SCENARIOS
 
@@ -36,3 +45,41 @@ def test_an_interrupt_at_any_line_leaves_nothing(observed: bool, long_form: bool
     finally:
         logging.disable(logging.NOTSET)
     assert len(struck) > 500
+
+
+async def _be_limited(striker: Striker) -> bool:
+    tell_trio()
+    tracer = sys.gettrace()
+    sys.settrace(striker.trace)
+    try:
+        with time_limit(1):
+            await checkpoint()
+        await checkpoint()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(tracer)
+        # A scope that was not left would cancel this.
+        await anyio.sleep(9)
+    return False
+
+
+def test_an_interrupt_leaves_no_time_limit_behind() -> None:
+    """Wherever it strikes, whoever catches it is not cancelled when the time is over."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # As in interrupt(): no finalizer is to run among the lines.
+    gc.disable()
+    struck: list[str] = []
+    try:
+        for step in range(1, 100):
+            striker = Striker(step)
+            clock = {"clock": MockClock(autojump_threshold=0)}
+            caught = anyio.run(_be_limited, striker, backend="trio", backend_options=clock)
+            if len(striker.places) < step:
+                break
+            struck.append(striker.places[-1])
+            assert caught, struck
+    finally:
+        gc.enable()
+        signal.signal(signal.SIGINT, handler)
+    assert 8 < len(struck) < 99
