@@ -20,7 +20,6 @@ from anyio.abc import ByteStreamConnectable, TaskGroup
 
 from anyconnpool._entry import Entry, Liveness, State
 from anyconnpool._housekeeper import Housekeeper
-from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._lender import Lender
 from anyconnpool._loans import Loans
@@ -30,6 +29,7 @@ from anyconnpool._opener import Opener
 from anyconnpool._runtime import Runtime, redeliver_native_cancellation
 from anyconnpool._settings import Settings
 from anyconnpool._transport import Transport, force_close, inspect
+from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._workers import Workers
 from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted
 

@@ -11,11 +11,11 @@ from anyio import ClosedResourceError, TypedAttributeLookupError
 
 from anyconnpool._entry import Entry
 from anyconnpool._framed import FrameDefaults, FramedStream
-from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._liveness import SocketProbe
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._transport import Transport
+from anyconnpool._util.interrupts import defer_interrupts
 
 
 class Owner(Protocol):

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from anyio import CancelScope, sleep
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._runtime import Runtime
 from anyconnpool._settings import Settings
 from anyconnpool._transport import Transport
+from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._workers import Workers
 
 _logger = logging.getLogger("anyconnpool.housekeeper")

@@ -23,8 +23,8 @@ from collections.abc import Callable
 
 from anyconnpool._books import Books
 from anyconnpool._entry import ALIVE, IN_USE, Entry, Link, Liveness, State, Waiter
-from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._statistics import CloseReason, PoolStatistics, freeze_counts
+from anyconnpool._util.interrupts import defer_interrupts
 
 # A lifetime ends up to a tenth early, so that connections opened together don't end together.
 _LIFETIME_JITTER = 0.1

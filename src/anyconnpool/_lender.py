@@ -16,7 +16,6 @@ from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._entry import Entry, Waiter
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._framed import FrameDefaults
-from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._loans import Holdings
 from anyconnpool._observing import tell
@@ -24,6 +23,7 @@ from anyconnpool._runtime import Runtime
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._transport import Transport
+from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._workers import Workers
 from anyconnpool.events import ExchangeReplayed
 

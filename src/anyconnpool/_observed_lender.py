@@ -10,12 +10,12 @@ import math
 from anyconnpool._connection import Acquisition, PooledConnection, entry_of
 from anyconnpool._entry import Entry, State
 from anyconnpool._exceptions import AcquireTimeout
-from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._lender import Lender
 from anyconnpool._loans import place_of_acquire
 from anyconnpool._observing import tell
 from anyconnpool._statistics import CloseReason
 from anyconnpool._transport import Transport
+from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool.events import AcquireTimedOut, ConnectionAcquired, ConnectionReleased, PoolEvent
 
 

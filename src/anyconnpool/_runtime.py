@@ -15,7 +15,7 @@ from anyio import current_effective_deadline
 from anyio.lowlevel import current_token
 
 from anyconnpool._exceptions import PoolError
-from anyconnpool._interrupts import tell_trio
+from anyconnpool._util.interrupts import tell_trio
 
 # Where a pool belongs that a forked child has got from its parent.
 _PARENT_PROCESS = object()

@@ -19,9 +19,9 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
 from anyconnpool._entry import Entry, Liveness
-from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._liveness import TLSProbe, attributes_of, probe_for
+from anyconnpool._util.interrupts import defer_interrupts
 
 _logger = logging.getLogger("anyconnpool.pool")
 

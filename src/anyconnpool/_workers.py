@@ -10,7 +10,6 @@ from anyio.abc import TaskGroup
 
 from anyconnpool._entry import Entry, Liveness, Order
 from anyconnpool._hooks import lend_to_hook
-from anyconnpool._interrupts import defer_interrupts
 from anyconnpool._ledger import Ledger
 from anyconnpool._log import OutageLog
 from anyconnpool._observing import tell
@@ -18,6 +17,7 @@ from anyconnpool._opener import Opener
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._transport import Transport, inspect
+from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool.events import ConnectionClosed
 
 _logger = logging.getLogger("anyconnpool.pool")

@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 from trio.testing import MockClock
 
 from anyconnpool._deadline import time_limit
-from anyconnpool._interrupts import tell_trio
+from anyconnpool._util.interrupts import tell_trio
 
 from .interrupts import Striker, interrupt
 from .scenarios import SCENARIOS
