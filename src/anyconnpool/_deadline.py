@@ -8,7 +8,7 @@ from types import TracebackType
 
 from anyio import CancelScope, current_time
 
-from anyconnpool._checks import check_duration
+from anyconnpool._util.checks import check_duration
 from anyconnpool._util.interrupts import defer_interrupts
 
 _NO_LIMIT: AbstractContextManager[object] = nullcontext()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from anyconnpool._checks import check_count, check_duration
+from anyconnpool._util.checks import check_count, check_duration
 
 _LONGEST = 32_767
 # What fits into the kernel's 31 bits of milliseconds.

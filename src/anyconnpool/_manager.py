@@ -14,7 +14,6 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool._block import Block, RunningPool
 from anyconnpool._budget import Budget, SharingLedger
-from anyconnpool._checks import check_count
 from anyconnpool._connection import Acquisition
 from anyconnpool._entry import Entry, Liveness
 from anyconnpool._exceptions import PoolClosed
@@ -26,6 +25,7 @@ from anyconnpool._remote_exchanges import RemoteExchanges
 from anyconnpool._settings import PoolOptions, Settings
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._transport import Transport
+from anyconnpool._util.checks import check_count
 from anyconnpool._util.interrupts import defer_interrupts
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from anyio import AsyncContextManagerMixin
 from anyio.abc import ByteStreamConnectable
 
 from anyconnpool._block import Block, RunningPool
-from anyconnpool._checks import check_duration
 from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._exchanges import Exchanges
@@ -23,6 +22,7 @@ from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remo
 from anyconnpool._settings import PoolOptions, Settings, check_max_size
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._transport import Transport
+from anyconnpool._util.checks import check_duration
 from anyconnpool._util.interrupts import defer_interrupts
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from anyio.abc import AnyByteReceiveStream, AnyByteStream, ByteReceiveStream, By
 from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from anyconnpool._checks import check_delimiter, check_size
 from anyconnpool._liveness import attributes_of
 from anyconnpool._shut import SHUT
+from anyconnpool._util.checks import check_delimiter, check_size
 from anyconnpool._util.interrupts import defer_interrupts
 
 # asyncio receives 256 KiB at most in one go: asking for as much leaves nothing behind in AnyIO.

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from anyconnpool._checks import check_count, check_duration
+from anyconnpool._util.checks import check_count, check_duration
 
 
 @dataclass(frozen=True)

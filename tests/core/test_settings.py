@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from anyconnpool import ConnectionPool, PackageFormat
-from anyconnpool._checks import check_duration
+from anyconnpool._util.checks import check_duration
 
 REMOTE = ("127.0.0.1", 8999)
 DURATIONS = ["max_idle_time", "max_lifetime", "acquire_timeout", "connect_timeout", "close_timeout"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from math import isinf
 
-from anyconnpool._checks import check_count, check_duration
+from anyconnpool._util.checks import check_count, check_duration
 
 
 class Ending(Enum):
