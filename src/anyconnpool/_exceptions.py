@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from anyio import ClosedResourceError, WouldBlock
 
-from anyconnpool._log import tell_with_cause
 from anyconnpool._statistics import PoolStatistics
+from anyconnpool._util.log import tell_with_cause
 
 
 def _state(statistics: PoolStatistics) -> str:

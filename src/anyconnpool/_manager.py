@@ -18,7 +18,6 @@ from anyconnpool._connection import Acquisition
 from anyconnpool._entry import Entry, Liveness
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._lender import Lender
-from anyconnpool._log import warn_of_neglect
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._remote import Remote, remote_key, resolve_remote
 from anyconnpool._remote_exchanges import RemoteExchanges
@@ -27,6 +26,7 @@ from anyconnpool._statistics import PoolStatistics
 from anyconnpool._transport import Transport
 from anyconnpool._util.checks import check_count
 from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.log import warn_of_neglect
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

@@ -23,10 +23,10 @@ from anyio.abc import ByteStream, ByteStreamConnectable
 from anyconnpool._entry import Entry
 from anyconnpool._failures import is_retryable
 from anyconnpool._hooks import lend_to_hook
-from anyconnpool._log import OutageLog
 from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
 from anyconnpool._transport import Transport, force_close
+from anyconnpool._util.log import OutageLog
 from anyconnpool.events import ConnectionOpened, OpenFailed
 
 _logger = logging.getLogger("anyconnpool.pool")

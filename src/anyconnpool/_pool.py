@@ -17,13 +17,13 @@ from anyconnpool._exceptions import PoolClosed
 from anyconnpool._exchanges import Exchanges
 from anyconnpool._ledger import Ledger
 from anyconnpool._lender import Lender
-from anyconnpool._log import warn_of_neglect
 from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
 from anyconnpool._settings import PoolOptions, Settings, check_max_size
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._transport import Transport
 from anyconnpool._util.checks import check_duration
 from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.log import warn_of_neglect
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

@@ -11,13 +11,13 @@ from anyio.abc import TaskGroup
 from anyconnpool._entry import Entry, Liveness, Order
 from anyconnpool._hooks import lend_to_hook
 from anyconnpool._ledger import Ledger
-from anyconnpool._log import OutageLog
 from anyconnpool._observing import tell
 from anyconnpool._opener import Opener
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._transport import Transport, inspect
 from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.log import OutageLog
 from anyconnpool.events import ConnectionClosed
 
 _logger = logging.getLogger("anyconnpool.pool")

@@ -11,7 +11,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, PooledConnection, Retry
-from anyconnpool._log import OutageLog, describe_error
+from anyconnpool._util.log import OutageLog, describe_error
 
 from .network import MemoryNetwork, failing, fill, settle
 
