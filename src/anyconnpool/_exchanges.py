@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, TypeVar
 from anyio import sleep
 
 from anyconnpool._connection import Acquisition, PooledConnection
-from anyconnpool._deadline import Deadline
 from anyconnpool._failures import is_hang_up, is_retryable
 from anyconnpool._framed import frame_line
 from anyconnpool._package import PackageFormat
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Settings
 from anyconnpool._util.checks import check_size
+from anyconnpool._util.deadline import Deadline
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVarTuple, Unpack

@@ -8,10 +8,10 @@ from anyio import EndOfStream, IncompleteRead
 from anyio.abc import AnyByteStream
 
 from anyconnpool._bursts import BurstStream
-from anyconnpool._deadline import time_limit
 from anyconnpool._package import PackageFormat
 from anyconnpool._read_ahead import TURN_MASK
 from anyconnpool._util.checks import check_delimiter, check_size
+from anyconnpool._util.deadline import time_limit
 
 _DEFAULT_FORMAT = PackageFormat()
 

@@ -12,7 +12,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from trio.testing import MockClock
 
-from anyconnpool._deadline import time_limit
+from anyconnpool._util.deadline import time_limit
 from anyconnpool._util.interrupts import tell_trio
 
 from .interrupts import Striker, interrupt
