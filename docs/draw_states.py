@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anyconnpool._entry import TRANSITIONS, State
+from anyconnpool._core.states import TRANSITIONS, State
 
 DRAWING = Path(__file__).parent / "explanation" / "states.svg"
 

@@ -18,7 +18,7 @@ from anyio import (
 )
 from anyio.abc import ByteStreamConnectable, TaskGroup
 
-from anyconnpool._entry import Entry, Liveness, State
+from anyconnpool._core.states import Entry, Liveness, State
 from anyconnpool._housekeeper import Housekeeper
 from anyconnpool._ledger import Ledger
 from anyconnpool._lender import Lender

@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Generic, Protocol
 
-from anyconnpool._entry import IDLE, IN_USE, Entry, Link, Liveness, Order, State, Waiter
+from anyconnpool._core.states import IDLE, IN_USE, Entry, Link, Liveness, Order, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 

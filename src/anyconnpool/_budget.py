@@ -24,7 +24,7 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, Generic
 
 from anyconnpool._books import Slots
-from anyconnpool._entry import Entry, Link, Liveness, Order, State, Waiter
+from anyconnpool._core.states import Entry, Link, Liveness, Order, State, Waiter
 from anyconnpool._ledger import Ledger
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from anyio import ClosedResourceError, TypedAttributeLookupError
 
-from anyconnpool._entry import Entry
+from anyconnpool._core.states import Entry
 from anyconnpool._framed import FrameDefaults, FramedStream
 from anyconnpool._liveness import SocketProbe
 from anyconnpool._settings import Settings

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from anyio import ConnectionFailed
 
 from anyconnpool._connection import PooledConnection
-from anyconnpool._entry import Entry
+from anyconnpool._core.states import Entry
 from anyconnpool._exceptions import PoolError
 from anyconnpool._framed import FrameDefaults
 from anyconnpool._settings import Settings

@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable
 
 from anyconnpool._books import Books
-from anyconnpool._entry import ALIVE, IN_USE, Entry, Link, Liveness, State, Waiter
+from anyconnpool._core.states import ALIVE, IN_USE, Entry, Link, Liveness, State, Waiter
 from anyconnpool._statistics import CloseReason, PoolStatistics, freeze_counts
 from anyconnpool._util.interrupts import defer_interrupts
 

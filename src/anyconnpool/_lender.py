@@ -13,7 +13,7 @@ from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._connection import Acquisition, PooledConnection
-from anyconnpool._entry import Entry, Waiter
+from anyconnpool._core.states import Entry, Waiter
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._framed import FrameDefaults
 from anyconnpool._ledger import Ledger

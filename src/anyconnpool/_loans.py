@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from anyconnpool._entry import Entry, State
+from anyconnpool._core.states import Entry, State
 from anyconnpool._runtime import Runtime
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._transport import Transport

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from anyconnpool._block import Block, RunningPool
 from anyconnpool._budget import Budget, SharingLedger
 from anyconnpool._connection import Acquisition
-from anyconnpool._entry import Entry, Liveness
+from anyconnpool._core.states import Entry, Liveness
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._lender import Lender
 from anyconnpool._pool import ConnectionPool

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from anyconnpool._connection import Acquisition, PooledConnection, entry_of
-from anyconnpool._entry import Entry, State
+from anyconnpool._core.states import Entry, State
 from anyconnpool._exceptions import AcquireTimeout
 from anyconnpool._lender import Lender
 from anyconnpool._loans import place_of_acquire

@@ -20,7 +20,7 @@ from anyio import (
 )
 from anyio.abc import ByteStream, ByteStreamConnectable
 
-from anyconnpool._entry import Entry
+from anyconnpool._core.states import Entry
 from anyconnpool._failures import is_retryable
 from anyconnpool._hooks import lend_to_hook
 from anyconnpool._observing import tell

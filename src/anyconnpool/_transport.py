@@ -18,7 +18,7 @@ from anyio.abc import AnyByteStream, ByteStream, SocketAttribute, SocketStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
-from anyconnpool._entry import Entry, Liveness
+from anyconnpool._core.states import Entry, Liveness
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._liveness import TLSProbe, attributes_of, probe_for
 from anyconnpool._util.interrupts import defer_interrupts

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from anyconnpool._entry import Entry, Liveness, State, Waiter
+from anyconnpool._core.states import Entry, Liveness, State, Waiter
 from anyconnpool._statistics import CloseReason
 
 from .ledger_fakes import SetSlots, WatchedLedger, make_settings

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from anyconnpool._entry import Entry, Liveness, State, Waiter
+from anyconnpool._core.states import Entry, Liveness, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, PoolStatistics
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyconnpool._budget import Budget
-from anyconnpool._entry import Entry, Liveness, Order, State, Waiter
+from anyconnpool._core.states import Entry, Liveness, Order, State, Waiter
 
 from .budget_model import WatchedSharingLedger
 from .ledger_fakes import SetSlots, make_settings

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 from anyconnpool._budget import Budget
-from anyconnpool._entry import Entry, Order
+from anyconnpool._core.states import Entry, Order
 from anyconnpool._statistics import CloseReason
 
 from .budget_model import Common, SharingModel, WatchedSharingLedger

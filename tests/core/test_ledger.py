@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from anyconnpool._entry import Liveness, Order, State
+from anyconnpool._core.states import Liveness, Order, State
 from anyconnpool._settings import IdleOrder
 from anyconnpool._statistics import CloseReason
 

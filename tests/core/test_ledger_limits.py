@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from anyconnpool._entry import Liveness, Order, State
+from anyconnpool._core.states import Liveness, Order, State
 from anyconnpool._statistics import CloseReason
 
 from .ledger_fakes import Pool

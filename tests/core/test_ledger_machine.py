@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
-from anyconnpool._entry import TRANSITIONS, Liveness, Order, State
+from anyconnpool._core.states import TRANSITIONS, Liveness, Order, State
 
 from .ledger_events import LedgerEvents, event
 from .ledger_model import Conn

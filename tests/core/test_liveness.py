@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from anyio.abc import SocketAttribute
 
-from anyconnpool._entry import Liveness
+from anyconnpool._core.states import Liveness
 from anyconnpool._liveness import (
     LivenessAttribute,
     OwnProbe,

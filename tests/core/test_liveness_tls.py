@@ -13,7 +13,7 @@ import trustme
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
-from anyconnpool._entry import Liveness
+from anyconnpool._core.states import Liveness
 from anyconnpool._liveness import SocketProbe, TLSProbe, probe_for
 
 AUTHORITY = trustme.CA()

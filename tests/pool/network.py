@@ -18,7 +18,7 @@ from anyio.abc import ByteStream, ByteStreamConnectable
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from anyconnpool import ConnectionPool, FramedStream
-from anyconnpool._entry import Liveness
+from anyconnpool._core.states import Liveness
 from anyconnpool._liveness import LivenessAttribute
 
 #: given the number of the attempt, or of the connection, from 1 on: may sleep, wait or raise

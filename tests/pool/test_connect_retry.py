@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, Retry
-from anyconnpool._entry import Entry
+from anyconnpool._core.states import Entry
 from anyconnpool._opener import Opener
 from anyconnpool._settings import Settings
 from anyconnpool._transport import Transport

@@ -15,7 +15,7 @@ from anyio import (
 from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._entry import Liveness
+from anyconnpool._core.states import Liveness
 from anyconnpool._liveness import LivenessAttribute
 
 # About what a socket takes before its sender has to wait.

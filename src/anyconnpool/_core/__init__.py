@@ -1,0 +1,1 @@
+"""The decisions: synchronous, without I/O, without a clock and without AnyIO."""
