@@ -23,7 +23,7 @@ from heapq import heappop, heappush, merge
 from itertools import count, islice
 from typing import TYPE_CHECKING, Generic
 
-from anyconnpool._books import Slots
+from anyconnpool._core.books import Slots
 from anyconnpool._core.states import Entry, Link, Liveness, Order, State, Waiter
 from anyconnpool._ledger import Ledger
 from anyconnpool._settings import Settings

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from anyconnpool._books import Books
+from anyconnpool._core.books import Books
 from anyconnpool._core.states import ALIVE, IN_USE, Entry, Link, Liveness, State, Waiter
 from anyconnpool._statistics import CloseReason, PoolStatistics, freeze_counts
 from anyconnpool._util.interrupts import defer_interrupts
@@ -33,7 +33,7 @@ _LIFETIME_JITTER = 0.1
 class Ledger(Books[Link]):
     """Decide what every event in the life of a pool's connections leads to.
 
-    See :class:`~anyconnpool._books.Books` for the parameters.
+    See :class:`~anyconnpool._core.books.Books` for the parameters.
     """
 
     def checkout(self, now: float) -> Entry[Link] | None:
