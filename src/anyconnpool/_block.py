@@ -18,9 +18,9 @@ from anyio import (
 )
 from anyio.abc import ByteStreamConnectable, TaskGroup
 
+from anyconnpool._core.state_machine import Ledger
 from anyconnpool._core.states import Entry, Liveness, State
 from anyconnpool._housekeeper import Housekeeper
-from anyconnpool._ledger import Ledger
 from anyconnpool._lender import Lender
 from anyconnpool._loans import Loans
 from anyconnpool._observed_lender import ObservedLender

@@ -24,8 +24,8 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, Generic
 
 from anyconnpool._core.books import Slots
+from anyconnpool._core.state_machine import Ledger
 from anyconnpool._core.states import Entry, Link, Liveness, Order, State, Waiter
-from anyconnpool._ledger import Ledger
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from anyio import CancelScope, sleep
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._ledger import Ledger
+from anyconnpool._core.state_machine import Ledger
 from anyconnpool._runtime import Runtime
 from anyconnpool._settings import Settings
 from anyconnpool._transport import Transport

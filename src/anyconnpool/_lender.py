@@ -13,10 +13,10 @@ from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._connection import Acquisition, PooledConnection
+from anyconnpool._core.state_machine import Ledger
 from anyconnpool._core.states import Entry, Waiter
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._framed import FrameDefaults
-from anyconnpool._ledger import Ledger
 from anyconnpool._loans import Holdings
 from anyconnpool._observing import tell
 from anyconnpool._runtime import Runtime

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from anyio import CancelScope, fail_after
 from anyio.abc import TaskGroup
 
+from anyconnpool._core.state_machine import Ledger
 from anyconnpool._core.states import Entry, Liveness, Order
 from anyconnpool._hooks import lend_to_hook
-from anyconnpool._ledger import Ledger
 from anyconnpool._observing import tell
 from anyconnpool._opener import Opener
 from anyconnpool._settings import Settings

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 from anyio import WouldBlock
 
+from anyconnpool._core.state_machine import Ledger
 from anyconnpool._core.states import Entry, Liveness, Order, State, Waiter
-from anyconnpool._ledger import Ledger
 from anyconnpool._package import PackageFormat
 from anyconnpool._settings import IdleOrder, Settings
 

@@ -1,7 +1,7 @@
 """A pool's books and the single steps in them: the lower half of the state machine.
 
 The steps keep the counts, the slots and the deque in agreement; which of them an event takes is
-decided in :mod:`anyconnpool._ledger`, whose rules they implement. All of them are to be called
+decided in :mod:`anyconnpool._core.state_machine`, whose rules they implement. All of them are to be called
 with the lock held.
 """
 
