@@ -13,8 +13,8 @@ from anyio import AsyncContextManagerMixin, CapacityLimiter, current_time, sleep
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._block import Block, RunningPool
-from anyconnpool._budget import Budget, SharingLedger
 from anyconnpool._connection import Acquisition
+from anyconnpool._core.shared_limit import Budget, SharingLedger
 from anyconnpool._core.states import Entry, Liveness
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._lender import Lender

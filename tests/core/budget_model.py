@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from anyconnpool._budget import Budget, SharingLedger
+from anyconnpool._core.shared_limit import Budget, SharingLedger
 from anyconnpool._core.states import Entry, Liveness, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyconnpool._budget import Budget
+from anyconnpool._core.shared_limit import Budget
 from anyconnpool._core.states import Entry, Liveness, Order, State, Waiter
 
 from .budget_model import WatchedSharingLedger

@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from anyconnpool._budget import Budget
+from anyconnpool._core.shared_limit import Budget
 from anyconnpool._core.states import Entry, Order
 from anyconnpool._statistics import CloseReason
 
