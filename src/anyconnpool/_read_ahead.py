@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from anyconnpool._liveness import attributes_of
-from anyconnpool._shut import SHUT
+from anyconnpool._streams.closed import SHUT
 from anyconnpool._util.checks import check_delimiter, check_size
 from anyconnpool._util.interrupts import defer_interrupts
 
