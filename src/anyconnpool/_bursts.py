@@ -7,8 +7,8 @@ from functools import cached_property
 from anyio import EndOfStream, move_on_after, sleep
 
 from anyconnpool._core.states import Liveness
-from anyconnpool._liveness import SocketProbe, plain_socket_probe
 from anyconnpool._read_ahead import TURN_MASK, ReadAheadStream
+from anyconnpool._streams.probes import SocketProbe, plain_socket_probe
 from anyconnpool._util.checks import check_duration, check_size
 
 _BURST_BYTES = 1_048_576

@@ -11,9 +11,9 @@ from anyio import ClosedResourceError, TypedAttributeLookupError
 
 from anyconnpool._core.states import Entry
 from anyconnpool._framed import FrameDefaults, FramedStream
-from anyconnpool._liveness import SocketProbe
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
+from anyconnpool._streams.probes import SocketProbe
 from anyconnpool._transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
 

@@ -16,8 +16,8 @@ from anyio.abc import AnyByteReceiveStream, AnyByteStream, ByteReceiveStream, By
 from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from anyconnpool._liveness import attributes_of
 from anyconnpool._streams.closed import SHUT
+from anyconnpool._streams.probes import attributes_of
 from anyconnpool._util.checks import check_delimiter, check_size
 from anyconnpool._util.interrupts import defer_interrupts
 

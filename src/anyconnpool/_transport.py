@@ -20,7 +20,7 @@ from anyio.streams.tls import TLSStream
 
 from anyconnpool._core.states import Entry, Liveness
 from anyconnpool._keepalive import KeepAlive
-from anyconnpool._liveness import TLSProbe, attributes_of, probe_for
+from anyconnpool._streams.probes import TLSProbe, attributes_of, probe_for
 from anyconnpool._util.interrupts import defer_interrupts
 
 _logger = logging.getLogger("anyconnpool.pool")

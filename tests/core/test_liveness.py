@@ -13,7 +13,7 @@ import pytest
 from anyio.abc import SocketAttribute
 
 from anyconnpool._core.states import Liveness
-from anyconnpool._liveness import (
+from anyconnpool._streams.probes import (
     LivenessAttribute,
     OwnProbe,
     SocketProbe,

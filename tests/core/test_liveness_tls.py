@@ -14,7 +14,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
 from anyconnpool._core.states import Liveness
-from anyconnpool._liveness import SocketProbe, TLSProbe, probe_for
+from anyconnpool._streams.probes import SocketProbe, TLSProbe, probe_for
 
 AUTHORITY = trustme.CA()
 CERTIFICATE = AUTHORITY.issue_cert("localhost")

@@ -16,7 +16,7 @@ from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.states import Liveness
-from anyconnpool._liveness import LivenessAttribute
+from anyconnpool._streams.probes import LivenessAttribute
 
 # About what a socket takes before its sender has to wait.
 _CAPACITY = 65_536
