@@ -7,7 +7,7 @@ from functools import cached_property
 from anyio import EndOfStream, move_on_after, sleep
 
 from anyconnpool._core.states import Liveness
-from anyconnpool._read_ahead import TURN_MASK, ReadAheadStream
+from anyconnpool._streams.buffered import TURN_MASK, ReadAheadStream
 from anyconnpool._streams.probes import SocketProbe, plain_socket_probe
 from anyconnpool._util.checks import check_duration, check_size
 
