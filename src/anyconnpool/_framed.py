@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from anyio import EndOfStream, IncompleteRead
 from anyio.abc import AnyByteStream
 
-from anyconnpool._bursts import BurstStream
 from anyconnpool._package import PackageFormat
 from anyconnpool._streams.buffered import TURN_MASK
+from anyconnpool._streams.bursts import BurstStream
 from anyconnpool._util.checks import check_delimiter, check_size
 from anyconnpool._util.deadline import time_limit
 
