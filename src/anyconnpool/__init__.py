@@ -10,13 +10,13 @@ from anyconnpool._exceptions import (
     PoolError,
     PoolFull,
 )
-from anyconnpool._framed import FramedStream
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._manager import PoolManager
 from anyconnpool._package import PackageFormat
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._retry import Retry
 from anyconnpool._statistics import PoolStatistics
+from anyconnpool._streams.framed import FramedStream
 
 __all__ = [
     "AcquireTimeout",

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from anyio import ClosedResourceError, TypedAttributeLookupError
 
 from anyconnpool._core.states import Entry
-from anyconnpool._framed import FrameDefaults, FramedStream
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
+from anyconnpool._streams.framed import FrameDefaults, FramedStream
 from anyconnpool._streams.probes import SocketProbe
 from anyconnpool._transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts

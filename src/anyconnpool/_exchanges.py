@@ -14,10 +14,10 @@ from anyio import sleep
 
 from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._failures import is_hang_up, is_retryable
-from anyconnpool._framed import frame_line
 from anyconnpool._package import PackageFormat
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Settings
+from anyconnpool._streams.framed import frame_line
 from anyconnpool._util.checks import check_size
 from anyconnpool._util.deadline import Deadline
 

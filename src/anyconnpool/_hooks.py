@@ -9,9 +9,9 @@ from anyio import ConnectionFailed
 from anyconnpool._connection import PooledConnection
 from anyconnpool._core.states import Entry
 from anyconnpool._exceptions import PoolError
-from anyconnpool._framed import FrameDefaults
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
+from anyconnpool._streams.framed import FrameDefaults
 from anyconnpool._transport import Transport
 
 

@@ -24,7 +24,7 @@ from anyio import (
 from anyio.abc import ByteStream, ByteStreamConnectable, TaskGroup
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._framed import FramedStream
+from anyconnpool._streams.framed import FramedStream
 from anyconnpool._util.checks import check_duration
 from anyconnpool.testing._memory_stream import connected_pair
 

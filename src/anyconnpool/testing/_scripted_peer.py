@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from anyio import BrokenResourceError, EndOfStream
 
-from anyconnpool._framed import FramedStream
+from anyconnpool._streams.framed import FramedStream
 
 # As much of what differs is shown, in bytes.
 _SHOWN = 200
