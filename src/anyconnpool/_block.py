@@ -28,7 +28,7 @@ from anyconnpool._observing import tell
 from anyconnpool._opener import Opener
 from anyconnpool._runtime import Runtime, redeliver_native_cancellation
 from anyconnpool._settings import Settings
-from anyconnpool._transport import Transport, force_close, inspect
+from anyconnpool._streams.transport import Transport, force_close, inspect
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._workers import Workers
 from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted

@@ -14,7 +14,7 @@ from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import FrameDefaults, FramedStream
 from anyconnpool._streams.probes import SocketProbe
-from anyconnpool._transport import Transport
+from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
 
 

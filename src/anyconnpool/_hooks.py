@@ -12,7 +12,7 @@ from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import FrameDefaults
-from anyconnpool._transport import Transport
+from anyconnpool._streams.transport import Transport
 
 
 def _given_away() -> PoolError:

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from anyconnpool._core.state_machine import Ledger
 from anyconnpool._runtime import Runtime
 from anyconnpool._settings import Settings
-from anyconnpool._transport import Transport
+from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._workers import Workers
 

@@ -22,7 +22,7 @@ from anyconnpool._runtime import Runtime
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import FrameDefaults
-from anyconnpool._transport import Transport
+from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._workers import Workers
 from anyconnpool.events import ExchangeReplayed

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from anyconnpool._core.states import Entry, State
 from anyconnpool._runtime import Runtime
 from anyconnpool._statistics import PoolStatistics
-from anyconnpool._transport import Transport
+from anyconnpool._streams.transport import Transport
 
 _logger = logging.getLogger("anyconnpool.leaks")
 

@@ -23,7 +23,7 @@ from anyconnpool._remote import Remote, remote_key, resolve_remote
 from anyconnpool._remote_exchanges import RemoteExchanges
 from anyconnpool._settings import PoolOptions, Settings
 from anyconnpool._statistics import PoolStatistics
-from anyconnpool._transport import Transport
+from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import check_count
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import warn_of_neglect

@@ -14,7 +14,7 @@ from anyconnpool._lender import Lender
 from anyconnpool._loans import place_of_acquire
 from anyconnpool._observing import tell
 from anyconnpool._statistics import CloseReason
-from anyconnpool._transport import Transport
+from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool.events import AcquireTimedOut, ConnectionAcquired, ConnectionReleased, PoolEvent
 

@@ -25,7 +25,7 @@ from anyconnpool._failures import is_retryable
 from anyconnpool._hooks import lend_to_hook
 from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
-from anyconnpool._transport import Transport, force_close
+from anyconnpool._streams.transport import Transport, force_close
 from anyconnpool._util.log import OutageLog
 from anyconnpool.events import ConnectionOpened, OpenFailed
 

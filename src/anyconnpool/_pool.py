@@ -20,7 +20,7 @@ from anyconnpool._lender import Lender
 from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
 from anyconnpool._settings import PoolOptions, Settings, check_max_size
 from anyconnpool._statistics import PoolStatistics
-from anyconnpool._transport import Transport
+from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import check_duration
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import warn_of_neglect

@@ -15,7 +15,7 @@ from anyconnpool._observing import tell
 from anyconnpool._opener import Opener
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
-from anyconnpool._transport import Transport, inspect
+from anyconnpool._streams.transport import Transport, inspect
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import OutageLog
 from anyconnpool.events import ConnectionClosed

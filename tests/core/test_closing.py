@@ -12,7 +12,7 @@ from anyio.abc import SocketStream
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._block import Block, RunningPool
-from anyconnpool._transport import force_close
+from anyconnpool._streams.transport import force_close
 
 
 @pytest.fixture(scope="module")

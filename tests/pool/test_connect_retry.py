@@ -11,7 +11,7 @@ from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, Retry
 from anyconnpool._core.states import Entry
 from anyconnpool._opener import Opener
 from anyconnpool._settings import Settings
-from anyconnpool._transport import Transport
+from anyconnpool._streams.transport import Transport
 
 from .flaky import STEADY, Remote
 from .network import MemoryNetwork, check_books, failing, fill, hang, settle

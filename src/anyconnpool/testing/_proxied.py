@@ -19,7 +19,7 @@ from anyio import (
 )
 from anyio.abc import ByteStream, ByteStreamConnectable, TaskGroup
 
-from anyconnpool._transport import force_close
+from anyconnpool._streams.transport import force_close
 from anyconnpool.testing._faults import Ending, Faults, Flow, check_faults
 
 _CHUNK = 65_536
