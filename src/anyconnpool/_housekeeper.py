@@ -9,7 +9,7 @@ from anyio import CancelScope, sleep
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.state_machine import Ledger
-from anyconnpool._runtime import Runtime
+from anyconnpool._engine.event_loop import Runtime
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts

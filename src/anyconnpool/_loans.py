@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from anyconnpool._core.states import Entry, State
-from anyconnpool._runtime import Runtime
+from anyconnpool._engine.event_loop import Runtime
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._streams.transport import Transport
 

@@ -1,0 +1,1 @@
+"""The tasks of a running pool, which carry out what the core decides."""
