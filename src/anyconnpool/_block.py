@@ -21,9 +21,9 @@ from anyio.abc import ByteStreamConnectable, TaskGroup
 from anyconnpool._core.state_machine import Ledger
 from anyconnpool._core.states import Entry, Liveness, State
 from anyconnpool._engine.event_loop import Runtime, redeliver_native_cancellation
+from anyconnpool._engine.leaks import Loans
 from anyconnpool._housekeeper import Housekeeper
 from anyconnpool._lender import Lender
-from anyconnpool._loans import Loans
 from anyconnpool._observed_lender import ObservedLender
 from anyconnpool._observing import tell
 from anyconnpool._opener import Opener

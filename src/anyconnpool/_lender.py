@@ -16,8 +16,8 @@ from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._core.state_machine import Ledger
 from anyconnpool._core.states import Entry, Waiter
 from anyconnpool._engine.event_loop import Runtime
+from anyconnpool._engine.leaks import Holdings
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
-from anyconnpool._loans import Holdings
 from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason

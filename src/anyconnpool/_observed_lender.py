@@ -9,9 +9,9 @@ import math
 
 from anyconnpool._connection import Acquisition, PooledConnection, entry_of
 from anyconnpool._core.states import Entry, State
+from anyconnpool._engine.leaks import place_of_acquire
 from anyconnpool._exceptions import AcquireTimeout
 from anyconnpool._lender import Lender
-from anyconnpool._loans import place_of_acquire
 from anyconnpool._observing import tell
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.transport import Transport
