@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyconnpool._connection import PooledConnection
+from anyconnpool._engine.connection import PooledConnection
 from anyconnpool._exceptions import (
     AcquireTimeout,
     PackageTooLarge,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from anyio import sleep
 
-from anyconnpool._connection import Acquisition, PooledConnection
+from anyconnpool._engine.connection import Acquisition, PooledConnection
 from anyconnpool._engine.replay import is_hang_up, is_retryable
 from anyconnpool._package import PackageFormat
 from anyconnpool._retry import Retry

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from anyio import ConnectionFailed
 
-from anyconnpool._connection import PooledConnection
 from anyconnpool._core.states import Entry
+from anyconnpool._engine.connection import PooledConnection
 from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason

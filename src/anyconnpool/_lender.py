@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._core.state_machine import Ledger
 from anyconnpool._core.states import Entry, Waiter
+from anyconnpool._engine.connection import Acquisition, PooledConnection
 from anyconnpool._engine.event_loop import Runtime
 from anyconnpool._engine.leaks import Holdings
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull

@@ -13,9 +13,9 @@ from anyio import AsyncContextManagerMixin, CapacityLimiter, current_time, sleep
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._block import Block, RunningPool
-from anyconnpool._connection import Acquisition
 from anyconnpool._core.shared_limit import Budget, SharingLedger
 from anyconnpool._core.states import Entry, Liveness
+from anyconnpool._engine.connection import Acquisition
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._lender import Lender
 from anyconnpool._pool import ConnectionPool

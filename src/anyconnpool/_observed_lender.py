@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from anyconnpool._connection import Acquisition, PooledConnection, entry_of
 from anyconnpool._core.states import Entry, State
+from anyconnpool._engine.connection import Acquisition, PooledConnection, entry_of
 from anyconnpool._engine.leaks import place_of_acquire
 from anyconnpool._exceptions import AcquireTimeout
 from anyconnpool._lender import Lender

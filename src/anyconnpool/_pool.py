@@ -12,8 +12,8 @@ from anyio import AsyncContextManagerMixin
 from anyio.abc import ByteStreamConnectable
 
 from anyconnpool._block import Block, RunningPool
-from anyconnpool._connection import Acquisition, PooledConnection
 from anyconnpool._core.state_machine import Ledger
+from anyconnpool._engine.connection import Acquisition, PooledConnection
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._exchanges import Exchanges
 from anyconnpool._lender import Lender

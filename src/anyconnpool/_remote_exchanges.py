@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from anyconnpool._connection import PooledConnection
+from anyconnpool._engine.connection import PooledConnection
 from anyconnpool._package import PackageFormat
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._remote import Remote
