@@ -21,8 +21,8 @@ from anyio import (
 from anyio.abc import ByteStream, ByteStreamConnectable
 
 from anyconnpool._core.states import Entry
+from anyconnpool._engine.hooks import lend_to_hook
 from anyconnpool._engine.replay import is_retryable
-from anyconnpool._hooks import lend_to_hook
 from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close
