@@ -20,13 +20,13 @@ from anyio.abc import ByteStreamConnectable, TaskGroup
 
 from anyconnpool._core.state_machine import Ledger
 from anyconnpool._core.states import Entry, Liveness, State
+from anyconnpool._engine.connector import Opener
 from anyconnpool._engine.event_loop import Runtime, redeliver_native_cancellation
 from anyconnpool._engine.leaks import Loans
 from anyconnpool._housekeeper import Housekeeper
 from anyconnpool._lender import Lender
 from anyconnpool._observed_lender import ObservedLender
 from anyconnpool._observing import tell
-from anyconnpool._opener import Opener
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close, inspect
 from anyconnpool._util.interrupts import defer_interrupts

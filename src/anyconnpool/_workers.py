@@ -10,9 +10,9 @@ from anyio.abc import TaskGroup
 
 from anyconnpool._core.state_machine import Ledger
 from anyconnpool._core.states import Entry, Liveness, Order
+from anyconnpool._engine.connector import Opener
 from anyconnpool._engine.hooks import lend_to_hook
 from anyconnpool._observing import tell
-from anyconnpool._opener import Opener
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.transport import Transport, inspect

@@ -9,7 +9,7 @@ import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, Retry
 from anyconnpool._core.states import Entry
-from anyconnpool._opener import Opener
+from anyconnpool._engine.connector import Opener
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport
 
