@@ -23,6 +23,7 @@ from anyconnpool._core.states import Entry, Liveness, State
 from anyconnpool._engine.connector import Opener
 from anyconnpool._engine.event_loop import Runtime, redeliver_native_cancellation
 from anyconnpool._engine.leaks import Loans
+from anyconnpool._engine.tasks import Workers
 from anyconnpool._housekeeper import Housekeeper
 from anyconnpool._lender import Lender
 from anyconnpool._observed_lender import ObservedLender
@@ -30,7 +31,6 @@ from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close, inspect
 from anyconnpool._util.interrupts import defer_interrupts
-from anyconnpool._workers import Workers
 from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted
 
 LedgerFactory: TypeAlias = Callable[

@@ -10,10 +10,10 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.state_machine import Ledger
 from anyconnpool._engine.event_loop import Runtime
+from anyconnpool._engine.tasks import Workers
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
-from anyconnpool._workers import Workers
 
 _logger = logging.getLogger("anyconnpool.housekeeper")
 

@@ -17,6 +17,7 @@ from anyconnpool._core.states import Entry, Waiter
 from anyconnpool._engine.connection import Acquisition, PooledConnection
 from anyconnpool._engine.event_loop import Runtime
 from anyconnpool._engine.leaks import Holdings
+from anyconnpool._engine.tasks import Workers
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
@@ -24,7 +25,6 @@ from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import FrameDefaults
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
-from anyconnpool._workers import Workers
 from anyconnpool.events import ExchangeReplayed
 
 # Acquires without waiting before the others get a turn, less one: a loop that does nothing else
