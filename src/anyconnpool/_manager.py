@@ -16,8 +16,8 @@ from anyconnpool._block import Block, RunningPool
 from anyconnpool._core.shared_limit import Budget, SharingLedger
 from anyconnpool._core.states import Entry, Liveness
 from anyconnpool._engine.connection import Acquisition
+from anyconnpool._engine.leasing import Lender
 from anyconnpool._exceptions import PoolClosed
-from anyconnpool._lender import Lender
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._remote import Remote, remote_key, resolve_remote
 from anyconnpool._remote_exchanges import RemoteExchanges

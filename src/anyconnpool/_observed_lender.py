@@ -10,8 +10,8 @@ import math
 from anyconnpool._core.states import Entry, State
 from anyconnpool._engine.connection import Acquisition, PooledConnection, entry_of
 from anyconnpool._engine.leaks import place_of_acquire
+from anyconnpool._engine.leasing import Lender
 from anyconnpool._exceptions import AcquireTimeout
-from anyconnpool._lender import Lender
 from anyconnpool._observing import tell
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.transport import Transport

@@ -14,9 +14,9 @@ from anyio.abc import ByteStreamConnectable
 from anyconnpool._block import Block, RunningPool
 from anyconnpool._core.state_machine import Ledger
 from anyconnpool._engine.connection import Acquisition, PooledConnection
+from anyconnpool._engine.leasing import Lender
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._exchanges import Exchanges
-from anyconnpool._lender import Lender
 from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
 from anyconnpool._settings import PoolOptions, Settings, check_max_size
 from anyconnpool._statistics import PoolStatistics

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PoolManager, Retry
-from anyconnpool._lender import Lender
+from anyconnpool._engine.leasing import Lender
 from anyconnpool.events import (
     AcquireTimedOut,
     CloseReason,
