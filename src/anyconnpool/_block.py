@@ -22,11 +22,11 @@ from anyconnpool._core.state_machine import Ledger
 from anyconnpool._core.states import Entry, Liveness, State
 from anyconnpool._engine.connector import Opener
 from anyconnpool._engine.event_loop import Runtime, redeliver_native_cancellation
+from anyconnpool._engine.housekeeper import Housekeeper
 from anyconnpool._engine.leaks import Loans
 from anyconnpool._engine.leasing import Lender
 from anyconnpool._engine.observed_leasing import ObservedLender
 from anyconnpool._engine.tasks import Workers
-from anyconnpool._housekeeper import Housekeeper
 from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close, inspect
