@@ -12,11 +12,11 @@ from weakref import WeakValueDictionary
 from anyio import AsyncContextManagerMixin, CapacityLimiter, current_time, sleep
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._block import Block, RunningPool
 from anyconnpool._core.shared_limit import Budget, SharingLedger
 from anyconnpool._core.states import Entry, Liveness
 from anyconnpool._engine.connection import Acquisition
 from anyconnpool._engine.leasing import Lender
+from anyconnpool._engine.lifecycle import Block, RunningPool
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._remote import Remote, remote_key, resolve_remote

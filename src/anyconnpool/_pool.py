@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from anyio import AsyncContextManagerMixin
 from anyio.abc import ByteStreamConnectable
 
-from anyconnpool._block import Block, RunningPool
 from anyconnpool._core.state_machine import Ledger
 from anyconnpool._engine.connection import Acquisition, PooledConnection
 from anyconnpool._engine.leasing import Lender
+from anyconnpool._engine.lifecycle import Block, RunningPool
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._exchanges import Exchanges
 from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote

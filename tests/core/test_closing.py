@@ -11,7 +11,7 @@ import pytest
 from anyio.abc import SocketStream
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._block import Block, RunningPool
+from anyconnpool._engine.lifecycle import Block, RunningPool
 from anyconnpool._streams.transport import force_close
 
 
