@@ -10,9 +10,9 @@ from anyconnpool._exceptions import (
     PoolError,
     PoolFull,
 )
+from anyconnpool._formats import PackageFormat
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._manager import PoolManager
-from anyconnpool._package import PackageFormat
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._retry import Retry
 from anyconnpool._statistics import PoolStatistics

@@ -14,7 +14,7 @@ from anyio import sleep
 
 from anyconnpool._engine.connection import Acquisition, PooledConnection
 from anyconnpool._engine.replay import is_hang_up, is_retryable
-from anyconnpool._package import PackageFormat
+from anyconnpool._formats import PackageFormat
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Settings
 from anyconnpool._streams.framed import frame_line

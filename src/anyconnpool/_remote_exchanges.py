@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from anyconnpool._engine.connection import PooledConnection
-from anyconnpool._package import PackageFormat
+from anyconnpool._formats import PackageFormat
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._remote import Remote
 from anyconnpool._retry import Retry

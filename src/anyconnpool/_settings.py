@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
+from anyconnpool._formats import PackageFormat
 from anyconnpool._keepalive import KeepAlive
-from anyconnpool._package import PackageFormat
 from anyconnpool._retry import Retry
 from anyconnpool._util.checks import check_count, check_duration
 from anyconnpool.events import Observer

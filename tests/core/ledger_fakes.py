@@ -10,7 +10,7 @@ from anyio import WouldBlock
 
 from anyconnpool._core.state_machine import Ledger
 from anyconnpool._core.states import Entry, Liveness, Order, State, Waiter
-from anyconnpool._package import PackageFormat
+from anyconnpool._formats import PackageFormat
 from anyconnpool._settings import IdleOrder, Settings
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from anyio import EndOfStream, IncompleteRead
 from anyio.abc import AnyByteStream
 
-from anyconnpool._package import PackageFormat
+from anyconnpool._formats import PackageFormat
 from anyconnpool._streams.buffered import TURN_MASK
 from anyconnpool._streams.bursts import BurstStream
 from anyconnpool._util.checks import check_delimiter, check_size
