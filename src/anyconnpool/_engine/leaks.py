@@ -14,7 +14,7 @@ from anyconnpool._streams.transport import Transport
 
 _logger = logging.getLogger("anyconnpool.leaks")
 
-_PACKAGE = f"{__package__}."
+_PACKAGE = "anyconnpool."
 
 
 def place_of_acquire() -> str:
