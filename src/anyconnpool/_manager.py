@@ -13,7 +13,7 @@ from anyio import AsyncContextManagerMixin, CapacityLimiter, current_time, sleep
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.shared_limit import Budget, SharingLedger
-from anyconnpool._core.states import Entry, Liveness
+from anyconnpool._core.states import Liveness, PoolEntry
 from anyconnpool._engine.connection import Acquisition
 from anyconnpool._engine.leasing import Lender
 from anyconnpool._engine.lifecycle import Block, RunningPool
@@ -59,7 +59,7 @@ class ManagedPool(ConnectionPool):
         def make_ledger(
             settings: Settings,
             slots: CapacityLimiter,
-            inspect: Callable[[Entry[Transport]], Liveness],
+            inspect: Callable[[PoolEntry[Transport]], Liveness],
         ) -> SharingLedger[Transport]:
             return SharingLedger(settings, slots, inspect, budget)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from anyconnpool._core.shared_limit import Budget, SharingLedger
-from anyconnpool._core.states import Entry, Liveness, State, Waiter
+from anyconnpool._core.states import Liveness, PoolEntry, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 
@@ -20,7 +20,7 @@ class WatchedSharingLedger(SharingLedger[int]):
         self,
         settings: Settings,
         slots: SetSlots,
-        inspect: Callable[[Entry[int]], Liveness],
+        inspect: Callable[[PoolEntry[int]], Liveness],
         budget: Budget[int],
         jitter: Callable[[], float],
     ) -> None:
@@ -29,17 +29,17 @@ class WatchedSharingLedger(SharingLedger[int]):
         self.slots = slots
         self.moves: list[tuple[State, State]] = []
 
-    def _move(self, entry: Entry[int], state: State) -> None:
+    def _move(self, entry: PoolEntry[int], state: State) -> None:
         self.moves.append((entry.state, state))
         super()._move(entry, state)
 
-    def _lend(self, entry: Entry[int], now: float) -> None:
+    def _lend(self, entry: PoolEntry[int], now: float) -> None:
         # What else is lent is moved.
         if entry.state in (State.IDLE, State.IN_USE):
             self.moves.append((entry.state, State.IN_USE))
         super()._lend(entry, now)
 
-    def _lay_down(self, entry: Entry[int], now: float) -> None:
+    def _lay_down(self, entry: PoolEntry[int], now: float) -> None:
         self.moves.append((entry.state, State.IDLE))
         super()._lay_down(entry, now)
 

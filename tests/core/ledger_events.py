@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from anyconnpool._core.states import Entry, Liveness, State, Waiter
+from anyconnpool._core.states import Liveness, PoolEntry, State, Waiter
 from anyconnpool._statistics import CloseReason
 
 from .ledger_fakes import SetSlots, WatchedLedger, make_settings
@@ -66,20 +66,20 @@ class LedgerEvents(RuleBasedStateMachine):
         self.slots = SetSlots(self.settings.max_size)
         self.model = Model(self.settings)
         self.ledger = WatchedLedger(self.settings, self.slots, self._inspect, lambda: jitter)
-        self.conns: dict[Entry[int], Conn] = {}
+        self.conns: dict[PoolEntry[int], Conn] = {}
         self.names = iter(range(1_000_000))
         self.woken: list[Waiter[int]] = []
         self.drained = False
         # Orders not carried out yet, connections in borrowers' hands, and tasks that wait.
-        self.opening: list[Entry[int]] = []
-        self.checking: list[Entry[int]] = []
-        self.closing: list[Entry[int]] = []
-        self.borrowed: list[Entry[int]] = []
+        self.opening: list[PoolEntry[int]] = []
+        self.checking: list[PoolEntry[int]] = []
+        self.closing: list[PoolEntry[int]] = []
+        self.borrowed: list[PoolEntry[int]] = []
         self.tasks: list[Waiter[int]] = []
         # As the housekeeper does first of all; from now on nothing that is wanted is put off.
         self._refill()
 
-    def _inspect(self, entry: Entry[int]) -> Liveness:
+    def _inspect(self, entry: PoolEntry[int]) -> Liveness:
         assert entry.state in (State.IDLE, State.IN_USE), "nobody else's socket is looked at"
         return self.conns[entry].liveness
 
@@ -159,7 +159,7 @@ class LedgerEvents(RuleBasedStateMachine):
             self.release(entry)
 
     def release(
-        self, entry: Entry[int], reason: CloseReason | None = None, unsure: bool = False
+        self, entry: PoolEntry[int], reason: CloseReason | None = None, unsure: bool = False
     ) -> None:
         self.ledger.release(entry, self.now, reason, unsure=unsure)
         self.model.release(self.conns[entry], self.now, reason, unsure)
@@ -189,7 +189,7 @@ class LedgerEvents(RuleBasedStateMachine):
             self.ledger.open_cancelled(entry)
             self.model.open_cancelled(self.conns[entry])
 
-    def opened(self, entry: Entry[int], unsure: bool = False) -> None:
+    def opened(self, entry: PoolEntry[int], unsure: bool = False) -> None:
         self.opening.remove(entry)
         link = next(self.names)
         entry.link = link
@@ -198,19 +198,19 @@ class LedgerEvents(RuleBasedStateMachine):
         assert 0.9 * longest <= entry.retire_at - self.now <= longest
         self.model.opened(self.conns[entry], self.now, entry.retire_at, unsure)
 
-    def open_failed(self, entry: Entry[int]) -> None:
+    def open_failed(self, entry: PoolEntry[int]) -> None:
         self.opening.remove(entry)
         error = ConnectionRefusedError("refused")
         self.ledger.attempt_failed(error)
         self.ledger.open_failed(entry, error)
         self.model.open_failed(self.conns[entry], error)
 
-    def checked(self, entry: Entry[int], liveness: Liveness) -> None:
+    def checked(self, entry: PoolEntry[int], liveness: Liveness) -> None:
         self.checking.remove(entry)
         self.ledger.checked(entry, liveness, self.now)
         self.model.checked(self.conns[entry], liveness, self.now)
 
-    def closed(self, entry: Entry[int]) -> None:
+    def closed(self, entry: PoolEntry[int]) -> None:
         self.closing.remove(entry)
         self.ledger.closed(entry)
         self.model.closed(self.conns[entry], entry.close_reason)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 from anyio import WouldBlock
 
 from anyconnpool._core.state_machine import Ledger
-from anyconnpool._core.states import Entry, Liveness, Order, State, Waiter
+from anyconnpool._core.states import Liveness, Order, PoolEntry, State, Waiter
 from anyconnpool._formats import PackageFormat
 from anyconnpool._settings import IdleOrder, Settings
 
@@ -77,23 +77,23 @@ class WatchedLedger(Ledger[int]):
         self,
         settings: Settings,
         slots: SetSlots,
-        inspect: Callable[[Entry[int]], Liveness],
+        inspect: Callable[[PoolEntry[int]], Liveness],
         jitter: Callable[[], float],
     ) -> None:
         super().__init__(settings, slots, inspect, jitter=jitter)
         self.moves: list[tuple[State, State]] = []
 
-    def _move(self, entry: Entry[int], state: State) -> None:
+    def _move(self, entry: PoolEntry[int], state: State) -> None:
         self.moves.append((entry.state, state))
         super()._move(entry, state)
 
-    def _lend(self, entry: Entry[int], now: float) -> None:
+    def _lend(self, entry: PoolEntry[int], now: float) -> None:
         # What else is lent is moved.
         if entry.state in (State.IDLE, State.IN_USE):
             self.moves.append((entry.state, State.IN_USE))
         super()._lend(entry, now)
 
-    def _lay_down(self, entry: Entry[int], now: float) -> None:
+    def _lay_down(self, entry: PoolEntry[int], now: float) -> None:
         self.moves.append((entry.state, State.IDLE))
         super()._lay_down(entry, now)
 
@@ -105,11 +105,11 @@ class Pool:
         settings = make_settings(**chosen)
         self.slots = SetSlots(settings.max_size)
         #: what a look at an entry shows, if not that it is alive
-        self.shows: dict[Entry[int], Liveness] = {}
+        self.shows: dict[PoolEntry[int], Liveness] = {}
         self.ledger = WatchedLedger(settings, self.slots, self._inspect, lambda: jitter)
         self.woken: list[Waiter[int]] = []
 
-    def _inspect(self, entry: Entry[int]) -> Liveness:
+    def _inspect(self, entry: PoolEntry[int]) -> Liveness:
         return self.shows.get(entry, Liveness.ALIVE)
 
     def join(self) -> Waiter[int]:
@@ -125,32 +125,32 @@ class Pool:
         waiter: Waiter[int] = Waiter(lambda: self.woken.append(waiter))
         return waiter
 
-    def ordered(self, order: Order) -> Entry[int]:
+    def ordered(self, order: Order) -> PoolEntry[int]:
         """Take the next order, which must be of this kind."""
         given, entry = self.ledger.orders.popleft()
         assert given is order
         assert entry is not None
         return entry
 
-    def open(self, *, now: float = 0.0, unsure: bool = False) -> Entry[int]:
+    def open(self, *, now: float = 0.0, unsure: bool = False) -> PoolEntry[int]:
         entry = self.ordered(Order.OPEN)
         entry.link = 1
         self.ledger.opened(entry, now, unsure=unsure)
         return entry
 
-    def fail(self, error: Exception) -> Entry[int]:
+    def fail(self, error: Exception) -> PoolEntry[int]:
         """Have the next opening fail for good."""
         entry = self.ordered(Order.OPEN)
         self.ledger.attempt_failed(error)
         self.ledger.open_failed(entry, error)
         return entry
 
-    def close(self) -> Entry[int]:
+    def close(self) -> PoolEntry[int]:
         entry = self.ordered(Order.CLOSE)
         self.ledger.closed(entry)
         return entry
 
-    def borrow(self, *, now: float = 0.0) -> Entry[int]:
+    def borrow(self, *, now: float = 0.0) -> PoolEntry[int]:
         """Borrow an idle connection, or a new one."""
         entry = self.ledger.checkout(now)
         if entry is None:
@@ -159,7 +159,7 @@ class Pool:
             assert waiter.entry is entry
         return entry
 
-    def idle(self, count: int, *, now: float = 0.0) -> list[Entry[int]]:
+    def idle(self, count: int, *, now: float = 0.0) -> list[PoolEntry[int]]:
         """Have connections idle that were borrowed once, given back in this order."""
         entries = [self.borrow(now=now) for _ in range(count)]
         for entry in entries:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from anyconnpool._core.states import Entry, Liveness, State, Waiter
+from anyconnpool._core.states import Liveness, PoolEntry, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, PoolStatistics
 
@@ -17,7 +17,7 @@ class Conn:
     """What the model knows of a connection."""
 
     def __init__(self) -> None:
-        self.entry: Entry[int] | None = None
+        self.entry: PoolEntry[int] | None = None
         self.state = State.OPENING
         self.liveness = Liveness.ALIVE
         self.borrows = 0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyconnpool._core.shared_limit import Budget
-from anyconnpool._core.states import Entry, Liveness, Order, State, Waiter
+from anyconnpool._core.states import Liveness, Order, PoolEntry, State, Waiter
 
 from .budget_model import WatchedSharingLedger
 from .ledger_fakes import SetSlots, make_settings
@@ -30,7 +30,7 @@ class Pools:
     ) -> None:
         self.budget: Budget[int] = Budget(max_total)
         self.ledgers: list[WatchedSharingLedger] = []
-        self.orders: list[tuple[Order, Entry[int], WatchedSharingLedger]] = []
+        self.orders: list[tuple[Order, PoolEntry[int], WatchedSharingLedger]] = []
         self.served: list[Waiter[int]] = []
         self.now = 0.0
         for size in sizes:
@@ -72,13 +72,13 @@ class Pools:
                 ledger.closed(entry)
             self.carry_out(ledger)
 
-    def borrow(self, index: int) -> Entry[int]:
+    def borrow(self, index: int) -> PoolEntry[int]:
         waiter = self.join(index)
         self.finish()
         assert waiter.entry is not None
         return waiter.entry
 
-    def release(self, index: int, entry: Entry[int]) -> None:
+    def release(self, index: int, entry: PoolEntry[int]) -> None:
         self.now += 1
         self.ledgers[index].release(entry, self.now, None)
         self.carry_out(self.ledgers[index])
@@ -116,7 +116,7 @@ def test_waiters_of_all_pools_are_served_in_the_order_of_joining(
         shared.finish()
 
 
-def pools_of(shared: Pools, entry: Entry[int]) -> int:
+def pools_of(shared: Pools, entry: PoolEntry[int]) -> int:
     """Return the index of the pool that an entry belongs to."""
     return next(
         index for index, ledger in enumerate(shared.ledgers) if entry in borrowed_slots(ledger)

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 from anyconnpool._core.shared_limit import Budget
-from anyconnpool._core.states import Entry, Order
+from anyconnpool._core.states import Order, PoolEntry
 from anyconnpool._statistics import CloseReason
 
 from .budget_model import Common, SharingModel, WatchedSharingLedger
@@ -62,7 +62,7 @@ class Member(LedgerMachine):
         # Only what both kinds of ledger have is used by the events.
         self.ledger = cast("Any", self.sharing)
         group.budget.join(self.sharing, self.carry_out)
-        self.opens: list[Entry[int]] = []
+        self.opens: list[PoolEntry[int]] = []
         self.last_size = 0
 
     def carry_out(self) -> None:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, Retry
-from anyconnpool._core.states import Entry
+from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.connector import Opener
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport
@@ -136,7 +136,7 @@ async def test_a_coarse_clock_makes_no_extra_dials() -> None:
     opener = Opener(remote.network, settings, now, lambda error: None, lambda: True)
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
-            tasks.start_soon(opener.open, Entry[Transport](0))
+            tasks.start_soon(opener.open, PoolEntry[Transport](0))
             await anyio.sleep(0.0137)
         await anyio.sleep(3.5)
         assert remote.dialled_at == pytest.approx([0, 1, 2, 3], abs=0.04)

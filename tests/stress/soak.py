@@ -59,7 +59,7 @@ class CostMeter:
         monkeypatch.setattr(_books, "deque", CountedDeque)
         monkeypatch.setattr(_books, "OrderedDict", CountedDict)
         monkeypatch.setattr(_budget, "OrderedDict", CountedDict)
-        for kind in (_entry.Entry, _entry.Waiter, _block.RunningPool):
+        for kind in (_entry.PoolEntry, _entry.Waiter, _block.RunningPool):
             monkeypatch.setattr(kind, "__eq__", is_same)
 
     def __enter__(self) -> Self:

@@ -14,7 +14,16 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Generic, Protocol
 
-from anyconnpool._core.states import IDLE, IN_USE, Entry, Link, Liveness, Order, State, Waiter
+from anyconnpool._core.states import (
+    IDLE,
+    IN_USE,
+    Liveness,
+    Order,
+    PoolEntry,
+    State,
+    TransportT,
+    Waiter,
+)
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 
@@ -37,7 +46,7 @@ class Slots(Protocol):
         """Give it back."""
 
 
-class Books(Generic[Link]):
+class Books(Generic[TransportT]):
     """Hold the state of one pool, from its entering to its end.
 
     :param settings: the pool's settings
@@ -50,11 +59,11 @@ class Books(Generic[Link]):
         self,
         settings: Settings,
         slots: Slots,
-        inspect: Callable[[Entry[Link]], Liveness],
+        inspect: Callable[[PoolEntry[TransportT]], Liveness],
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self.orders: deque[tuple[Order, Entry[Link] | None]] = deque()
+        self.orders: deque[tuple[Order, PoolEntry[TransportT] | None]] = deque()
         self.last_connect_error: Exception | None = None
         self.timed_out = self.cancelled = self.replayed = 0
         self._settings = settings
@@ -71,10 +80,10 @@ class Books(Generic[Link]):
         self._jitter = jitter
         # A "with" costs as much again as the lock itself: on the path of every borrow it shows.
         self._lock = threading.Lock()
-        self._idle: deque[Entry[Link]] = deque()
+        self._idle: deque[PoolEntry[TransportT]] = deque()
         self._pop_idle = self._idle.pop if settings.idle_order == "lifo" else self._idle.popleft
-        self._waiters: OrderedDict[Waiter[Link], None] = OrderedDict()
-        self._watchers: dict[Waiter[Link], None] = {}
+        self._waiters: OrderedDict[Waiter[TransportT], None] = OrderedDict()
+        self._watchers: dict[Waiter[TransportT], None] = {}
         #: how many are in the states that pass; from these follows how many are in use
         self._passing = {State.OPENING: 0, State.CHECKING: 0, State.CLOSING: 0}
         self._size = 0
@@ -88,7 +97,7 @@ class Books(Generic[Link]):
         self._closed: Counter[CloseReason] = Counter()
 
     def _place(
-        self, entry: Entry[Link], now: float, reason: CloseReason | None, unsure: bool
+        self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None, unsure: bool
     ) -> None:
         """Decide what becomes of a connection that nobody holds any more."""
         # What can make it unfit is asked in short first: most often nothing does.
@@ -111,7 +120,7 @@ class Books(Generic[Link]):
             if self._watchers:
                 self._check_ready()
 
-    def _unfit(self, entry: Entry[Link], now: float) -> CloseReason | None:
+    def _unfit(self, entry: PoolEntry[TransportT], now: float) -> CloseReason | None:
         if self._drained is not None:
             return CloseReason.POOL_CLOSED
         if entry.generation != self._generation:
@@ -123,18 +132,20 @@ class Books(Generic[Link]):
             return CloseReason.SURPLUS
         return None
 
-    def _judge_idle(self, entry: Entry[Link], now: float) -> tuple[CloseReason | None, bool]:
+    def _judge_idle(
+        self, entry: PoolEntry[TransportT], now: float
+    ) -> tuple[CloseReason | None, bool]:
         if now - entry.idle_since >= self._longest_idle:
             return CloseReason.IDLE_TIME, False
         if now >= entry.retire_at:
             return CloseReason.LIFETIME, False
         return self._judge(entry)
 
-    def _judge(self, entry: Entry[Link]) -> tuple[CloseReason | None, bool]:
+    def _judge(self, entry: PoolEntry[TransportT]) -> tuple[CloseReason | None, bool]:
         liveness = self._inspect(entry)
         return self._reason(entry, liveness), liveness is Liveness.UNSURE
 
-    def _reason(self, entry: Entry[Link], liveness: Liveness) -> CloseReason | None:
+    def _reason(self, entry: PoolEntry[TransportT], liveness: Liveness) -> CloseReason | None:
         if liveness is Liveness.CLOSED:
             return CloseReason.PEER_CLOSED
         if liveness is Liveness.UNREAD and not self._is_greeting(entry, liveness):
@@ -142,11 +153,11 @@ class Books(Generic[Link]):
         return None
 
     @staticmethod
-    def _is_greeting(entry: Entry[Link], liveness: Liveness) -> bool:
+    def _is_greeting(entry: PoolEntry[TransportT], liveness: Liveness) -> bool:
         """Tell whether what a server has sent is for the first borrower."""
         return liveness is Liveness.UNREAD and not entry.borrows
 
-    def _lay_down(self, entry: Entry[Link], now: float) -> None:
+    def _lay_down(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Make an entry idle."""
         if entry.state is not IN_USE:
             self._passing[entry.state] -= 1
@@ -157,7 +168,7 @@ class Books(Generic[Link]):
         entry.good_until = good_until if good_until < entry.retire_at else entry.retire_at
         self._idle.append(entry)
 
-    def _lend(self, entry: Entry[Link], now: float) -> None:
+    def _lend(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Lend an entry; one that is handed on keeps its slot."""
         if entry.state is IDLE:
             entry.state = IN_USE
@@ -172,14 +183,14 @@ class Books(Generic[Link]):
             self._reused += 1
         entry.borrows += 1
 
-    def _unlend(self, entry: Entry[Link]) -> None:
+    def _unlend(self, entry: PoolEntry[TransportT]) -> None:
         """Take back a loan that never reached its borrower."""
         self._acquired -= 1
         entry.borrows -= 1
         if entry.borrows:
             self._reused -= 1
 
-    def _remove(self, entry: Entry[Link], reason: CloseReason | None) -> None:
+    def _remove(self, entry: PoolEntry[TransportT], reason: CloseReason | None) -> None:
         """Order an entry to be closed or, if there is no reason to, to be checked."""
         if reason is None:
             self._move(entry, State.CHECKING)
@@ -191,14 +202,14 @@ class Books(Generic[Link]):
         self._check_drained()
         self._balance()
 
-    def _leave(self, entry: Entry[Link]) -> None:
+    def _leave(self, entry: PoolEntry[TransportT]) -> None:
         self._move(entry, State.GONE)
         self._size -= 1
         self._fit_slots()
         self._check_drained()
         self._balance()
 
-    def _move(self, entry: Entry[Link], state: State) -> None:
+    def _move(self, entry: PoolEntry[TransportT], state: State) -> None:
         held = entry.state is not State.IDLE
         holds = state is not State.IDLE and state is not State.GONE
         if entry.state in self._passing:
@@ -232,7 +243,7 @@ class Books(Generic[Link]):
         return self._size - len(self._idle) - self._under_way() - self._passing[State.CLOSING]
 
     def _order_open(self) -> None:
-        entry: Entry[Link] = Entry(self._generation)
+        entry: PoolEntry[TransportT] = PoolEntry(self._generation)
         self._take_slot(entry)
         self._passing[State.OPENING] += 1
         self._size += 1
@@ -257,6 +268,6 @@ class Books(Generic[Link]):
             self._tell(watcher, error)
         self._watchers.clear()
 
-    def _tell(self, waiter: Waiter[Link], error: Exception | None) -> None:
+    def _tell(self, waiter: Waiter[TransportT], error: Exception | None) -> None:
         waiter.error = error
         waiter.wake()

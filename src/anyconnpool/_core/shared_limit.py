@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Generic
 
 from anyconnpool._core.books import Slots
 from anyconnpool._core.state_machine import Ledger
-from anyconnpool._core.states import Entry, Link, Liveness, Order, State, Waiter
+from anyconnpool._core.states import Liveness, Order, PoolEntry, State, TransportT, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Budget(Generic[Link]):
+class Budget(Generic[TransportT]):
     """Count the connections of several ledgers, and decide who opens the next one.
 
     :param max_total: most connections of all of them together
@@ -43,24 +43,24 @@ class Budget(Generic[Link]):
         self.total = 0
         self.closing = 0
         #: the idle connections of all ledgers, the longest idle first
-        self.idle: OrderedDict[Entry[Link], SharingLedger[Link]] = OrderedDict()
+        self.idle: OrderedDict[PoolEntry[TransportT], SharingLedger[TransportT]] = OrderedDict()
         self._max_total = max_total
         self._numbers = count()
-        self._members: dict[SharingLedger[Link], Callable[[], None]] = {}
+        self._members: dict[SharingLedger[TransportT], Callable[[], None]] = {}
         # A heap of the places of the members' first waiters in need. An entry may be out of date,
         # but only too early: it is put right when it comes to the top.
-        self._line: list[tuple[float, SharingLedger[Link]]] = []
-        self._listed: dict[SharingLedger[Link], float] = {}
+        self._line: list[tuple[float, SharingLedger[TransportT]]] = []
+        self._listed: dict[SharingLedger[TransportT], float] = {}
         self._settling = False
 
-    def join(self, member: SharingLedger[Link], carry_out: Callable[[], None]) -> None:
+    def join(self, member: SharingLedger[TransportT], carry_out: Callable[[], None]) -> None:
         """Take a ledger in.
 
         :param carry_out: carries out its orders
         """
         self._members[member] = carry_out
 
-    def leave(self, member: SharingLedger[Link]) -> None:
+    def leave(self, member: SharingLedger[TransportT]) -> None:
         """Forget a ledger that will open nothing more; what it has open still counts."""
         self._members.pop(member, None)
 
@@ -68,7 +68,7 @@ class Budget(Generic[Link]):
         """Return the place of a new waiter in the order of all."""
         return next(self._numbers)
 
-    def enlist(self, member: SharingLedger[Link]) -> None:
+    def enlist(self, member: SharingLedger[TransportT]) -> None:
         """Take note that somebody may need room whose place comes before the one known."""
         number = next(member.needy(), math.inf)
         if number < self._listed.get(member, math.inf):
@@ -114,7 +114,7 @@ class Budget(Generic[Link]):
         finally:
             self._settling = False
 
-    def _neediest(self) -> SharingLedger[Link] | None:
+    def _neediest(self) -> SharingLedger[TransportT] | None:
         """Return the member whose waiter in need has waited longest, if any needs room."""
         while self._line:
             number, member = self._line[0]
@@ -128,7 +128,7 @@ class Budget(Generic[Link]):
 
     def _need(self, index: int) -> float:
         """Return the place of a waiter in need, counted from 0 on; infinity if there is none."""
-        first: dict[SharingLedger[Link], float] = {}
+        first: dict[SharingLedger[TransportT], float] = {}
         while len(first) <= index and (member := self._neediest()) is not None:
             first[member], _ = heappop(self._line)
         for member, number in first.items():
@@ -137,15 +137,15 @@ class Budget(Generic[Link]):
         return next(islice(places, index, None), math.inf)
 
 
-class SharingLedger(Ledger[Link]):
+class SharingLedger(Ledger[TransportT]):
     """A ledger that shares a budget with others."""
 
     def __init__(
         self,
         settings: Settings,
         slots: Slots,
-        inspect: Callable[[Entry[Link]], Liveness],
-        budget: Budget[Link],
+        inspect: Callable[[PoolEntry[TransportT]], Liveness],
+        budget: Budget[TransportT],
     ) -> None:
         super().__init__(settings, slots, inspect)
         self._budget = budget
@@ -183,7 +183,7 @@ class SharingLedger(Ledger[Link]):
         with self._lock:
             self._remove(self._idle.popleft(), CloseReason.GAVE_WAY)
 
-    def join(self, waiter: Waiter[Link]) -> bool:
+    def join(self, waiter: Waiter[TransportT]) -> bool:
         """Put a task in line, with its place in the order of all.
 
         :return: false if as many as may are waiting already, for a slot or for the others' room
@@ -195,7 +195,7 @@ class SharingLedger(Ledger[Link]):
         return super().join(waiter)
 
     def _place(
-        self, entry: Entry[Link], now: float, reason: CloseReason | None, unsure: bool
+        self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None, unsure: bool
     ) -> None:
         first = next(iter(self._waiters)).number if self._waiters else math.inf
         if reason is None and self._budget.claims(first):
@@ -218,22 +218,22 @@ class SharingLedger(Ledger[Link]):
         super()._order_open()
         self._budget.total += 1
 
-    def _leave(self, entry: Entry[Link]) -> None:
+    def _leave(self, entry: PoolEntry[TransportT]) -> None:
         self._budget.total -= 1
         super()._leave(entry)
 
-    def _move(self, entry: Entry[Link], state: State) -> None:
+    def _move(self, entry: PoolEntry[TransportT], state: State) -> None:
         budget = self._budget
         budget.closing += (state is State.CLOSING) - (entry.state is State.CLOSING)
         if entry.state is State.IDLE:
             del budget.idle[entry]
         super()._move(entry, state)
 
-    def _lay_down(self, entry: Entry[Link], now: float) -> None:
+    def _lay_down(self, entry: PoolEntry[TransportT], now: float) -> None:
         super()._lay_down(entry, now)
         self._budget.idle[entry] = self
 
-    def _lend(self, entry: Entry[Link], now: float) -> None:
+    def _lend(self, entry: PoolEntry[TransportT], now: float) -> None:
         if entry.state is State.IDLE:
             del self._budget.idle[entry]
         super()._lend(entry, now)

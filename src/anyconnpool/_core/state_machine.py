@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable
 
 from anyconnpool._core.books import Books
-from anyconnpool._core.states import ALIVE, IN_USE, Entry, Link, Liveness, State, Waiter
+from anyconnpool._core.states import ALIVE, IN_USE, Liveness, PoolEntry, State, TransportT, Waiter
 from anyconnpool._statistics import CloseReason, PoolStatistics, freeze_counts
 from anyconnpool._util.interrupts import defer_interrupts
 
@@ -30,13 +30,13 @@ from anyconnpool._util.interrupts import defer_interrupts
 _LIFETIME_JITTER = 0.1
 
 
-class Ledger(Books[Link]):
+class Ledger(Books[TransportT]):
     """Decide what every event in the life of a pool's connections leads to.
 
     See :class:`~anyconnpool._core.books.Books` for the parameters.
     """
 
-    def checkout(self, now: float) -> Entry[Link] | None:
+    def checkout(self, now: float) -> PoolEntry[TransportT] | None:
         """Lend an idle connection, if there is a good one; bad ones are ordered to be closed."""
         self._lock.acquire()
         try:
@@ -55,7 +55,7 @@ class Ledger(Books[Link]):
         finally:
             self._lock.release()
 
-    def join(self, waiter: Waiter[Link]) -> bool:
+    def join(self, waiter: Waiter[TransportT]) -> bool:
         """Put a task in line, and order a connection for it where there is room.
 
         :return: false if as many as may are waiting for a slot already
@@ -70,7 +70,7 @@ class Ledger(Books[Link]):
             self._balance()
             return True
 
-    def abandon(self, waiter: Waiter[Link], now: float) -> None:
+    def abandon(self, waiter: Waiter[TransportT], now: float) -> None:
         """Take a task out of the line; what it was granted in that moment goes to the next."""
         with self._lock:
             entry = waiter.entry
@@ -81,7 +81,11 @@ class Ledger(Books[Link]):
                 self._place(entry, now, *self._judge(entry))
 
     def release(
-        self, entry: Entry[Link], now: float, reason: CloseReason | None, unsure: bool = False
+        self,
+        entry: PoolEntry[TransportT],
+        now: float,
+        reason: CloseReason | None,
+        unsure: bool = False,
     ) -> None:
         """Take a borrowed connection back, unless it was seized meanwhile.
 
@@ -98,7 +102,7 @@ class Ledger(Books[Link]):
         finally:
             self._lock.release()
 
-    def detach(self, entry: Entry[Link]) -> bool:
+    def detach(self, entry: PoolEntry[TransportT]) -> bool:
         """Let a borrowed connection leave the pool open; false if it was seized meanwhile."""
         with self._lock:
             if entry.state is not State.IN_USE:
@@ -108,7 +112,7 @@ class Ledger(Books[Link]):
             self._leave(entry)
             return True
 
-    def opened(self, entry: Entry[Link], now: float, *, unsure: bool = False) -> None:
+    def opened(self, entry: PoolEntry[TransportT], now: float, *, unsure: bool = False) -> None:
         """Book a new connection: for the oldest waiter, or idle (once checked, if unsure)."""
         with self._lock:
             lifetime = self._settings.max_lifetime
@@ -128,7 +132,7 @@ class Ledger(Books[Link]):
             self._open_failed += 1
             self.last_connect_error = error
 
-    def open_failed(self, entry: Entry[Link], error: Exception) -> None:
+    def open_failed(self, entry: PoolEntry[TransportT], error: Exception) -> None:
         """Give the error to the oldest waiter; the next one gets a new attempt."""
         with self._lock:
             self._refill_paused = True
@@ -138,12 +142,12 @@ class Ledger(Books[Link]):
                 self._tell_watchers(error)
             self._leave(entry)
 
-    def open_cancelled(self, entry: Entry[Link]) -> None:
+    def open_cancelled(self, entry: PoolEntry[TransportT]) -> None:
         """Forget a connection whose opening was cancelled."""
         with self._lock:
             self._leave(entry)
 
-    def lost(self, entry: Entry[Link]) -> None:
+    def lost(self, entry: PoolEntry[TransportT]) -> None:
         """Forget a connection whose task was cancelled before its first step; it is closed."""
         with self._lock:
             if entry.state is not State.OPENING:
@@ -151,13 +155,15 @@ class Ledger(Books[Link]):
                 self._closed[entry.close_reason] += 1
             self._leave(entry)
 
-    def checked(self, entry: Entry[Link], found: Liveness | CloseReason, now: float) -> None:
+    def checked(
+        self, entry: PoolEntry[TransportT], found: Liveness | CloseReason, now: float
+    ) -> None:
         """Book what a look at a doubtful connection has shown."""
         with self._lock:
             reason = self._reason(entry, found) if isinstance(found, Liveness) else found
             self._place(entry, now, reason, unsure=False)
 
-    def closed(self, entry: Entry[Link]) -> None:
+    def closed(self, entry: PoolEntry[TransportT]) -> None:
         """Book that a socket is closed: its slot is free."""
         with self._lock:
             self._closed[entry.close_reason] += 1
@@ -176,7 +182,7 @@ class Ledger(Books[Link]):
                 self._remove(self._idle.popleft(), CloseReason.IDLE_TIME)
             return True
 
-    def idle_entries(self) -> list[Entry[Link]]:
+    def idle_entries(self) -> list[PoolEntry[TransportT]]:
         """Return the entries that are idle now, those that stood longest first."""
         with self._lock:
             return list(self._idle)
@@ -228,13 +234,13 @@ class Ledger(Books[Link]):
             self._refill_paused = False
             self._balance()
 
-    def watch(self, watcher: Waiter[Link]) -> None:
+    def watch(self, watcher: Waiter[TransportT]) -> None:
         """Tell a task when enough connections are idle, or why they can't be opened."""
         with self._lock:
             self._watchers[watcher] = None
             self._check_ready()
 
-    def unwatch(self, watcher: Waiter[Link]) -> None:
+    def unwatch(self, watcher: Waiter[TransportT]) -> None:
         """Forget a task that watched; no matter if it has been told."""
         with self._lock:
             self._watchers.pop(watcher, None)
@@ -269,7 +275,7 @@ class Ledger(Books[Link]):
                 self._remove(self._idle.popleft(), CloseReason.POOL_CLOSED)
             self._check_drained()
 
-    def seize(self, entry: Entry[Link]) -> None:
+    def seize(self, entry: PoolEntry[TransportT]) -> None:
         """Order a connection to be closed under its borrower's hands."""
         with self._lock:
             if entry.state is State.IN_USE:

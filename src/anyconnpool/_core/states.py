@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from anyconnpool._statistics import CloseReason
 
-Link = TypeVar("Link")
+TransportT = TypeVar("TransportT")
 
 
 class State(IntEnum):
@@ -68,7 +68,7 @@ class Order(Enum):
     SHARE = auto()
 
 
-class Entry(Generic[Link]):
+class PoolEntry(Generic[TransportT]):
     """One connection from the decision to open it until its socket is closed.
 
     :param generation: how often the pool had been told to retire its connections
@@ -89,7 +89,7 @@ class Entry(Generic[Link]):
         "state",
     )
 
-    link: Link
+    link: TransportT
     close_reason: CloseReason
 
     def __init__(self, generation: int) -> None:
@@ -108,7 +108,7 @@ class Entry(Generic[Link]):
         self.retire_at: float = 0.0
 
 
-class Waiter(Generic[Link]):
+class Waiter(Generic[TransportT]):
     """A task that waits; it is woken once, with an entry or an error or, if neither, good news.
 
     :param wake: wakes the task; must not call the ledger
@@ -118,7 +118,7 @@ class Waiter(Generic[Link]):
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self.wake = wake
-        self.entry: Entry[Link] | None = None
+        self.entry: PoolEntry[TransportT] | None = None
         self.error: Exception | None = None
         #: its place in the order of all waiters of a manager
         self.number = 0

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from anyio import ClosedResourceError, TypedAttributeLookupError
 
-from anyconnpool._core.states import Entry
+from anyconnpool._core.states import PoolEntry
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import FrameDefaults, FramedStream
@@ -27,10 +27,12 @@ class Owner(Protocol):
 
     now: Callable[[], float]
 
-    def take_back(self, entry: Entry[Transport], reason: CloseReason | None, unsure: bool) -> None:
+    def take_back(
+        self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
+    ) -> None:
         """Take a connection back; with a reason, to close it."""
 
-    def let_go(self, entry: Entry[Transport]) -> bool:
+    def let_go(self, entry: PoolEntry[Transport]) -> bool:
         """Give a connection away for good; false if it has been closed already."""
         ...
 
@@ -47,7 +49,7 @@ class PooledConnection(FramedStream):
     received is left unread, and no reply is owed. Otherwise it is closed.
     """
 
-    def __init__(self, owner: Owner, entry: Entry[Transport]) -> None:
+    def __init__(self, owner: Owner, entry: PoolEntry[Transport]) -> None:
         link = entry.link
         self._begin(link.stream, True)
         self._defaults = owner.frame_defaults
@@ -180,7 +182,7 @@ class PooledConnection(FramedStream):
         return probe if isinstance(probe, SocketProbe) else None
 
 
-def entry_of(connection: PooledConnection) -> Entry[Transport]:
+def entry_of(connection: PooledConnection) -> PoolEntry[Transport]:
     """Return the entry that a borrowed connection stands for, which is none of its user's."""
     return connection._entry  # pyright: ignore[reportPrivateUsage]
 

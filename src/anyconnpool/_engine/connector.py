@@ -20,7 +20,7 @@ from anyio import (
 )
 from anyio.abc import ByteStream, ByteStreamConnectable
 
-from anyconnpool._core.states import Entry
+from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.hooks import lend_to_hook
 from anyconnpool._engine.replay import is_retryable
 from anyconnpool._observing import tell
@@ -64,7 +64,7 @@ class Opener:
         self._retry_at = 0.0
         self._last_error: Exception = ConnectionFailed()
 
-    async def open(self, entry: Entry[Transport]) -> None:
+    async def open(self, entry: PoolEntry[Transport]) -> None:
         """Open a connection and put it into the entry.
 
         A cancellation leaves nothing open.
@@ -84,7 +84,7 @@ class Opener:
                 if hopeless or not self._wanted():
                     raise
 
-    async def _try_in_turn(self, entry: Entry[Transport]) -> None:
+    async def _try_in_turn(self, entry: PoolEntry[Transport]) -> None:
         if not self._failures or self._settings.connect_retry is None:
             return await self._try(entry)
         known = self._all_failures
@@ -95,7 +95,7 @@ class Opener:
                 raise self._last_error
             return await self._try(entry)
 
-    async def _try(self, entry: Entry[Transport]) -> None:
+    async def _try(self, entry: PoolEntry[Transport]) -> None:
         known = self._failures
         began = self._now()
         try:
@@ -118,7 +118,7 @@ class Opener:
         if self._settings.connect_retry is not None:
             self._retry_at = self._now() + self._settings.connect_retry.pause(self._failures)
 
-    async def _open_in_time(self, entry: Entry[Transport]) -> None:
+    async def _open_in_time(self, entry: PoolEntry[Transport]) -> None:
         limit = self._settings.connect_timeout
         with move_on_after(limit):
             return await self._open(entry)
@@ -126,7 +126,7 @@ class Opener:
             f"connecting to {self._settings.name} took longer than connect_timeout, {limit:g} s"
         )
 
-    async def _open(self, entry: Entry[Transport]) -> None:
+    async def _open(self, entry: PoolEntry[Transport]) -> None:
         began = self._now()
         stream = await self._connect()
         # From here on the stream is ours: whatever happens, close it or put it into the entry.

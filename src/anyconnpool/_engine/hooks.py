@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from anyio import ConnectionFailed
 
-from anyconnpool._core.states import Entry
+from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.connection import PooledConnection
 from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
@@ -27,10 +27,12 @@ class _HookOwner:
         self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
         self.now = now
 
-    def take_back(self, entry: Entry[Transport], reason: CloseReason | None, unsure: bool) -> None:
+    def take_back(
+        self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
+    ) -> None:
         """Do nothing: a hook can't give back what was not borrowed."""
 
-    def let_go(self, entry: Entry[Transport]) -> bool:
+    def let_go(self, entry: PoolEntry[Transport]) -> bool:
         """Refuse.
 
         :raises PoolError: always
@@ -58,7 +60,7 @@ class _HookConnection(PooledConnection):
 
 
 async def lend_to_hook(
-    entry: Entry[Transport],
+    entry: PoolEntry[Transport],
     settings: Settings,
     now: Callable[[], float],
     hook: Callable[[PooledConnection], Awaitable[object]],

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from anyconnpool._core.states import Entry, State
+from anyconnpool._core.states import PoolEntry, State
 from anyconnpool._engine.event_loop import Runtime
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._streams.transport import Transport
@@ -34,7 +34,7 @@ class Holdings:
     :param held: returns the connections that aren't idle
     """
 
-    def __init__(self, held: Callable[[], Iterable[Entry[Transport]]]) -> None:
+    def __init__(self, held: Callable[[], Iterable[PoolEntry[Transport]]]) -> None:
         self._held = held
         self._counted_at = (0, 0)
         self._counts: Counter[int] = Counter()
@@ -66,9 +66,9 @@ class Loans:
         self._pool = pool
         self._leak_after = leak_after
         self._runtime = runtime
-        self._told: dict[Entry[Transport], float] = {}
+        self._told: dict[PoolEntry[Transport], float] = {}
 
-    def tell_leaks(self, held: Iterable[Entry[Transport]]) -> None:
+    def tell_leaks(self, held: Iterable[PoolEntry[Transport]]) -> None:
         """Log the connections that have been borrowed for too long, each borrow once.
 
         :param held: the connections that aren't idle
@@ -85,7 +85,7 @@ class Loans:
                 )
         self._told = late
 
-    def tell_unreleased(self, entry: Entry[Transport]) -> None:
+    def tell_unreleased(self, entry: PoolEntry[Transport]) -> None:
         """Log that a connection is closed under its borrower's hands, as the pool ends."""
         _logger.warning(
             "pool %s: %s and is still out at the end of the pool's block: it is closed now",
@@ -93,7 +93,7 @@ class Loans:
             self._describe(entry),
         )
 
-    def _describe(self, entry: Entry[Transport]) -> str:
+    def _describe(self, entry: PoolEntry[Transport]) -> str:
         age = self._runtime.now() - entry.lent_at
         borrower = self._runtime.task_name(entry.borrower)
         place = f" at {entry.place}" if entry.place else ""

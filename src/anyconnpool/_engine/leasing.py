@@ -13,7 +13,7 @@ from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.state_machine import Ledger
-from anyconnpool._core.states import Entry, Waiter
+from anyconnpool._core.states import PoolEntry, Waiter
 from anyconnpool._engine.connection import Acquisition, PooledConnection
 from anyconnpool._engine.event_loop import Runtime
 from anyconnpool._engine.leaks import Holdings
@@ -48,7 +48,7 @@ class Lender:
         ledger: Ledger[Transport],
         workers: Workers,
         runtime: Runtime,
-        held: Callable[[], Iterable[Entry[Transport]]],
+        held: Callable[[], Iterable[PoolEntry[Transport]]],
     ) -> None:
         self.settings = settings
         self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
@@ -109,7 +109,9 @@ class Lender:
         return PooledConnection(self, entry)
 
     @defer_interrupts
-    def take_back(self, entry: Entry[Transport], reason: CloseReason | None, unsure: bool) -> None:
+    def take_back(
+        self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
+    ) -> None:
         """Take a connection back; with a reason, to close it."""
         entry.borrower = None
         self._ledger.release(entry, self.now(), reason, unsure)
@@ -117,7 +119,7 @@ class Lender:
             self._workers.carry_out()
 
     @defer_interrupts
-    def let_go(self, entry: Entry[Transport]) -> bool:
+    def let_go(self, entry: PoolEntry[Transport]) -> bool:
         """Give a connection away for good; false if it has been closed already."""
         entry.borrower = None
         mine = self._ledger.detach(entry)
@@ -125,7 +127,7 @@ class Lender:
         return mine
 
     @defer_interrupts
-    def seize(self, entry: Entry[Transport]) -> None:
+    def seize(self, entry: PoolEntry[Transport]) -> None:
         """Close a connection under its borrower's hands; nothing if nobody has borrowed it."""
         self._ledger.seize(entry)
         self._workers.carry_out()
@@ -192,7 +194,7 @@ class Lender:
     def _closed_error(self) -> PoolClosed:
         return PoolClosed(self.settings.name, "has been left: its async with block has ended")
 
-    async def _pause_holding(self, entry: Entry[Transport]) -> None:
+    async def _pause_holding(self, entry: PoolEntry[Transport]) -> None:
         """Give the other tasks a turn; cancelled, give back what nobody has used."""
         try:
             await checkpoint()
@@ -201,7 +203,7 @@ class Lender:
             self._workers.carry_out()
             raise
 
-    async def _wait_for_entry(self, timeout: float) -> Entry[Transport]:
+    async def _wait_for_entry(self, timeout: float) -> PoolEntry[Transport]:
         signal = self._new_signal()
         waiter: Waiter[Transport] = Waiter(signal.set)
         if not self._ledger.join(waiter):

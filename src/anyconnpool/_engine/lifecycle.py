@@ -19,7 +19,7 @@ from anyio import (
 from anyio.abc import ByteStreamConnectable, TaskGroup
 
 from anyconnpool._core.state_machine import Ledger
-from anyconnpool._core.states import Entry, Liveness, State
+from anyconnpool._core.states import Liveness, PoolEntry, State
 from anyconnpool._engine.connector import Opener
 from anyconnpool._engine.event_loop import Runtime, redeliver_native_cancellation
 from anyconnpool._engine.housekeeper import Housekeeper
@@ -34,7 +34,7 @@ from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted
 
 LedgerFactory: TypeAlias = Callable[
-    [Settings, CapacityLimiter, Callable[[Entry[Transport]], Liveness]], Ledger[Transport]
+    [Settings, CapacityLimiter, Callable[[PoolEntry[Transport]], Liveness]], Ledger[Transport]
 ]
 
 
@@ -96,7 +96,7 @@ class RunningPool:
                 self._loans.tell_unreleased(entry)
             self.lender.seize(entry)
 
-    async def dispose(self, entry: Entry[Transport]) -> None:
+    async def dispose(self, entry: PoolEntry[Transport]) -> None:
         """Close a connection that no task looks after any more."""
         try:
             if entry.state is not State.OPENING:
@@ -111,9 +111,9 @@ class RunningPool:
         """Tell the observers that everything is closed."""
         self._tell(PoolEnded(self._settings.name, self.ledger.statistics))
 
-    def held(self) -> tuple[Entry[Transport], ...]:
+    def held(self) -> tuple[PoolEntry[Transport], ...]:
         """Return the connections that aren't idle."""
-        return cast("tuple[Entry[Transport], ...]", self._slots.statistics().borrowers)
+        return cast("tuple[PoolEntry[Transport], ...]", self._slots.statistics().borrowers)
 
     def _look_for_leaks(self) -> None:
         if self._settings.leak_after < math.inf:

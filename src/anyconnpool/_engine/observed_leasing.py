@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from anyconnpool._core.states import Entry, State
+from anyconnpool._core.states import PoolEntry, State
 from anyconnpool._engine.connection import Acquisition, PooledConnection, entry_of
 from anyconnpool._engine.leaks import place_of_acquire
 from anyconnpool._engine.leasing import Lender
@@ -47,14 +47,16 @@ class ObservedLender(Lender):
         return connection
 
     @defer_interrupts
-    def take_back(self, entry: Entry[Transport], reason: CloseReason | None, unsure: bool) -> None:
+    def take_back(
+        self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
+    ) -> None:
         """Take a connection back; see :meth:`Lender.take_back`."""
         events = self._release_of(entry)
         super().take_back(entry, reason, unsure)
         self._tell(*events)
 
     @defer_interrupts
-    def let_go(self, entry: Entry[Transport]) -> bool:
+    def let_go(self, entry: PoolEntry[Transport]) -> bool:
         """Give a connection away for good; see :meth:`Lender.let_go`."""
         events = self._release_of(entry)
         mine = super().let_go(entry)
@@ -64,7 +66,7 @@ class ObservedLender(Lender):
         return mine
 
     @defer_interrupts
-    def seize(self, entry: Entry[Transport]) -> None:
+    def seize(self, entry: PoolEntry[Transport]) -> None:
         """Close a connection under its borrower's hands; see :meth:`Lender.seize`."""
         events = self._release_of(entry)
         super().seize(entry)
@@ -82,7 +84,7 @@ class ObservedLender(Lender):
     def _place(self) -> str:
         return place_of_acquire() if self.settings.leak_after < math.inf else ""
 
-    def _release_of(self, entry: Entry[Transport]) -> tuple[ConnectionReleased, ...]:
+    def _release_of(self, entry: PoolEntry[Transport]) -> tuple[ConnectionReleased, ...]:
         """Return the event that ends a borrow, unless the connection was seized before."""
         if entry.state is not State.IN_USE:
             return ()

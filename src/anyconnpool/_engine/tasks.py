@@ -9,7 +9,7 @@ from anyio import CancelScope, fail_after
 from anyio.abc import TaskGroup
 
 from anyconnpool._core.state_machine import Ledger
-from anyconnpool._core.states import Entry, Liveness, Order
+from anyconnpool._core.states import Liveness, Order, PoolEntry
 from anyconnpool._engine.connector import Opener
 from anyconnpool._engine.hooks import lend_to_hook
 from anyconnpool._observing import tell
@@ -86,7 +86,7 @@ class Workers:
 
     @defer_interrupts
     async def _until_stopped(
-        self, work: Callable[[Entry[Transport]], Awaitable[None]], entry: Entry[Transport]
+        self, work: Callable[[PoolEntry[Transport]], Awaitable[None]], entry: PoolEntry[Transport]
     ) -> None:
         with CancelScope() as scope:
             self._scopes.add(scope)
@@ -97,7 +97,7 @@ class Workers:
             finally:
                 self._scopes.remove(scope)
 
-    async def _open(self, entry: Entry[Transport]) -> None:
+    async def _open(self, entry: PoolEntry[Transport]) -> None:
         try:
             # Cancelled here, the opener leaves nothing open.
             await self._opener.open(entry)
@@ -112,7 +112,7 @@ class Workers:
         finally:
             self.carry_out()
 
-    async def _check(self, entry: Entry[Transport]) -> None:
+    async def _check(self, entry: PoolEntry[Transport]) -> None:
         found: Liveness | CloseReason = Liveness.CLOSED
         try:
             found = await entry.link.settle(borrowed=entry.borrows > 0)
@@ -123,17 +123,17 @@ class Workers:
             self._ledger.checked(entry, found, self._now())
             self.carry_out()
 
-    def tell_closed(self, entry: Entry[Transport]) -> None:
+    def tell_closed(self, entry: PoolEntry[Transport]) -> None:
         """Tell the observers that a connection has left the pool."""
         age = self._now() - entry.opened_at
         event = ConnectionClosed(self._settings.name, entry.close_reason, age)
         tell(self._settings.observers, event)
 
-    def _is_check_due(self, entry: Entry[Transport]) -> bool:
+    def _is_check_due(self, entry: PoolEntry[Transport]) -> bool:
         idle = self._now() - entry.idle_since
         return self._settings.check is not None and idle >= self._settings.check_after
 
-    async def _ask_peer(self, entry: Entry[Transport]) -> Liveness | CloseReason:
+    async def _ask_peer(self, entry: PoolEntry[Transport]) -> Liveness | CloseReason:
         check = self._settings.check
         assert check is not None
         try:
@@ -148,7 +148,7 @@ class Workers:
         return CloseReason.UNREAD_DATA if found is Liveness.UNSURE else found
 
     @defer_interrupts
-    async def _close(self, entry: Entry[Transport]) -> None:
+    async def _close(self, entry: PoolEntry[Transport]) -> None:
         try:
             reason = entry.close_reason.value
             _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.link, reason)

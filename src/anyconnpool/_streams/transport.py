@@ -18,7 +18,7 @@ from anyio.abc import AnyByteStream, ByteStream, SocketAttribute, SocketStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
-from anyconnpool._core.states import Entry, Liveness
+from anyconnpool._core.states import Liveness, PoolEntry
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._streams.probes import TLSProbe, attributes_of, probe_for
 from anyconnpool._util.interrupts import defer_interrupts
@@ -165,7 +165,7 @@ async def _close_at_once(stream: ByteStream) -> None:
         await aclose_forcefully(stream)
 
 
-def inspect(entry: Entry[Transport]) -> Liveness:
+def inspect(entry: PoolEntry[Transport]) -> Liveness:
     """Look at a connection without waiting; one that can't be looked at counts as closed."""
     transport = entry.link
     if transport.early:
