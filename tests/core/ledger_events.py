@@ -192,7 +192,7 @@ class LedgerEvents(RuleBasedStateMachine):
     def opened(self, entry: PoolEntry[int], unsure: bool = False) -> None:
         self.opening.remove(entry)
         link = next(self.names)
-        entry.link = link
+        entry.transport = link
         self.ledger.opened(entry, self.now, unsure=unsure)
         longest = self.settings.max_lifetime
         assert 0.9 * longest <= entry.retire_at - self.now <= longest

@@ -134,7 +134,7 @@ class Pool:
 
     def open(self, *, now: float = 0.0, unsure: bool = False) -> PoolEntry[int]:
         entry = self.ordered(Order.OPEN)
-        entry.link = 1
+        entry.transport = 1
         self.ledger.opened(entry, now, unsure=unsure)
         return entry
 

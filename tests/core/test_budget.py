@@ -66,7 +66,7 @@ class Pools:
             count -= 1
             order, entry, ledger = self.orders.pop(0)
             if order is Order.OPEN:
-                entry.link = 1
+                entry.transport = 1
                 ledger.opened(entry, self.now)
             else:
                 ledger.closed(entry)

@@ -250,7 +250,7 @@ def test_the_end_of_the_block_wakes_all_and_lends_nothing_more() -> None:
     pool.ledger.shut(lambda: error, lambda: drained.append(True))
     assert pool.woken == [waiter, watcher]
     assert waiter.error is watcher.error is error
-    opening.link = 1
+    opening.transport = 1
     pool.ledger.opened(opening, 0)
     assert opening.close_reason is CloseReason.POOL_CLOSED
     assert not drained

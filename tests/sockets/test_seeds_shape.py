@@ -41,7 +41,7 @@ async def test_shape_limiter_and_deque(serve: Serve) -> None:
             assert (slots.borrowed_tokens, slots.total_tokens, len(idle)) == (1, 2, 0)
             await ask(connection)
         assert (slots.borrowed_tokens, len(idle)) == (0, 1)
-        assert isinstance(idle[0].link.stream, SocketStream)
+        assert isinstance(idle[0].transport.stream, SocketStream)
         lock = attrgetter("_ledger._lock")(pool)
         assert not lock.locked()
 

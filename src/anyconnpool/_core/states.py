@@ -82,14 +82,14 @@ class PoolEntry(Generic[TransportT]):
         "good_until",
         "idle_since",
         "lent_at",
-        "link",
+        "transport",
         "opened_at",
         "place",
         "retire_at",
         "state",
     )
 
-    link: TransportT
+    transport: TransportT
     close_reason: CloseReason
 
     def __init__(self, generation: int) -> None:

@@ -50,19 +50,19 @@ class PooledConnection(FramedStream):
     """
 
     def __init__(self, owner: Owner, entry: PoolEntry[Transport]) -> None:
-        link = entry.link
-        self._begin(link.stream, True)
+        transport = entry.transport
+        self._begin(transport.stream, True)
         self._defaults = owner.frame_defaults
         self._owner = owner
         self._entry = entry
         # An exception that was being handled already says nothing about this borrow.
         self._handled = sys.exc_info()[1]
-        if link.early:
-            self._data, link.early = link.early, b""
+        if transport.early:
+            self._data, transport.early = transport.early, b""
 
     def __repr__(self) -> str:
         state = "given back" if self._ended else "borrowed"
-        return f"<{type(self).__name__} {self._entry.link}, {state}>"
+        return f"<{type(self).__name__} {self._entry.transport}, {state}>"
 
     @property
     def local_address(self) -> Any:
@@ -70,7 +70,7 @@ class PooledConnection(FramedStream):
 
         :raises ~anyio.TypedAttributeLookupError: if the connection is not a socket
         """
-        return self._address(self._entry.link.local_address)
+        return self._address(self._entry.transport.local_address)
 
     @property
     def remote_address(self) -> Any:
@@ -78,7 +78,7 @@ class PooledConnection(FramedStream):
 
         :raises ~anyio.TypedAttributeLookupError: if the connection is not a socket
         """
-        return self._address(self._entry.link.remote_address)
+        return self._address(self._entry.transport.remote_address)
 
     @staticmethod
     def _address(address: object) -> Any:
@@ -167,18 +167,18 @@ class PooledConnection(FramedStream):
         return None
 
     def _finish(self, reason: CloseReason | None) -> None:
-        link = self._entry.link
+        transport = self._entry.transport
         unsure = self._cut_short
         if self._bytes_received:
-            link.never_read = False
-            unsure = unsure or link.probe.may_hide(
+            transport.never_read = False
+            unsure = unsure or transport.probe.may_hide(
                 self._bytes_received, self._chunks_received, self._last_chunk_size
             )
         self._shut()
-        self._owner.take_back(self._entry, reason, unsure or link.never_read)
+        self._owner.take_back(self._entry, reason, unsure or transport.never_read)
 
     def _silence_probe(self) -> SocketProbe | None:
-        probe = self._entry.link.probe
+        probe = self._entry.transport.probe
         return probe if isinstance(probe, SocketProbe) else None
 
 

@@ -131,7 +131,7 @@ class Opener:
         stream = await self._connect()
         # From here on the stream is ours: whatever happens, close it or put it into the entry.
         try:
-            entry.link = self._look_at(stream)
+            entry.transport = self._look_at(stream)
             entry.opened_at = self._now()
             hook = self._settings.on_connect
             if hook is not None:

@@ -56,7 +56,7 @@ class _HookConnection(PooledConnection):
         fault = self._find_fault()
         if fault is not None and (self._unfinished or not greeting):
             raise ConnectionFailed(f"the hook left the connection unfit: {fault.value}")
-        self._entry.link.early = self.buffer
+        self._entry.transport.early = self.buffer
 
 
 async def lend_to_hook(

@@ -97,4 +97,4 @@ class Loans:
         age = self._runtime.now() - entry.lent_at
         borrower = self._runtime.task_name(entry.borrower)
         place = f" at {entry.place}" if entry.place else ""
-        return f"{entry.link} was borrowed {age:.1f} s ago by task {borrower!r}{place}"
+        return f"{entry.transport} was borrowed {age:.1f} s ago by task {borrower!r}{place}"

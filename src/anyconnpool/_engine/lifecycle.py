@@ -100,7 +100,7 @@ class RunningPool:
         """Close a connection that no task looks after any more."""
         try:
             if entry.state is not State.OPENING:
-                await force_close(entry.link.stream)
+                await force_close(entry.transport.stream)
         finally:
             opened = entry.state is not State.OPENING
             self.ledger.lost(entry)

@@ -107,15 +107,15 @@ class Workers:
             self._ledger.open_cancelled(entry)
             raise
         else:
-            _logger.debug("pool %s: opened %s", self._settings.name, entry.link)
-            self._ledger.opened(entry, self._now(), unsure=entry.link.never_read)
+            _logger.debug("pool %s: opened %s", self._settings.name, entry.transport)
+            self._ledger.opened(entry, self._now(), unsure=entry.transport.never_read)
         finally:
             self.carry_out()
 
     async def _check(self, entry: PoolEntry[Transport]) -> None:
         found: Liveness | CloseReason = Liveness.CLOSED
         try:
-            found = await entry.link.settle(borrowed=entry.borrows > 0)
+            found = await entry.transport.settle(borrowed=entry.borrows > 0)
             if found is Liveness.ALIVE and self._is_check_due(entry):
                 found = await self._ask_peer(entry)
         finally:
@@ -151,9 +151,9 @@ class Workers:
     async def _close(self, entry: PoolEntry[Transport]) -> None:
         try:
             reason = entry.close_reason.value
-            _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.link, reason)
+            _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.transport, reason)
             grace = self._settings.close_timeout if entry.close_reason in _GRACEFUL else 0
-            await entry.link.close(grace)
+            await entry.transport.close(grace)
         finally:
             self._ledger.closed(entry)
             self.carry_out()

@@ -167,7 +167,7 @@ async def _close_at_once(stream: ByteStream) -> None:
 
 def inspect(entry: PoolEntry[Transport]) -> Liveness:
     """Look at a connection without waiting; one that can't be looked at counts as closed."""
-    transport = entry.link
+    transport = entry.transport
     if transport.early:
         return Liveness.UNREAD
     probe = transport.probe
