@@ -32,7 +32,7 @@ def measure(
     backend: str, cases: Sequence[str], remotes: Remotes, seed: int, *, quick: bool
 ) -> list[Figure]:
     """Run cases in a process of their own, and return what they measured."""
-    orders = {
+    actions = {
         "backend": backend,
         "cases": cases,
         "remotes": dataclasses.asdict(remotes),
@@ -41,7 +41,7 @@ def measure(
     }
     with _program("worker") as worker:
         try:
-            output, _ = worker.communicate(json.dumps(orders))
+            output, _ = worker.communicate(json.dumps(actions))
         except BaseException:
             worker.terminate()
             raise

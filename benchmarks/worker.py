@@ -1,4 +1,4 @@
-"""Run cases on one backend, in this process: a program that is given orders and prints figures.
+"""Run cases on one backend, in this process: a program that is given actions and prints figures.
 
 Both are a line of JSON. ``processes`` starts it.
 """
@@ -28,11 +28,11 @@ async def _run(bench: Bench, names: list[str]) -> list[Figure]:
 
 def main() -> None:
     """Do what standard input says."""
-    orders = json.loads(sys.stdin.readline())
-    backend = orders["backend"]
-    keeper = Timekeeper(backend, orders["seed"], orders["quick"])
-    bench = Bench(backend, keeper, Remotes.from_json(orders["remotes"]))
-    figures = anyio.run(_run, bench, orders["cases"], **run_options(backend))
+    actions = json.loads(sys.stdin.readline())
+    backend = actions["backend"]
+    keeper = Timekeeper(backend, actions["seed"], actions["quick"])
+    bench = Bench(backend, keeper, Remotes.from_json(actions["remotes"]))
+    figures = anyio.run(_run, bench, actions["cases"], **run_options(backend))
     print(json.dumps([figure.to_json() for figure in figures]))
 
 

@@ -244,7 +244,7 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         self._running[pool] = running = pool.make(self._block, self._budget)
         ledger = running.ledger
         assert isinstance(ledger, SharingLedger)
-        self._budget.join(ledger, running.carry_out)
+        self._budget.join(ledger, running.run_actions)
         return running
 
     @defer_interrupts

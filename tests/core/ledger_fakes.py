@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 from anyio import WouldBlock
 
 from anyconnpool._core.state_machine import Ledger
-from anyconnpool._core.states import Liveness, Order, PoolEntry, State, Waiter
+from anyconnpool._core.states import Action, Liveness, PoolEntry, State, Waiter
 from anyconnpool._formats import PackageFormat
 from anyconnpool._settings import IdleOrder, Settings
 
@@ -125,28 +125,28 @@ class Pool:
         waiter: Waiter[int] = Waiter(lambda: self.woken.append(waiter))
         return waiter
 
-    def ordered(self, order: Order) -> PoolEntry[int]:
+    def ordered(self, order: Action) -> PoolEntry[int]:
         """Take the next order, which must be of this kind."""
-        given, entry = self.ledger.orders.popleft()
+        given, entry = self.ledger.actions.popleft()
         assert given is order
         assert entry is not None
         return entry
 
     def open(self, *, now: float = 0.0, unsure: bool = False) -> PoolEntry[int]:
-        entry = self.ordered(Order.OPEN)
+        entry = self.ordered(Action.OPEN)
         entry.transport = 1
         self.ledger.opened(entry, now, unsure=unsure)
         return entry
 
     def fail(self, error: Exception) -> PoolEntry[int]:
         """Have the next opening fail for good."""
-        entry = self.ordered(Order.OPEN)
+        entry = self.ordered(Action.OPEN)
         self.ledger.attempt_failed(error)
         self.ledger.open_failed(entry, error)
         return entry
 
     def close(self) -> PoolEntry[int]:
-        entry = self.ordered(Order.CLOSE)
+        entry = self.ordered(Action.CLOSE)
         self.ledger.closed(entry)
         return entry
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyconnpool._core.shared_limit import Budget
-from anyconnpool._core.states import Liveness, Order, PoolEntry, State, Waiter
+from anyconnpool._core.states import Action, Liveness, PoolEntry, State, Waiter
 
 from .budget_model import WatchedSharingLedger
 from .ledger_fakes import SetSlots, make_settings
@@ -30,7 +30,7 @@ class Pools:
     ) -> None:
         self.budget: Budget[int] = Budget(max_total)
         self.ledgers: list[WatchedSharingLedger] = []
-        self.orders: list[tuple[Order, PoolEntry[int], WatchedSharingLedger]] = []
+        self.actions: list[tuple[Action, PoolEntry[int], WatchedSharingLedger]] = []
         self.served: list[Waiter[int]] = []
         self.now = 0.0
         for size in sizes:
@@ -38,16 +38,16 @@ class Pools:
             ledger = WatchedSharingLedger(
                 settings, SetSlots(size), lambda entry: Liveness.ALIVE, self.budget, lambda: 0.0
             )
-            self.budget.join(ledger, lambda ledger=ledger: self.carry_out(ledger))  # type: ignore[misc]
+            self.budget.join(ledger, lambda ledger=ledger: self.run_actions(ledger))  # type: ignore[misc]
             self.ledgers.append(ledger)
 
-    def carry_out(self, ledger: WatchedSharingLedger) -> None:
-        while ledger.orders:
-            order, entry = ledger.orders.popleft()
+    def run_actions(self, ledger: WatchedSharingLedger) -> None:
+        while ledger.actions:
+            order, entry = ledger.actions.popleft()
             if entry is None:
                 ledger.settle()
             else:
-                self.orders.append((order, entry, ledger))
+                self.actions.append((order, entry, ledger))
 
     def join(self, index: int) -> Waiter[int]:
         waiter = self.try_join(index)
@@ -57,20 +57,20 @@ class Pools:
     def try_join(self, index: int) -> Waiter[int] | None:
         waiter: Waiter[int] = Waiter(lambda: self.served.append(waiter))
         joined = self.ledgers[index].join(waiter)
-        self.carry_out(self.ledgers[index])
+        self.run_actions(self.ledgers[index])
         return waiter if joined else None
 
     def finish(self, count: int = 1000) -> None:
         """Open and close what is ordered, in order."""
-        while self.orders and count:
+        while self.actions and count:
             count -= 1
-            order, entry, ledger = self.orders.pop(0)
-            if order is Order.OPEN:
+            order, entry, ledger = self.actions.pop(0)
+            if order is Action.OPEN:
                 entry.transport = 1
                 ledger.opened(entry, self.now)
             else:
                 ledger.closed(entry)
-            self.carry_out(ledger)
+            self.run_actions(ledger)
 
     def borrow(self, index: int) -> PoolEntry[int]:
         waiter = self.join(index)
@@ -81,10 +81,10 @@ class Pools:
     def release(self, index: int, entry: PoolEntry[int]) -> None:
         self.now += 1
         self.ledgers[index].release(entry, self.now, None)
-        self.carry_out(self.ledgers[index])
+        self.run_actions(self.ledgers[index])
 
-    def ordered(self) -> list[tuple[Order, int]]:
-        return [(order, self.ledgers.index(ledger)) for order, _, ledger in self.orders]
+    def ordered(self) -> list[tuple[Action, int]]:
+        return [(order, self.ledgers.index(ledger)) for order, _, ledger in self.actions]
 
 
 @pytest.mark.newest
@@ -137,7 +137,7 @@ def test_what_comes_back_stays_with_the_pool_whose_waiter_is_older() -> None:
     pools.release(0, entry)
     assert mine.entry is entry
     pools.release(0, entry)
-    assert pools.ordered() == [(Order.CLOSE, 0)]
+    assert pools.ordered() == [(Action.CLOSE, 0)]
     pools.finish()
     assert theirs.entry is not None
 
@@ -166,7 +166,7 @@ def test_one_idle_connection_gives_way_for_each_that_is_needed_the_longest_idle_
     assert entries[2][1].state is State.CLOSING
     pools.join(2)
     assert entries[1][1].state is State.CLOSING
-    assert pools.ordered() == [(Order.CLOSE, 0), (Order.CLOSE, 1)]
+    assert pools.ordered() == [(Action.CLOSE, 0), (Action.CLOSE, 1)]
     pools.finish()
     assert len(pools.served) == 6
 
@@ -178,7 +178,7 @@ def test_a_waiter_whose_own_pool_is_full_makes_nobody_give_way() -> None:
     pools.release(1, entry := pools.borrow(1))
     pools.join(0)
     assert entry.state is State.IDLE
-    assert not pools.orders
+    assert not pools.actions
 
 
 def test_an_abandoned_connect_makes_room_when_it_is_open() -> None:
@@ -196,7 +196,7 @@ def test_refills_take_no_room_that_a_waiter_needs(first: int) -> None:
     """The last place is a waiter's, and what is idle for no one gives way to it."""
     pools = Pools(2, 5, 5, min_idle=1)
     pools.ledgers[first].refill()
-    pools.carry_out(pools.ledgers[first])
+    pools.run_actions(pools.ledgers[first])
     pools.finish()
     assert pools.budget.total == 1
     waiters = [pools.join(1 - first), pools.join(1 - first)]
@@ -207,8 +207,8 @@ def test_refills_take_no_room_that_a_waiter_needs(first: int) -> None:
         assert waiter.entry is not None
         pools.release(1 - first, waiter.entry)
     pools.ledgers[first].refill()
-    pools.carry_out(pools.ledgers[first])
-    assert not pools.orders, "a refill makes nobody give way"
+    pools.run_actions(pools.ledgers[first])
+    assert not pools.actions, "a refill makes nobody give way"
 
 
 def test_max_waiting_0_refuses_who_would_wait_for_the_others_to_give_back() -> None:
@@ -246,9 +246,9 @@ def test_any_number_of_connections_can_give_way_at_once() -> None:
         assert waiter.entry is not None
         pools.release(1, waiter.entry)
     waiters = [pools.join(0) for _ in range(1000)]
-    assert not pools.orders
+    assert not pools.actions
     pools.ledgers[0].resize(math.inf)
-    pools.carry_out(pools.ledgers[0])
+    pools.run_actions(pools.ledgers[0])
     assert pools.budget.closing == 1000
     pools.finish(count=2000)
     assert all(waiter.entry for waiter in waiters)
@@ -272,7 +272,7 @@ def test_a_waiter_whose_connect_was_in_vain_keeps_its_place_among_all() -> None:
     first, second, third = pools.join(0), pools.join(1), pools.join(0)
     pools.ledgers[0].retire()
     pools.finish(count=2)
-    assert pools.ordered() == [(Order.OPEN, 0)]
+    assert pools.ordered() == [(Action.OPEN, 0)]
     pools.finish()
     assert first.entry is not None
     assert second.entry is third.entry is None

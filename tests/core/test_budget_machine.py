@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 from anyconnpool._core.shared_limit import Budget
-from anyconnpool._core.states import Order, PoolEntry
+from anyconnpool._core.states import Action, PoolEntry
 from anyconnpool._statistics import CloseReason
 
 from .budget_model import Common, SharingModel, WatchedSharingLedger
@@ -61,20 +61,20 @@ class Member(LedgerMachine):
         )
         # Only what both kinds of ledger have is used by the events.
         self.ledger = cast("Any", self.sharing)
-        group.budget.join(self.sharing, self.carry_out)
+        group.budget.join(self.sharing, self.run_actions)
         self.opens: list[PoolEntry[int]] = []
         self.last_size = 0
 
-    def carry_out(self) -> None:
-        """Take the orders down, as if a task were started for each."""
-        lists = {Order.OPEN: self.opens, Order.CHECK: self.checking, Order.CLOSE: self.closing}
-        while self.sharing.orders:
-            order, entry = self.sharing.orders.popleft()
+    def run_actions(self) -> None:
+        """Take the actions down, as if a task were started for each."""
+        lists = {Action.OPEN: self.opens, Action.CHECK: self.checking, Action.CLOSE: self.closing}
+        while self.sharing.actions:
+            order, entry = self.sharing.actions.popleft()
             if entry is None:
                 self.sharing.settle()
                 continue
             lists[order].append(entry)
-            if order is Order.CLOSE:
+            if order is Action.CLOSE:
                 assert entry.close_reason in self.conns[entry].faults
                 SEEN.add(entry.close_reason.value)
 
@@ -154,7 +154,7 @@ class BudgetMachine(RuleBasedStateMachine):
     def compare(self) -> None:
         self.broken = True
         for member in self.members:
-            member.carry_out()
+            member.run_actions()
         for member in self.members:
             member.bind()
         for member in self.members:
@@ -210,7 +210,7 @@ class BudgetMachine(RuleBasedStateMachine):
 @pytest.mark.newest
 @pytest.mark.timeout(300)
 def test_ledgers_that_share_a_budget_agree_with_a_naive_model() -> None:
-    """Any sequence of events leads to the states, wakings and orders of the model.
+    """Any sequence of events leads to the states, wakings and actions of the model.
 
     Never is more open than the budget allows, room goes to who has waited longest, and a
     connection gives way only if it is needed.

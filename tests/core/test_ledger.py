@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from anyconnpool._core.states import Liveness, Order, State
+from anyconnpool._core.states import Action, Liveness, State
 from anyconnpool._settings import IdleOrder
 from anyconnpool._statistics import CloseReason
 
@@ -16,7 +16,7 @@ def test_a_connection_is_opened_only_where_there_is_room() -> None:
     pool = Pool(max_size=2)
     for _ in range(3):
         pool.join()
-    assert [order for order, _ in pool.ledger.orders] == [Order.OPEN, Order.OPEN]
+    assert [order for order, _ in pool.ledger.actions] == [Action.OPEN, Action.OPEN]
     assert pool.ledger.statistics().tasks_waiting == 3
 
 
@@ -151,7 +151,7 @@ def test_checkout_passes_over_what_is_known_to_be_bad(shows: Liveness, reason: C
     good, bad = pool.idle(2)
     pool.shows[bad] = shows
     assert pool.ledger.checkout(0) is good
-    assert pool.ordered(Order.CLOSE) is bad
+    assert pool.ordered(Action.CLOSE) is bad
     assert bad.close_reason is reason
 
 
@@ -175,8 +175,8 @@ def test_doubt_is_removed_by_a_check_before_anybody_gets_the_connection() -> Non
     pool.shows[entry] = Liveness.UNSURE
     assert pool.ledger.checkout(0) is None
     waiter = pool.join()
-    assert pool.ordered(Order.CHECK) is entry
-    assert not pool.ledger.orders, "the check counts as an opening under way"
+    assert pool.ordered(Action.CHECK) is entry
+    assert not pool.ledger.actions, "the check counts as an opening under way"
     pool.ledger.checked(entry, Liveness.ALIVE, 0)
     assert waiter.entry is entry
 
@@ -206,7 +206,7 @@ def test_a_cancelled_opening_is_replaced_while_somebody_waits() -> None:
     """An opening that came to nothing costs the waiter no error."""
     pool = Pool(max_size=1)
     waiter = pool.join()
-    pool.ledger.open_cancelled(pool.ordered(Order.OPEN))
+    pool.ledger.open_cancelled(pool.ordered(Action.OPEN))
     assert pool.open() is waiter.entry
 
 
@@ -215,11 +215,11 @@ def test_a_second_release_and_a_release_after_seizure_do_nothing() -> None:
     pool = Pool()
     entry = pool.borrow()
     pool.ledger.seize(entry)
-    assert pool.ordered(Order.CLOSE) is entry
+    assert pool.ordered(Action.CLOSE) is entry
     pool.ledger.release(entry, 0, None)
     assert not pool.ledger.detach(entry)
     pool.ledger.seize(entry)
-    assert not pool.ledger.orders
+    assert not pool.ledger.actions
     assert entry.close_reason is CloseReason.SEIZED
     pool.ledger.closed(entry)
     assert pool.ledger.statistics().closed == {"seized": 1}
@@ -242,7 +242,7 @@ def test_the_end_of_the_block_wakes_all_and_lends_nothing_more() -> None:
     pool.ledger.refill()
     pool.open()
     borrowed = pool.borrow()
-    opening = pool.ordered(Order.OPEN)
+    opening = pool.ordered(Action.OPEN)
     waiter, watcher = pool.join(), pool.new_waiter()
     pool.ledger.watch(watcher)
     drained: list[bool] = []
@@ -258,7 +258,7 @@ def test_the_end_of_the_block_wakes_all_and_lends_nothing_more() -> None:
     assert drained
     assert {pool.close(), pool.close()} == {opening, borrowed}
     assert not pool.slots.borrowers
-    assert not pool.ledger.orders
+    assert not pool.ledger.actions
 
 
 def test_detaching_the_last_borrowed_connection_drains_the_pool() -> None:

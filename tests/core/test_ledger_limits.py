@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from anyconnpool._core.states import Liveness, Order, State
+from anyconnpool._core.states import Action, Liveness, State
 from anyconnpool._statistics import CloseReason
 
 from .ledger_fakes import Pool
@@ -110,7 +110,7 @@ def test_a_raised_max_size_lets_waiting_tasks_through() -> None:
     waiters = [pool.join(), pool.join(), pool.join()]
     pool.ledger.resize(3)
     assert [pool.open(), pool.open()] == [waiter.entry for waiter in waiters[:2]]
-    assert not pool.ledger.orders
+    assert not pool.ledger.actions
     pool.ledger.resize(math.inf)
     assert pool.open() is waiters[2].entry
 
@@ -191,7 +191,7 @@ def test_retire_closes_idle_ones_now_and_others_when_they_come() -> None:
     pool.shows[doubtful] = Liveness.UNSURE
     assert pool.ledger.checkout(0) is borrowed
     pool.ledger.look_over(0, 10, 0)
-    assert pool.ordered(Order.CHECK) is doubtful
+    assert pool.ordered(Action.CHECK) is doubtful
     pool.ledger.retire()
     pool.ledger.release(borrowed, 0, None)
     pool.ledger.checked(doubtful, Liveness.ALIVE, 0)
@@ -217,14 +217,14 @@ def test_min_idle_is_kept_ready_while_there_is_room() -> None:
     """What is borrowed is replaced until ``max_size`` is reached."""
     pool = Pool(max_size=3, min_idle=2)
     pool.ledger.refill()
-    assert len(pool.ledger.orders) == 2
+    assert len(pool.ledger.actions) == 2
     pool.open()
     pool.open()
     pool.ledger.checkout(0)
-    assert len(pool.ledger.orders) == 1
+    assert len(pool.ledger.actions) == 1
     pool.open()
     pool.ledger.checkout(0)
-    assert not pool.ledger.orders
+    assert not pool.ledger.actions
 
 
 def test_a_failure_pauses_refilling_until_the_next_sweep() -> None:
@@ -232,12 +232,12 @@ def test_a_failure_pauses_refilling_until_the_next_sweep() -> None:
     pool = Pool(max_size=3, min_idle=1)
     pool.ledger.refill()
     pool.fail(ConnectionRefusedError())
-    assert not pool.ledger.orders
+    assert not pool.ledger.actions
     pool.join()
     pool.fail(ConnectionRefusedError())
-    assert not pool.ledger.orders
+    assert not pool.ledger.actions
     pool.ledger.refill()
-    pool.ordered(Order.OPEN)
+    pool.ordered(Action.OPEN)
 
 
 def test_a_success_ends_the_pause_of_refilling() -> None:

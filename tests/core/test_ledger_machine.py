@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
-from anyconnpool._core.states import TRANSITIONS, Liveness, Order, State
+from anyconnpool._core.states import TRANSITIONS, Action, Liveness, State
 
 from .ledger_events import LedgerEvents, event
 from .ledger_model import Conn
@@ -35,18 +35,22 @@ class LedgerMachine(LedgerEvents):
     def _take_orders(self) -> bool:
         """Bind what was ordered to the model's connections; true if any is to be opened."""
         new = [conn for conn in self.model.conns if conn.entry is None]
-        orders = {Order.OPEN: self.opening, Order.CHECK: self.checking, Order.CLOSE: self.closing}
+        actions = {
+            Action.OPEN: self.opening,
+            Action.CHECK: self.checking,
+            Action.CLOSE: self.closing,
+        }
         opens = 0
-        while self.ledger.orders:
-            order, entry = self.ledger.orders.popleft()
+        while self.ledger.actions:
+            order, entry = self.ledger.actions.popleft()
             assert entry is not None
-            if order is Order.OPEN:
+            if order is Action.OPEN:
                 new[opens].entry = entry
                 self.conns[entry] = new[opens]
                 opens += 1
-            elif order is Order.CLOSE:
+            elif order is Action.CLOSE:
                 assert entry.close_reason in self.conns[entry].faults
-            orders[order].append(entry)
+            actions[order].append(entry)
         assert opens == len(new), "as many openings as the model wants"
         return opens > 0
 
@@ -145,7 +149,7 @@ class LedgerMachine(LedgerEvents):
 @pytest.mark.newest
 @pytest.mark.timeout(300)
 def test_the_ledger_agrees_with_a_naive_model() -> None:
-    """Any sequence of events leads to the states, wakings, orders and totals of the model.
+    """Any sequence of events leads to the states, wakings, actions and totals of the model.
 
     The sequences are rich enough to go through nearly every transition of the table.
     """

@@ -17,8 +17,8 @@ from typing import Generic, Protocol
 from anyconnpool._core.states import (
     IDLE,
     IN_USE,
+    Action,
     Liveness,
-    Order,
     PoolEntry,
     State,
     TransportT,
@@ -63,7 +63,7 @@ class Books(Generic[TransportT]):
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self.orders: deque[tuple[Order, PoolEntry[TransportT] | None]] = deque()
+        self.actions: deque[tuple[Action, PoolEntry[TransportT] | None]] = deque()
         self.last_connect_error: Exception | None = None
         self.timed_out = self.cancelled = self.replayed = 0
         self._settings = settings
@@ -191,14 +191,14 @@ class Books(Generic[TransportT]):
             self._reused -= 1
 
     def _remove(self, entry: PoolEntry[TransportT], reason: CloseReason | None) -> None:
-        """Order an entry to be closed or, if there is no reason to, to be checked."""
+        """Action an entry to be closed or, if there is no reason to, to be checked."""
         if reason is None:
             self._move(entry, State.CHECKING)
-            self.orders.append((Order.CHECK, entry))
+            self.actions.append((Action.CHECK, entry))
             return
         entry.close_reason = reason
         self._move(entry, State.CLOSING)
-        self.orders.append((Order.CLOSE, entry))
+        self.actions.append((Action.CLOSE, entry))
         self._check_drained()
         self._balance()
 
@@ -223,7 +223,7 @@ class Books(Generic[TransportT]):
             self._free_slot(entry)
 
     def _balance(self) -> None:
-        """Order as many connections as are missing and have room."""
+        """Action as many connections as are missing and have room."""
         if self._size >= self._max_size or self._drained is not None:
             return
         missing = self._missing()
@@ -247,7 +247,7 @@ class Books(Generic[TransportT]):
         self._take_slot(entry)
         self._passing[State.OPENING] += 1
         self._size += 1
-        self.orders.append((Order.OPEN, entry))
+        self.actions.append((Action.OPEN, entry))
 
     def _fit_slots(self) -> None:
         # After max_size was lowered, the surplus keeps its slots until it is gone.

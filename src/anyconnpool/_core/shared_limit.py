@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Generic
 
 from anyconnpool._core.books import Slots
 from anyconnpool._core.state_machine import Ledger
-from anyconnpool._core.states import Liveness, Order, PoolEntry, State, TransportT, Waiter
+from anyconnpool._core.states import Action, Liveness, PoolEntry, State, TransportT, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 
@@ -53,12 +53,12 @@ class Budget(Generic[TransportT]):
         self._listed: dict[SharingLedger[TransportT], float] = {}
         self._settling = False
 
-    def join(self, member: SharingLedger[TransportT], carry_out: Callable[[], None]) -> None:
+    def join(self, member: SharingLedger[TransportT], run_actions: Callable[[], None]) -> None:
         """Take a ledger in.
 
-        :param carry_out: carries out its orders
+        :param run_actions: carries out its actions
         """
-        self._members[member] = carry_out
+        self._members[member] = run_actions
 
     def leave(self, member: SharingLedger[TransportT]) -> None:
         """Forget a ledger that will open nothing more; what it has open still counts."""
@@ -174,12 +174,12 @@ class SharingLedger(Ledger[TransportT]):
         return (waiter.number for waiter in islice(line, None if room == math.inf else int(room)))
 
     def open_for_waiter(self) -> None:
-        """Order a connection for the waiter that has waited longest."""
+        """Action a connection for the waiter that has waited longest."""
         with self._lock:
             self._order_open()
 
     def give_way(self) -> None:
-        """Order the longest idle connection to be closed, to make room for another pool's."""
+        """Action the longest idle connection to be closed, to make room for another pool's."""
         with self._lock:
             self._remove(self._idle.popleft(), CloseReason.GAVE_WAY)
 
@@ -212,7 +212,7 @@ class SharingLedger(Ledger[TransportT]):
         while missing > 0 and self._size < self._max_size and self._budget.has_spare_room():
             self._order_open()
             missing -= 1
-        self.orders.append((Order.SHARE, None))
+        self.actions.append((Action.SHARE, None))
 
     def _order_open(self) -> None:
         super()._order_open()

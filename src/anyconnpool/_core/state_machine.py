@@ -2,7 +2,7 @@
 
 Everything that decides lives here, and its single steps in ``_books``. It is synchronous, does no
 I/O, and gets the time and the slots from outside; what has to be done it writes to
-:attr:`Ledger.orders`. The rules:
+:attr:`Ledger.actions`. The rules:
 
 - Every connection that isn't idle holds a slot, and ``idle + slots held`` never exceeds
   ``max_size``: a connection is opened only where there is room for it.
@@ -170,7 +170,7 @@ class Ledger(Books[TransportT]):
             self._leave(entry)
 
     def reap(self, now: float, limit: int) -> bool:
-        """Order the entries that have been idle for too long to be closed, the oldest first.
+        """Action the entries that have been idle for too long to be closed, the oldest first.
 
         :param limit: most entries to take at once
         :return: whether there may be more
@@ -216,7 +216,7 @@ class Ledger(Books[TransportT]):
             return since + self._longest_idle
 
     def settle(self) -> None:
-        """Do what :attr:`Order.SHARE` asks for: nothing, unless a budget is shared."""
+        """Do what :attr:`Action.SHARE` asks for: nothing, unless a budget is shared."""
 
     def unused(self) -> bool:
         """Tell whether nothing is open, nor anybody waiting."""
@@ -229,7 +229,7 @@ class Ledger(Books[TransportT]):
             return bool(self._waiters) or self._min_idle > len(self._idle)
 
     def refill(self) -> None:
-        """Order what is missing of the idle connections, also after a failure to connect."""
+        """Action what is missing of the idle connections, also after a failure to connect."""
         with self._lock:
             self._refill_paused = False
             self._balance()
@@ -246,7 +246,7 @@ class Ledger(Books[TransportT]):
             self._watchers.pop(watcher, None)
 
     def retire(self) -> None:
-        """Order every present connection to be closed, those in use when they come back."""
+        """Action every present connection to be closed, those in use when they come back."""
         with self._lock:
             self._generation += 1
             while self._idle:
@@ -276,7 +276,7 @@ class Ledger(Books[TransportT]):
             self._check_drained()
 
     def seize(self, entry: PoolEntry[TransportT]) -> None:
-        """Order a connection to be closed under its borrower's hands."""
+        """Action a connection to be closed under its borrower's hands."""
         with self._lock:
             if entry.state is State.IN_USE:
                 self._remove(entry, CloseReason.SEIZED)

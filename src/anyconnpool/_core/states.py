@@ -1,4 +1,4 @@
-"""The states of a connection and the things that the ledger books: entries, waiters, orders."""
+"""The states of a connection and the things that the ledger books: entries, waiters, actions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ IN_USE = State.IN_USE
 ALIVE = Liveness.ALIVE
 
 
-class Order(Enum):
+class Action(Enum):
     """What the ledger wants to have done, with an entry but for the last."""
 
     OPEN = auto()

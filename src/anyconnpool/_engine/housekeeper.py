@@ -30,7 +30,7 @@ class Housekeeper:
 
     :param settings: the pool's settings
     :param ledger: decides
-    :param workers: carry out what it orders
+    :param workers: carry out what it actions
     :param runtime: the event loop of the pool
     :param look_for_leaks: called at each sweep
     """
@@ -91,7 +91,7 @@ class Housekeeper:
         if self._now() >= self._refill_at:
             self._refill_at = self._now() + _SWEEP_INTERVAL
             self._ledger.refill()
-        self._workers.carry_out()
+        self._workers.run_actions()
 
     async def _look_over(self) -> None:
         start: int | None = 0
@@ -100,5 +100,5 @@ class Housekeeper:
             await self._finish_slice()
 
     async def _finish_slice(self) -> None:
-        self._workers.carry_out()
+        self._workers.run_actions()
         await checkpoint()

@@ -37,7 +37,7 @@ class Lender:
 
     :param settings: the pool's settings
     :param ledger: decides
-    :param workers: carry out what it orders
+    :param workers: carry out what it actions
     :param runtime: the event loop of the pool
     :param held: returns the connections that aren't idle
     """
@@ -80,8 +80,8 @@ class Lender:
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
         entry = self._ledger.checkout(self.now())
-        if self._ledger.orders:
-            self._workers.carry_out()
+        if self._ledger.actions:
+            self._workers.run_actions()
         self._turns += 1
         if entry is None:
             entry = await self._wait_for_entry(timeout)
@@ -102,7 +102,7 @@ class Lender:
         """
         self.check()
         entry = self._ledger.checkout(self.now())
-        self._workers.carry_out()
+        self._workers.run_actions()
         if entry is None:
             raise PoolFull(self._ledger.statistics(), "has no idle connection to lend at once")
         entry.borrower = self._current_task()
@@ -115,22 +115,22 @@ class Lender:
         """Take a connection back; with a reason, to close it."""
         entry.borrower = None
         self._ledger.release(entry, self.now(), reason, unsure)
-        if self._ledger.orders:
-            self._workers.carry_out()
+        if self._ledger.actions:
+            self._workers.run_actions()
 
     @defer_interrupts
     def let_go(self, entry: PoolEntry[Transport]) -> bool:
         """Give a connection away for good; false if it has been closed already."""
         entry.borrower = None
         mine = self._ledger.detach(entry)
-        self._workers.carry_out()
+        self._workers.run_actions()
         return mine
 
     @defer_interrupts
     def seize(self, entry: PoolEntry[Transport]) -> None:
         """Close a connection under its borrower's hands; nothing if nobody has borrowed it."""
         self._ledger.seize(entry)
-        self._workers.carry_out()
+        self._workers.run_actions()
 
     @defer_interrupts
     async def wait_ready(self) -> None:
@@ -141,7 +141,7 @@ class Lender:
         watcher: Waiter[Transport] = Waiter(signal.set)
         self._ledger.watch(watcher)
         self._ledger.refill()
-        self._workers.carry_out()
+        self._workers.run_actions()
         try:
             await signal.wait()
         finally:
@@ -162,14 +162,14 @@ class Lender:
         """Replace every present connection when it next comes back."""
         self.check()
         self._ledger.retire()
-        self._workers.carry_out()
+        self._workers.run_actions()
 
     @defer_interrupts
     def resize(self, max_size: float) -> None:
         """Change the most connections."""
         self.check()
         self._ledger.resize(max_size)
-        self._workers.carry_out()
+        self._workers.run_actions()
 
     @defer_interrupts
     def end(self, drained: Callable[[], object]) -> None:
@@ -179,7 +179,7 @@ class Lender:
         """
         self.running = False
         self._ledger.shut(self._closed_error, drained)
-        self._workers.carry_out()
+        self._workers.run_actions()
 
     def check(self) -> None:
         """Refuse use after the end, or in another event loop than the pool's.
@@ -200,7 +200,7 @@ class Lender:
             await checkpoint()
         except BaseException:
             self._ledger.release(entry, self.now(), None)
-            self._workers.carry_out()
+            self._workers.run_actions()
             raise
 
     async def _wait_for_entry(self, timeout: float) -> PoolEntry[Transport]:
@@ -211,8 +211,8 @@ class Lender:
                 self._ledger.statistics(),
                 "is in full use, and as many tasks as max_waiting allows wait already",
             )
-        if self._ledger.orders:
-            self._workers.carry_out()
+        if self._ledger.actions:
+            self._workers.run_actions()
         try:
             if timeout == math.inf:
                 await signal.wait()
@@ -240,4 +240,4 @@ class Lender:
 
     def _abandon(self, waiter: Waiter[Transport]) -> None:
         self._ledger.abandon(waiter, self.now())
-        self._workers.carry_out()
+        self._workers.run_actions()

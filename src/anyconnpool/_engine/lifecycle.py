@@ -72,9 +72,9 @@ class RunningPool:
         tasks.start_soon(self._housekeeper.run)
         self._tell(PoolStarted(settings.name, ledger.statistics, settings.min_idle))
 
-    def carry_out(self) -> None:
+    def run_actions(self) -> None:
         """Carry out what the ledger has ordered."""
-        self._workers.carry_out()
+        self._workers.run_actions()
 
     def end(self) -> None:
         """Lend nothing more, and close what is idle."""

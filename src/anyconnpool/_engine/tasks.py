@@ -1,4 +1,4 @@
-"""Carry out the ledger's orders: open, check and close connections, each in a task of the pool."""
+"""Carry out the ledger's actions: open, check and close connections, each in a task of the pool."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from anyio import CancelScope, fail_after
 from anyio.abc import TaskGroup
 
 from anyconnpool._core.state_machine import Ledger
-from anyconnpool._core.states import Liveness, Order, PoolEntry
+from anyconnpool._core.states import Action, Liveness, PoolEntry
 from anyconnpool._engine.connector import Opener
 from anyconnpool._engine.hooks import lend_to_hook
 from anyconnpool._observing import tell
@@ -38,7 +38,7 @@ _GRACEFUL = frozenset(
 class Workers:
     """Run the tasks that connections need.
 
-    :param ledger: whose orders to carry out
+    :param ledger: whose actions to carry out
     :param opener: opens connections
     :param settings: the pool's settings
     :param now: returns the time, in seconds
@@ -63,16 +63,16 @@ class Workers:
         self._stopped = False
 
     @defer_interrupts
-    def carry_out(self) -> None:
+    def run_actions(self) -> None:
         """Start a task for every order."""
-        orders = self._ledger.orders
-        while orders:
-            order, entry = orders.popleft()
+        actions = self._ledger.actions
+        while actions:
+            order, entry = actions.popleft()
             if entry is None:
                 self._ledger.settle()
-            elif order is Order.OPEN:
+            elif order is Action.OPEN:
                 self._tasks.start_soon(self._until_stopped, self._open, entry)
-            elif order is Order.CHECK:
+            elif order is Action.CHECK:
                 self._tasks.start_soon(self._until_stopped, self._check, entry)
             else:
                 self._tasks.start_soon(self._close, entry)
@@ -110,7 +110,7 @@ class Workers:
             _logger.debug("pool %s: opened %s", self._settings.name, entry.transport)
             self._ledger.opened(entry, self._now(), unsure=entry.transport.never_read)
         finally:
-            self.carry_out()
+            self.run_actions()
 
     async def _check(self, entry: PoolEntry[Transport]) -> None:
         found: Liveness | CloseReason = Liveness.CLOSED
@@ -121,7 +121,7 @@ class Workers:
         finally:
             # Cancelled above, the connection is in doubt for good.
             self._ledger.checked(entry, found, self._now())
-            self.carry_out()
+            self.run_actions()
 
     def tell_closed(self, entry: PoolEntry[Transport]) -> None:
         """Tell the observers that a connection has left the pool."""
@@ -156,5 +156,5 @@ class Workers:
             await entry.transport.close(grace)
         finally:
             self._ledger.closed(entry)
-            self.carry_out()
+            self.run_actions()
             self.tell_closed(entry)
