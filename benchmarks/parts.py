@@ -49,10 +49,10 @@ async def nothing() -> None:
 
 async def measure(pool: ConnectionPool) -> dict[str, float]:
     """Measure the parts of a borrow, one by one."""
-    lender, ledger = attrgetter("_lender", "_ledger")(pool)
+    lender, machine = attrgetter("_lender", "_machine")(pool)
     ask_backend = attrgetter("_checkpoint_if_cancelled")(lender)
-    entry = ledger.checkout(lender.now())
-    ledger.release(entry, lender.now(), None)
+    entry = machine.checkout(lender.now())
+    machine.release(entry, lender.now(), None)
     slots = anyio.CapacityLimiter(10)
     lock = threading.Lock()
 
@@ -65,7 +65,7 @@ async def measure(pool: ConnectionPool) -> dict[str, float]:
         slots.release_on_behalf_of(entry)
 
     def check_out_and_in() -> None:
-        ledger.release(ledger.checkout(lender.now()), lender.now(), None)
+        machine.release(machine.checkout(lender.now()), lender.now(), None)
 
     async def borrow() -> None:
         async with pool.acquire():

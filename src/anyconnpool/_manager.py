@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from anyio import AsyncContextManagerMixin, CapacityLimiter, current_time, sleep
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._core.shared_limit import Budget, SharingLedger
+from anyconnpool._core.shared_limit import Budget, SharedPoolStateMachine
 from anyconnpool._core.states import Liveness, PoolEntry
 from anyconnpool._engine.connection import Acquisition
 from anyconnpool._engine.leasing import Lender
@@ -56,14 +56,14 @@ class ManagedPool(ConnectionPool):
         :param budget: what it shares with the other pools
         """
 
-        def make_ledger(
+        def make_machine(
             settings: Settings,
             slots: CapacityLimiter,
             inspect: Callable[[PoolEntry[Transport]], Liveness],
-        ) -> SharingLedger[Transport]:
-            return SharingLedger(settings, slots, inspect, budget)
+        ) -> SharedPoolStateMachine[Transport]:
+            return SharedPoolStateMachine(settings, slots, inspect, budget)
 
-        return block.start(self._settings, self._connectable, make_ledger)
+        return block.start(self._settings, self._connectable, make_machine)
 
     def _running_lender(self) -> Lender:
         lender = super()._running_lender()
@@ -242,9 +242,9 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         self._check()
         assert self._block is not None
         self._running[pool] = running = pool.make(self._block, self._budget)
-        ledger = running.ledger
-        assert isinstance(ledger, SharingLedger)
-        self._budget.join(ledger, running.run_actions)
+        machine = running.machine
+        assert isinstance(machine, SharedPoolStateMachine)
+        self._budget.join(machine, running.run_actions)
         return running
 
     @defer_interrupts
@@ -257,7 +257,7 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
     async def _sweep(self) -> None:
         for pool, running in list(self._running.items()):
             now = current_time()
-            if not running.ledger.unused():
+            if not running.machine.unused():
                 self._empty_since.pop(pool, None)
             elif now - self._empty_since.setdefault(pool, now) >= self._max_idle_time:
                 self._drop(pool, running)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from anyio import AsyncContextManagerMixin
 from anyio.abc import ByteStreamConnectable
 
-from anyconnpool._core.state_machine import Ledger
+from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._engine.connection import Acquisition, PooledConnection
 from anyconnpool._engine.leasing import Lender
 from anyconnpool._engine.lifecycle import Block, RunningPool
@@ -99,7 +99,7 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
             settings["name"] = describe_remote(remote, tls=tls)
         self._settings = Settings(**settings)
         self._acquire_timeout = self._settings.acquire_timeout
-        self._ledger: Ledger[Transport] | None = None
+        self._machine: PoolStateMachine[Transport] | None = None
         self._lender: Lender | None = None
 
     @classmethod
@@ -173,7 +173,7 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
             yield self
 
     def _use(self, running: RunningPool) -> None:
-        self._ledger = running.ledger
+        self._machine = running.machine
         self._lender = running.lender
 
     def acquire(self, *, timeout: float | None = None) -> Acquisition:
@@ -236,9 +236,9 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
 
         Outside the pool's block nothing is open, and the totals are those of the last block.
         """
-        if self._ledger is None:
+        if self._machine is None:
             return PoolStatistics(name=self.name, max_size=self.max_size)
-        return self._ledger.statistics()
+        return self._machine.statistics()
 
     def _count_replay(self, error: Exception) -> None:
         self._running_lender().count_replay(error)

@@ -1,1 +1,1 @@
-"""Tests of the ledger, the values and the codecs, which need no event loop."""
+"""Tests of the machine, the values and the codecs, which need no event loop."""

@@ -1,19 +1,19 @@
-"""A naive model of ledgers that share a budget: every decision by looking at everything again."""
+"""A naive model of machines that share a budget: every decision by looking at everything again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from anyconnpool._core.shared_limit import Budget, SharingLedger
+from anyconnpool._core.shared_limit import Budget, SharedPoolStateMachine
 from anyconnpool._core.states import Liveness, PoolEntry, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 
-from .ledger_fakes import SetSlots
-from .ledger_model import Conn, Model
+from .machine_fakes import SetSlots
+from .machine_model import Conn, Model
 
 
-class WatchedSharingLedger(SharingLedger[int]):
+class WatchedSharingLedger(SharedPoolStateMachine[int]):
     """Remember every change of state, also those that last for a moment only."""
 
     def __init__(

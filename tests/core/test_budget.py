@@ -14,11 +14,11 @@ from anyconnpool._core.shared_limit import Budget
 from anyconnpool._core.states import Action, Liveness, PoolEntry, State, Waiter
 
 from .budget_model import WatchedSharingLedger
-from .ledger_fakes import SetSlots, make_settings
+from .machine_fakes import SetSlots, make_settings
 
 
 class Pools:
-    """Some ledgers that share a budget; what they order is done when a test says so.
+    """Some machines that share a budget; what they order is done when a test says so.
 
     :param max_total: most connections of all of them
     :param sizes: ``max_size`` of each
@@ -29,25 +29,25 @@ class Pools:
         self, max_total: float, *sizes: float, min_idle: int = 0, max_waiting: float = math.inf
     ) -> None:
         self.budget: Budget[int] = Budget(max_total)
-        self.ledgers: list[WatchedSharingLedger] = []
+        self.machines: list[WatchedSharingLedger] = []
         self.actions: list[tuple[Action, PoolEntry[int], WatchedSharingLedger]] = []
         self.served: list[Waiter[int]] = []
         self.now = 0.0
         for size in sizes:
             settings = make_settings(max_size=size, min_idle=min_idle, max_waiting=max_waiting)
-            ledger = WatchedSharingLedger(
+            machine = WatchedSharingLedger(
                 settings, SetSlots(size), lambda entry: Liveness.ALIVE, self.budget, lambda: 0.0
             )
-            self.budget.join(ledger, lambda ledger=ledger: self.run_actions(ledger))  # type: ignore[misc]
-            self.ledgers.append(ledger)
+            self.budget.join(machine, lambda machine=machine: self.run_actions(machine))  # type: ignore[misc]
+            self.machines.append(machine)
 
-    def run_actions(self, ledger: WatchedSharingLedger) -> None:
-        while ledger.actions:
-            order, entry = ledger.actions.popleft()
+    def run_actions(self, machine: WatchedSharingLedger) -> None:
+        while machine.actions:
+            order, entry = machine.actions.popleft()
             if entry is None:
-                ledger.settle()
+                machine.settle()
             else:
-                self.actions.append((order, entry, ledger))
+                self.actions.append((order, entry, machine))
 
     def join(self, index: int) -> Waiter[int]:
         waiter = self.try_join(index)
@@ -56,21 +56,21 @@ class Pools:
 
     def try_join(self, index: int) -> Waiter[int] | None:
         waiter: Waiter[int] = Waiter(lambda: self.served.append(waiter))
-        joined = self.ledgers[index].join(waiter)
-        self.run_actions(self.ledgers[index])
+        joined = self.machines[index].join(waiter)
+        self.run_actions(self.machines[index])
         return waiter if joined else None
 
     def finish(self, count: int = 1000) -> None:
         """Open and close what is ordered, in order."""
         while self.actions and count:
             count -= 1
-            order, entry, ledger = self.actions.pop(0)
+            order, entry, machine = self.actions.pop(0)
             if order is Action.OPEN:
                 entry.transport = 1
-                ledger.opened(entry, self.now)
+                machine.opened(entry, self.now)
             else:
-                ledger.closed(entry)
-            self.run_actions(ledger)
+                machine.closed(entry)
+            self.run_actions(machine)
 
     def borrow(self, index: int) -> PoolEntry[int]:
         waiter = self.join(index)
@@ -80,11 +80,11 @@ class Pools:
 
     def release(self, index: int, entry: PoolEntry[int]) -> None:
         self.now += 1
-        self.ledgers[index].release(entry, self.now, None)
-        self.run_actions(self.ledgers[index])
+        self.machines[index].release(entry, self.now, None)
+        self.run_actions(self.machines[index])
 
     def ordered(self) -> list[tuple[Action, int]]:
-        return [(order, self.ledgers.index(ledger)) for order, _, ledger in self.actions]
+        return [(order, self.machines.index(machine)) for order, _, machine in self.actions]
 
 
 @pytest.mark.newest
@@ -119,12 +119,12 @@ def test_waiters_of_all_pools_are_served_in_the_order_of_joining(
 def pools_of(shared: Pools, entry: PoolEntry[int]) -> int:
     """Return the index of the pool that an entry belongs to."""
     return next(
-        index for index, ledger in enumerate(shared.ledgers) if entry in borrowed_slots(ledger)
+        index for index, machine in enumerate(shared.machines) if entry in borrowed_slots(machine)
     )
 
 
-def borrowed_slots(ledger: WatchedSharingLedger) -> set[object]:
-    slots = ledger.slots
+def borrowed_slots(machine: WatchedSharingLedger) -> set[object]:
+    slots = machine.slots
     assert isinstance(slots, SetSlots)
     return slots.borrowers
 
@@ -185,7 +185,7 @@ def test_an_abandoned_connect_makes_room_when_it_is_open() -> None:
     """A connection that nobody waits for any more isn't kept while others need its place."""
     pools = Pools(1, 5, 5)
     gone = pools.join(0)
-    pools.ledgers[0].abandon(gone, 0)
+    pools.machines[0].abandon(gone, 0)
     theirs = pools.join(1)
     pools.finish()
     assert theirs.entry is not None
@@ -195,19 +195,19 @@ def test_an_abandoned_connect_makes_room_when_it_is_open() -> None:
 def test_refills_take_no_room_that_a_waiter_needs(first: int) -> None:
     """The last place is a waiter's, and what is idle for no one gives way to it."""
     pools = Pools(2, 5, 5, min_idle=1)
-    pools.ledgers[first].refill()
-    pools.run_actions(pools.ledgers[first])
+    pools.machines[first].refill()
+    pools.run_actions(pools.machines[first])
     pools.finish()
     assert pools.budget.total == 1
     waiters = [pools.join(1 - first), pools.join(1 - first)]
     pools.finish()
     assert all(waiter.entry for waiter in waiters)
-    assert pools.ledgers[first].statistics().size == 0
+    assert pools.machines[first].statistics().size == 0
     for waiter in waiters:
         assert waiter.entry is not None
         pools.release(1 - first, waiter.entry)
-    pools.ledgers[first].refill()
-    pools.run_actions(pools.ledgers[first])
+    pools.machines[first].refill()
+    pools.run_actions(pools.machines[first])
     assert not pools.actions, "a refill makes nobody give way"
 
 
@@ -231,7 +231,7 @@ def test_a_ledger_that_was_shut_leaves_the_line() -> None:
     pools = Pools(1, 5, 5)
     pools.borrow(0)
     gone = pools.join(1)
-    pools.ledgers[1].shut(lambda: ConnectionAbortedError("shut"), list)
+    pools.machines[1].shut(lambda: ConnectionAbortedError("shut"), list)
     assert isinstance(gone.error, ConnectionAbortedError)
     assert not pools.budget.claims(math.inf)
 
@@ -247,8 +247,8 @@ def test_any_number_of_connections_can_give_way_at_once() -> None:
         pools.release(1, waiter.entry)
     waiters = [pools.join(0) for _ in range(1000)]
     assert not pools.actions
-    pools.ledgers[0].resize(math.inf)
-    pools.run_actions(pools.ledgers[0])
+    pools.machines[0].resize(math.inf)
+    pools.run_actions(pools.machines[0])
     assert pools.budget.closing == 1000
     pools.finish(count=2000)
     assert all(waiter.entry for waiter in waiters)
@@ -259,8 +259,8 @@ def test_a_ledger_that_was_shut_is_forgotten() -> None:
     pools = Pools(1, 5, 5)
     pools.release(1, pools.borrow(1))
     pools.release(0, pools.borrow(0))
-    pools.ledgers[1].shut(lambda: ConnectionAbortedError("shut"), list)
-    dropped = ref(pools.ledgers.pop())
+    pools.machines[1].shut(lambda: ConnectionAbortedError("shut"), list)
+    dropped = ref(pools.machines.pop())
     gc.collect()
     assert dropped() is None
 
@@ -270,7 +270,7 @@ def test_a_waiter_whose_connect_was_in_vain_keeps_its_place_among_all() -> None:
     pools = Pools(2, 5, 5, 5)
     pools.borrow(2)
     first, second, third = pools.join(0), pools.join(1), pools.join(0)
-    pools.ledgers[0].retire()
+    pools.machines[0].retire()
     pools.finish(count=2)
     assert pools.ordered() == [(Action.OPEN, 0)]
     pools.finish()

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, ledgers that share a budget do what the naive model does."""
+"""Whatever happens in whatever order, machines that share a budget do what the naive model does."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from anyconnpool._core.states import Action, PoolEntry
 from anyconnpool._statistics import CloseReason
 
 from .budget_model import Common, SharingModel, WatchedSharingLedger
-from .ledger_events import EVENTS, PICKS
-from .ledger_fakes import SetSlots
-from .ledger_model import Conn
-from .test_ledger_machine import LedgerMachine
+from .machine_events import EVENTS, PICKS
+from .machine_fakes import SetSlots
+from .machine_model import Conn
+from .test_ledger_machine import PoolMachine
 
 MEMBER_SETTINGS = st.fixed_dictionaries(
     {
@@ -40,8 +40,8 @@ MEMBER_SETTINGS = st.fixed_dictionaries(
 SEEN: set[str] = set()
 
 
-class Member(LedgerMachine):
-    """One of the ledgers, with all that can happen to it, and its model."""
+class Member(PoolMachine):
+    """One of the machines, with all that can happen to it, and its model."""
 
     def __init__(self, group: BudgetMachine, chosen: dict[str, Any]) -> None:
         super().__init__()
@@ -59,8 +59,8 @@ class Member(LedgerMachine):
         self.sharing = WatchedSharingLedger(
             self.settings, self.slots, self._inspect, group.budget, lambda: jitter
         )
-        # Only what both kinds of ledger have is used by the events.
-        self.ledger = cast("Any", self.sharing)
+        # Only what both kinds of machine have is used by the events.
+        self.machine = cast("Any", self.sharing)
         group.budget.join(self.sharing, self.run_actions)
         self.opens: list[PoolEntry[int]] = []
         self.last_size = 0
@@ -120,7 +120,7 @@ class Member(LedgerMachine):
     def shut(self, really: bool = True) -> None:
         """Drop the pool if it is of no use, and begin a new one, as a manager does."""
         unused = not (self.model.conns or self.model.waiters or self.model.watchers)
-        assert self.ledger.unused() is unused
+        assert self.machine.unused() is unused
         if unused:
             self.sharing.shut(lambda: ConnectionAbortedError("dropped"), list)
             self.group.common.models.remove(self.sharing_model)
@@ -135,7 +135,7 @@ class Member(LedgerMachine):
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """Let things happen to several ledgers, and compare all of them after each."""
+    """Let things happen to several machines, and compare all of them after each."""
 
     broken = False
 

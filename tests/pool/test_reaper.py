@@ -224,13 +224,13 @@ async def test_the_housekeeper_survives_an_error(caplog: pytest.LogCaptureFixtur
     network = MemoryNetwork()
 
     def fail_once(*args: object) -> NoReturn:
-        del ledger.reap
+        del machine.reap
         raise RuntimeError("a bug of the books")
 
     async with ConnectionPool(network) as pool:
         await fill(pool, 2)
-        ledger = attrgetter("_ledger")(pool)
-        ledger.reap = fail_once
+        machine = attrgetter("_machine")(pool)
+        machine.reap = fail_once
         network.peers[1].hang_up()
         with caplog.at_level(logging.ERROR, "anyconnpool"):
             await anyio.sleep(11)

@@ -29,7 +29,7 @@ from anyconnpool._statistics import CloseReason
 
 
 class Slots(Protocol):
-    """What the ledger needs of a :class:`~anyio.CapacityLimiter`."""
+    """What the machine needs of a :class:`~anyio.CapacityLimiter`."""
 
     @property
     def total_tokens(self) -> float:

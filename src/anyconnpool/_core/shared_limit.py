@@ -1,6 +1,6 @@
 """How the pools of a manager share one maximum of sockets, in one fair order of waiters.
 
-The rules, which :class:`SharingLedger` adds to those of the ledger:
+The rules, which :class:`SharedPoolStateMachine` adds to those of the machine:
 
 - A connection is opened for a waiter only by the budget, for the waiter that has waited longest of
   all that need one and whose pool has room.
@@ -24,7 +24,7 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, Generic
 
 from anyconnpool._core.books import Slots
-from anyconnpool._core.state_machine import Ledger
+from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, Liveness, PoolEntry, State, TransportT, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Budget(Generic[TransportT]):
-    """Count the connections of several ledgers, and decide who opens the next one.
+    """Count the connections of several machines, and decide who opens the next one.
 
     :param max_total: most connections of all of them together
     """
@@ -42,33 +42,37 @@ class Budget(Generic[TransportT]):
     def __init__(self, max_total: float) -> None:
         self.total = 0
         self.closing = 0
-        #: the idle connections of all ledgers, the longest idle first
-        self.idle: OrderedDict[PoolEntry[TransportT], SharingLedger[TransportT]] = OrderedDict()
+        #: the idle connections of all machines, the longest idle first
+        self.idle: OrderedDict[PoolEntry[TransportT], SharedPoolStateMachine[TransportT]] = (
+            OrderedDict()
+        )
         self._max_total = max_total
         self._numbers = count()
-        self._members: dict[SharingLedger[TransportT], Callable[[], None]] = {}
+        self._members: dict[SharedPoolStateMachine[TransportT], Callable[[], None]] = {}
         # A heap of the places of the members' first waiters in need. An entry may be out of date,
         # but only too early: it is put right when it comes to the top.
-        self._line: list[tuple[float, SharingLedger[TransportT]]] = []
-        self._listed: dict[SharingLedger[TransportT], float] = {}
+        self._line: list[tuple[float, SharedPoolStateMachine[TransportT]]] = []
+        self._listed: dict[SharedPoolStateMachine[TransportT], float] = {}
         self._settling = False
 
-    def join(self, member: SharingLedger[TransportT], run_actions: Callable[[], None]) -> None:
-        """Take a ledger in.
+    def join(
+        self, member: SharedPoolStateMachine[TransportT], run_actions: Callable[[], None]
+    ) -> None:
+        """Take a machine in.
 
         :param run_actions: carries out its actions
         """
         self._members[member] = run_actions
 
-    def leave(self, member: SharingLedger[TransportT]) -> None:
-        """Forget a ledger that will open nothing more; what it has open still counts."""
+    def leave(self, member: SharedPoolStateMachine[TransportT]) -> None:
+        """Forget a machine that will open nothing more; what it has open still counts."""
         self._members.pop(member, None)
 
     def next_number(self) -> int:
         """Return the place of a new waiter in the order of all."""
         return next(self._numbers)
 
-    def enlist(self, member: SharingLedger[TransportT]) -> None:
+    def enlist(self, member: SharedPoolStateMachine[TransportT]) -> None:
         """Take note that somebody may need room whose place comes before the one known."""
         number = next(member.needy(), math.inf)
         if number < self._listed.get(member, math.inf):
@@ -114,7 +118,7 @@ class Budget(Generic[TransportT]):
         finally:
             self._settling = False
 
-    def _neediest(self) -> SharingLedger[TransportT] | None:
+    def _neediest(self) -> SharedPoolStateMachine[TransportT] | None:
         """Return the member whose waiter in need has waited longest, if any needs room."""
         while self._line:
             number, member = self._line[0]
@@ -128,7 +132,7 @@ class Budget(Generic[TransportT]):
 
     def _need(self, index: int) -> float:
         """Return the place of a waiter in need, counted from 0 on; infinity if there is none."""
-        first: dict[SharingLedger[TransportT], float] = {}
+        first: dict[SharedPoolStateMachine[TransportT], float] = {}
         while len(first) <= index and (member := self._neediest()) is not None:
             first[member], _ = heappop(self._line)
         for member, number in first.items():
@@ -137,8 +141,8 @@ class Budget(Generic[TransportT]):
         return next(islice(places, index, None), math.inf)
 
 
-class SharingLedger(Ledger[TransportT]):
-    """A ledger that shares a budget with others."""
+class SharedPoolStateMachine(PoolStateMachine[TransportT]):
+    """A machine that shares a budget with others."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 Everything that decides lives here, and its single steps in ``_books``. It is synchronous, does no
 I/O, and gets the time and the slots from outside; what has to be done it writes to
-:attr:`Ledger.actions`. The rules:
+:attr:`PoolStateMachine.actions`. The rules:
 
 - Every connection that isn't idle holds a slot, and ``idle + slots held`` never exceeds
   ``max_size``: a connection is opened only where there is room for it.
@@ -30,7 +30,7 @@ from anyconnpool._util.interrupts import defer_interrupts
 _LIFETIME_JITTER = 0.1
 
 
-class Ledger(Books[TransportT]):
+class PoolStateMachine(Books[TransportT]):
     """Decide what every event in the life of a pool's connections leads to.
 
     See :class:`~anyconnpool._core.books.Books` for the parameters.

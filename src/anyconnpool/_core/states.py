@@ -1,4 +1,4 @@
-"""The states of a connection and the things that the ledger books: entries, waiters, actions."""
+"""The states of a connection and the things that the machine books: entries, waiters, actions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ ALIVE = Liveness.ALIVE
 
 
 class Action(Enum):
-    """What the ledger wants to have done, with an entry but for the last."""
+    """What the machine wants to have done, with an entry but for the last."""
 
     OPEN = auto()
     CHECK = auto()
@@ -111,7 +111,7 @@ class PoolEntry(Generic[TransportT]):
 class Waiter(Generic[TransportT]):
     """A task that waits; it is woken once, with an entry or an error or, if neither, good news.
 
-    :param wake: wakes the task; must not call the ledger
+    :param wake: wakes the task; must not call the machine
     """
 
     __slots__ = ("entry", "error", "number", "wake")

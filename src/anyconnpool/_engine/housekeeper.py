@@ -8,7 +8,7 @@ from collections.abc import Callable
 from anyio import CancelScope, sleep
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._core.state_machine import Ledger
+from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._engine.event_loop import Runtime
 from anyconnpool._engine.tasks import Workers
 from anyconnpool._settings import Settings
@@ -29,7 +29,7 @@ class Housekeeper:
     """Close what has been idle or alive for too long, or was closed by the peer; refill.
 
     :param settings: the pool's settings
-    :param ledger: decides
+    :param machine: decides
     :param workers: carry out what it actions
     :param runtime: the event loop of the pool
     :param look_for_leaks: called at each sweep
@@ -38,13 +38,13 @@ class Housekeeper:
     def __init__(
         self,
         settings: Settings,
-        ledger: Ledger[Transport],
+        machine: PoolStateMachine[Transport],
         workers: Workers,
         runtime: Runtime,
         look_for_leaks: Callable[[], object],
     ) -> None:
         self._name = settings.name
-        self._ledger = ledger
+        self._machine = machine
         self._workers = workers
         self._now = runtime.now
         self._look_for_leaks = look_for_leaks
@@ -77,11 +77,11 @@ class Housekeeper:
         self._scope.cancel()
 
     def _pause(self) -> float:
-        until_expiry = self._ledger.next_expiry() - self._now()
+        until_expiry = self._machine.next_expiry() - self._now()
         return max(min(self._interval, until_expiry), _SHORTEST_PAUSE)
 
     async def _sweep(self) -> None:
-        while self._ledger.reap(self._now(), _SLICE):
+        while self._machine.reap(self._now(), _SLICE):
             await self._finish_slice()
         # Expiries may call more often; all idle entries are looked at once an interval.
         if self._now() >= self._look_at:
@@ -90,13 +90,13 @@ class Housekeeper:
             self._look_for_leaks()
         if self._now() >= self._refill_at:
             self._refill_at = self._now() + _SWEEP_INTERVAL
-            self._ledger.refill()
+            self._machine.refill()
         self._workers.run_actions()
 
     async def _look_over(self) -> None:
         start: int | None = 0
         while start is not None:
-            start = self._ledger.look_over(start, _SLICE, self._now())
+            start = self._machine.look_over(start, _SLICE, self._now())
             await self._finish_slice()
 
     async def _finish_slice(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._core.state_machine import Ledger
+from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, Waiter
 from anyconnpool._engine.connection import Acquisition, PooledConnection
 from anyconnpool._engine.event_loop import Runtime
@@ -36,7 +36,7 @@ class Lender:
     """Lend and take back, from the entering of a pool to its end.
 
     :param settings: the pool's settings
-    :param ledger: decides
+    :param machine: decides
     :param workers: carry out what it actions
     :param runtime: the event loop of the pool
     :param held: returns the connections that aren't idle
@@ -45,7 +45,7 @@ class Lender:
     def __init__(
         self,
         settings: Settings,
-        ledger: Ledger[Transport],
+        machine: PoolStateMachine[Transport],
         workers: Workers,
         runtime: Runtime,
         held: Callable[[], Iterable[PoolEntry[Transport]]],
@@ -53,7 +53,7 @@ class Lender:
         self.settings = settings
         self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
         self.now = runtime.now
-        self._ledger = ledger
+        self._machine = machine
         self._workers = workers
         self._check_place = runtime.check
         self._new_signal = runtime.new_signal
@@ -79,8 +79,8 @@ class Lender:
         self._check_place()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
-        entry = self._ledger.checkout(self.now())
-        if self._ledger.actions:
+        entry = self._machine.checkout(self.now())
+        if self._machine.actions:
             self._workers.run_actions()
         self._turns += 1
         if entry is None:
@@ -101,10 +101,10 @@ class Lender:
         :raises PoolFull: if there is none
         """
         self.check()
-        entry = self._ledger.checkout(self.now())
+        entry = self._machine.checkout(self.now())
         self._workers.run_actions()
         if entry is None:
-            raise PoolFull(self._ledger.statistics(), "has no idle connection to lend at once")
+            raise PoolFull(self._machine.statistics(), "has no idle connection to lend at once")
         entry.borrower = self._current_task()
         return PooledConnection(self, entry)
 
@@ -114,22 +114,22 @@ class Lender:
     ) -> None:
         """Take a connection back; with a reason, to close it."""
         entry.borrower = None
-        self._ledger.release(entry, self.now(), reason, unsure)
-        if self._ledger.actions:
+        self._machine.release(entry, self.now(), reason, unsure)
+        if self._machine.actions:
             self._workers.run_actions()
 
     @defer_interrupts
     def let_go(self, entry: PoolEntry[Transport]) -> bool:
         """Give a connection away for good; false if it has been closed already."""
         entry.borrower = None
-        mine = self._ledger.detach(entry)
+        mine = self._machine.detach(entry)
         self._workers.run_actions()
         return mine
 
     @defer_interrupts
     def seize(self, entry: PoolEntry[Transport]) -> None:
         """Close a connection under its borrower's hands; nothing if nobody has borrowed it."""
-        self._ledger.seize(entry)
+        self._machine.seize(entry)
         self._workers.run_actions()
 
     @defer_interrupts
@@ -139,13 +139,13 @@ class Lender:
         self.check()
         signal = self._new_signal()
         watcher: Waiter[Transport] = Waiter(signal.set)
-        self._ledger.watch(watcher)
-        self._ledger.refill()
+        self._machine.watch(watcher)
+        self._machine.refill()
         self._workers.run_actions()
         try:
             await signal.wait()
         finally:
-            self._ledger.unwatch(watcher)
+            self._machine.unwatch(watcher)
         if watcher.error is not None:
             raise watcher.error
 
@@ -154,21 +154,21 @@ class Lender:
 
         :param error: what went wrong
         """
-        self._ledger.replayed += 1
+        self._machine.replayed += 1
         tell(self.settings.observers, ExchangeReplayed(self.settings.name, error))
 
     @defer_interrupts
     def retire(self) -> None:
         """Replace every present connection when it next comes back."""
         self.check()
-        self._ledger.retire()
+        self._machine.retire()
         self._workers.run_actions()
 
     @defer_interrupts
     def resize(self, max_size: float) -> None:
         """Change the most connections."""
         self.check()
-        self._ledger.resize(max_size)
+        self._machine.resize(max_size)
         self._workers.run_actions()
 
     @defer_interrupts
@@ -178,7 +178,7 @@ class Lender:
         :param drained: called when nothing is borrowed any more
         """
         self.running = False
-        self._ledger.shut(self._closed_error, drained)
+        self._machine.shut(self._closed_error, drained)
         self._workers.run_actions()
 
     def check(self) -> None:
@@ -199,19 +199,19 @@ class Lender:
         try:
             await checkpoint()
         except BaseException:
-            self._ledger.release(entry, self.now(), None)
+            self._machine.release(entry, self.now(), None)
             self._workers.run_actions()
             raise
 
     async def _wait_for_entry(self, timeout: float) -> PoolEntry[Transport]:
         signal = self._new_signal()
         waiter: Waiter[Transport] = Waiter(signal.set)
-        if not self._ledger.join(waiter):
+        if not self._machine.join(waiter):
             raise PoolFull(
-                self._ledger.statistics(),
+                self._machine.statistics(),
                 "is in full use, and as many tasks as max_waiting allows wait already",
             )
-        if self._ledger.actions:
+        if self._machine.actions:
             self._workers.run_actions()
         try:
             if timeout == math.inf:
@@ -221,7 +221,7 @@ class Lender:
                     await signal.wait()
         except BaseException:
             # What was granted in this very moment goes to the next in line.
-            self._ledger.cancelled += 1
+            self._machine.cancelled += 1
             self._abandon(waiter)
             raise
         if waiter.entry is None:
@@ -231,13 +231,13 @@ class Lender:
     def _failure(self, waiter: Waiter[Transport], timeout: float) -> Exception:
         if waiter.error is not None:
             return waiter.error
-        self._ledger.timed_out += 1
-        statistics = self._ledger.statistics()
+        self._machine.timed_out += 1
+        statistics = self._machine.statistics()
         held = self._holdings.of(self._current_task(), statistics)
-        error = AcquireTimeout(timeout, statistics, self._ledger.last_connect_error, held)
+        error = AcquireTimeout(timeout, statistics, self._machine.last_connect_error, held)
         self._abandon(waiter)
         return error
 
     def _abandon(self, waiter: Waiter[Transport]) -> None:
-        self._ledger.abandon(waiter, self.now())
+        self._machine.abandon(waiter, self.now())
         self._workers.run_actions()

@@ -18,7 +18,7 @@ from anyio import (
 )
 from anyio.abc import ByteStreamConnectable, TaskGroup
 
-from anyconnpool._core.state_machine import Ledger
+from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Liveness, PoolEntry, State
 from anyconnpool._engine.connector import Opener
 from anyconnpool._engine.event_loop import Runtime, redeliver_native_cancellation
@@ -33,8 +33,9 @@ from anyconnpool._streams.transport import Transport, force_close, inspect
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted
 
-LedgerFactory: TypeAlias = Callable[
-    [Settings, CapacityLimiter, Callable[[PoolEntry[Transport]], Liveness]], Ledger[Transport]
+MachineFactory: TypeAlias = Callable[
+    [Settings, CapacityLimiter, Callable[[PoolEntry[Transport]], Liveness]],
+    PoolStateMachine[Transport],
 ]
 
 
@@ -45,7 +46,7 @@ class RunningPool:
     :param connectable: what it connects to
     :param tasks: the group for the pool's tasks
     :param runtime: the event loop of the block
-    :param make_ledger: makes the ledger
+    :param make_machine: makes the machine
     """
 
     def __init__(
@@ -54,26 +55,26 @@ class RunningPool:
         connectable: ByteStreamConnectable,
         tasks: TaskGroup,
         runtime: Runtime,
-        make_ledger: LedgerFactory,
+        make_machine: MachineFactory,
     ) -> None:
         self._settings = settings
         self._slots = CapacityLimiter(settings.max_size)
         self._drained = Event()
-        self.ledger = ledger = make_ledger(settings, self._slots, inspect)
-        opener = Opener(connectable, settings, runtime.now, ledger.attempt_failed, ledger.wanted)
-        self._workers = Workers(ledger, opener, settings, runtime.now, tasks)
+        self.machine = machine = make_machine(settings, self._slots, inspect)
+        opener = Opener(connectable, settings, runtime.now, machine.attempt_failed, machine.wanted)
+        self._workers = Workers(machine, opener, settings, runtime.now, tasks)
         self._loans = Loans(settings.name, settings.leak_after, runtime)
         watched = settings.observers or settings.leak_after < math.inf
         lender_class = ObservedLender if watched else Lender
-        self.lender = lender_class(settings, ledger, self._workers, runtime, self.held)
+        self.lender = lender_class(settings, machine, self._workers, runtime, self.held)
         self._housekeeper = Housekeeper(
-            settings, ledger, self._workers, runtime, self._look_for_leaks
+            settings, machine, self._workers, runtime, self._look_for_leaks
         )
         tasks.start_soon(self._housekeeper.run)
-        self._tell(PoolStarted(settings.name, ledger.statistics, settings.min_idle))
+        self._tell(PoolStarted(settings.name, machine.statistics, settings.min_idle))
 
     def run_actions(self) -> None:
-        """Carry out what the ledger has ordered."""
+        """Carry out what the machine has ordered."""
         self._workers.run_actions()
 
     def end(self) -> None:
@@ -103,13 +104,13 @@ class RunningPool:
                 await force_close(entry.transport.stream)
         finally:
             opened = entry.state is not State.OPENING
-            self.ledger.lost(entry)
+            self.machine.lost(entry)
             if opened:
                 self._workers.tell_closed(entry)
 
     def ended(self) -> None:
         """Tell the observers that everything is closed."""
-        self._tell(PoolEnded(self._settings.name, self.ledger.statistics))
+        self._tell(PoolEnded(self._settings.name, self.machine.statistics))
 
     def held(self) -> tuple[PoolEntry[Transport], ...]:
         """Return the connections that aren't idle."""
@@ -141,14 +142,14 @@ class Block:
         self,
         settings: Settings,
         connectable: ByteStreamConnectable,
-        make_ledger: LedgerFactory = Ledger[Transport],
+        make_machine: MachineFactory = PoolStateMachine[Transport],
     ) -> RunningPool:
         """Start a pool, inside the block.
 
         :raises PoolError: in another event loop, thread or process than the block's
         """
         self._runtime.check()
-        pool = RunningPool(settings, connectable, self._tasks, self._runtime, make_ledger)
+        pool = RunningPool(settings, connectable, self._tasks, self._runtime, make_machine)
         self._pools[pool] = None
         return pool
 

@@ -1,4 +1,4 @@
-"""Carry out the ledger's actions: open, check and close connections, each in a task of the pool."""
+"""Carry out the machine's actions: open, check and close connections, each in a task of the pool."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from anyio import CancelScope, fail_after
 from anyio.abc import TaskGroup
 
-from anyconnpool._core.state_machine import Ledger
+from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, Liveness, PoolEntry
 from anyconnpool._engine.connector import Opener
 from anyconnpool._engine.hooks import lend_to_hook
@@ -38,7 +38,7 @@ _GRACEFUL = frozenset(
 class Workers:
     """Run the tasks that connections need.
 
-    :param ledger: whose actions to carry out
+    :param machine: whose actions to carry out
     :param opener: opens connections
     :param settings: the pool's settings
     :param now: returns the time, in seconds
@@ -47,13 +47,13 @@ class Workers:
 
     def __init__(
         self,
-        ledger: Ledger[Transport],
+        machine: PoolStateMachine[Transport],
         opener: Opener,
         settings: Settings,
         now: Callable[[], float],
         tasks: TaskGroup,
     ) -> None:
-        self._ledger = ledger
+        self._machine = machine
         self._opener = opener
         self._settings = settings
         self._now = now
@@ -65,11 +65,11 @@ class Workers:
     @defer_interrupts
     def run_actions(self) -> None:
         """Start a task for every order."""
-        actions = self._ledger.actions
+        actions = self._machine.actions
         while actions:
             order, entry = actions.popleft()
             if entry is None:
-                self._ledger.settle()
+                self._machine.settle()
             elif order is Action.OPEN:
                 self._tasks.start_soon(self._until_stopped, self._open, entry)
             elif order is Action.CHECK:
@@ -102,13 +102,13 @@ class Workers:
             # Cancelled here, the opener leaves nothing open.
             await self._opener.open(entry)
         except Exception as error:
-            self._ledger.open_failed(entry, error)
+            self._machine.open_failed(entry, error)
         except BaseException:
-            self._ledger.open_cancelled(entry)
+            self._machine.open_cancelled(entry)
             raise
         else:
             _logger.debug("pool %s: opened %s", self._settings.name, entry.transport)
-            self._ledger.opened(entry, self._now(), unsure=entry.transport.never_read)
+            self._machine.opened(entry, self._now(), unsure=entry.transport.never_read)
         finally:
             self.run_actions()
 
@@ -120,7 +120,7 @@ class Workers:
                 found = await self._ask_peer(entry)
         finally:
             # Cancelled above, the connection is in doubt for good.
-            self._ledger.checked(entry, found, self._now())
+            self._machine.checked(entry, found, self._now())
             self.run_actions()
 
     def tell_closed(self, entry: PoolEntry[Transport]) -> None:
@@ -155,6 +155,6 @@ class Workers:
             grace = self._settings.close_timeout if entry.close_reason in _GRACEFUL else 0
             await entry.transport.close(grace)
         finally:
-            self._ledger.closed(entry)
+            self._machine.closed(entry)
             self.run_actions()
             self.tell_closed(entry)

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, the ledger does what the naive model does."""
+"""Whatever happens in whatever order, the machine does what the naive model does."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hypothesis.stateful import invariant, run_state_machine_as_test
 
 from anyconnpool._core.states import TRANSITIONS, Action, Liveness, State
 
-from .ledger_events import LedgerEvents, event
-from .ledger_model import Conn
+from .machine_events import LedgerEvents, event
+from .machine_model import Conn
 
 # The changes of state that have happened in any example.
 SEEN: set[tuple[State, State]] = set()
 
 
-class LedgerMachine(LedgerEvents):
-    """Compare the ledger with the model after every event, and check the rules of the pool."""
+class PoolMachine(LedgerEvents):
+    """Compare the machine with the model after every event, and check the rules of the pool."""
 
     last_size = 0
     broken = False
@@ -41,8 +41,8 @@ class LedgerMachine(LedgerEvents):
             Action.CLOSE: self.closing,
         }
         opens = 0
-        while self.ledger.actions:
-            order, entry = self.ledger.actions.popleft()
+        while self.machine.actions:
+            order, entry = self.machine.actions.popleft()
             assert entry is not None
             if order is Action.OPEN:
                 new[opens].entry = entry
@@ -59,7 +59,7 @@ class LedgerMachine(LedgerEvents):
         assert {entry: conn.state for entry, conn in self.conns.items()} == {
             entry: entry.state for entry in self.conns
         }
-        assert self.ledger.idle_entries() == [conn.entry for conn in model.idle]
+        assert self.machine.idle_entries() == [conn.entry for conn in model.idle]
         for waiter, outcome in model.news:
             assert self.woken.pop(0) is waiter, "woken in order, once"
             conn = outcome if isinstance(outcome, Conn) else None
@@ -67,13 +67,13 @@ class LedgerMachine(LedgerEvents):
             assert waiter.error is (None if conn else outcome)
         model.news.clear()
         assert not self.woken
-        assert self.ledger.statistics() == model.statistics()
-        assert self.ledger.last_connect_error is model.last_error
+        assert self.machine.statistics() == model.statistics()
+        assert self.machine.last_connect_error is model.last_error
         since = model.idle[0].idle_since if model.idle else math.inf
-        assert self.ledger.next_expiry() == since + self.settings.max_idle_time
+        assert self.machine.next_expiry() == since + self.settings.max_idle_time
 
     def _check_rules(self, ordered: bool) -> None:
-        facts = self.ledger.statistics()
+        facts = self.machine.statistics()
         with_state = {
             state: [entry for entry in self.conns if entry.state is state] for state in State
         }
@@ -96,7 +96,7 @@ class LedgerMachine(LedgerEvents):
         ):
             assert sorted(map(id, under_way)) == sorted(map(id, with_state[state]))
         assert self.drained is (self.model.shut_error is not None and not facts.in_use)
-        moves = set(self.ledger.moves)
+        moves = set(self.machine.moves)
         assert all(after in TRANSITIONS[before] for before, after in moves)
         SEEN.update(moves)
 
@@ -155,7 +155,7 @@ def test_the_ledger_agrees_with_a_naive_model() -> None:
     """
     SEEN.clear()
     run_state_machine_as_test(
-        LedgerMachine, settings=settings(max_examples=220, stateful_step_count=50)
+        PoolMachine, settings=settings(max_examples=220, stateful_step_count=50)
     )
     table = {(before, after) for before, states in TRANSITIONS.items() for after in states}
     assert table >= SEEN

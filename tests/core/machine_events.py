@@ -1,4 +1,4 @@
-"""Everything that can happen to a ledger, as events that happen to a model as well."""
+"""Everything that can happen to a machine, as events that happen to a model as well."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from anyconnpool._core.states import Liveness, PoolEntry, State, Waiter
 from anyconnpool._statistics import CloseReason
 
-from .ledger_fakes import SetSlots, WatchedLedger, make_settings
-from .ledger_model import Conn, Model
+from .machine_fakes import SetSlots, WatchedLedger, make_settings
+from .machine_model import Conn, Model
 
 Method = TypeVar("Method", bound=Callable[..., None])
 
@@ -42,7 +42,7 @@ def event(*, often: int = 1, **arguments: st.SearchStrategy[Any]) -> Callable[[M
 
 
 class LedgerEvents(RuleBasedStateMachine):
-    """Do everything that can happen to a ledger, to it and to the model.
+    """Do everything that can happen to a machine, to it and to the model.
 
     There is only one rule, because hypothesis leaves out many of the rules in every run, and a
     pool in which nobody acquires or nothing gets opened has little to tell.
@@ -65,7 +65,7 @@ class LedgerEvents(RuleBasedStateMachine):
         self.now = 0.0
         self.slots = SetSlots(self.settings.max_size)
         self.model = Model(self.settings)
-        self.ledger = WatchedLedger(self.settings, self.slots, self._inspect, lambda: jitter)
+        self.machine = WatchedLedger(self.settings, self.slots, self._inspect, lambda: jitter)
         self.conns: dict[PoolEntry[int], Conn] = {}
         self.names = iter(range(1_000_000))
         self.woken: list[Waiter[int]] = []
@@ -101,7 +101,7 @@ class LedgerEvents(RuleBasedStateMachine):
     @event(often=5, times=st.integers(1, 3))
     def acquire(self, times: int) -> None:
         for _ in range(times):
-            entry = self.ledger.checkout(self.now)
+            entry = self.machine.checkout(self.now)
             lent = self.model.checkout(self.now)
             assert entry is (lent.entry if lent else None)
             if entry is not None:
@@ -112,7 +112,7 @@ class LedgerEvents(RuleBasedStateMachine):
 
     def _join(self) -> None:
         waiter = self._new_waiter()
-        joined = self.ledger.join(waiter)
+        joined = self.machine.join(waiter)
         assert joined is self.model.join(waiter)
         if joined:
             self.tasks.append(waiter)
@@ -125,7 +125,7 @@ class LedgerEvents(RuleBasedStateMachine):
         task = self.tasks[pick % len(self.tasks)]
         if not patient:
             self.tasks.remove(task)
-            self.ledger.abandon(task, self.now)
+            self.machine.abandon(task, self.now)
             self.model.abandon(task, self.now)
         elif task.entry is not None or task.error is not None:
             self.tasks.remove(task)
@@ -153,7 +153,7 @@ class LedgerEvents(RuleBasedStateMachine):
         elif reason is not None or unsure:
             self.release(entry, reason, unsure)
         elif liveness is Liveness.ALIVE:
-            assert self.ledger.detach(entry) is self.model.detach(conn)
+            assert self.machine.detach(entry) is self.model.detach(conn)
         else:
             conn.liveness = liveness
             self.release(entry)
@@ -161,7 +161,7 @@ class LedgerEvents(RuleBasedStateMachine):
     def release(
         self, entry: PoolEntry[int], reason: CloseReason | None = None, unsure: bool = False
     ) -> None:
-        self.ledger.release(entry, self.now, reason, unsure=unsure)
+        self.machine.release(entry, self.now, reason, unsure=unsure)
         self.model.release(self.conns[entry], self.now, reason, unsure)
 
     @event(
@@ -186,14 +186,14 @@ class LedgerEvents(RuleBasedStateMachine):
             self.open_failed(entry)
         else:
             self.opening.remove(entry)
-            self.ledger.open_cancelled(entry)
+            self.machine.open_cancelled(entry)
             self.model.open_cancelled(self.conns[entry])
 
     def opened(self, entry: PoolEntry[int], unsure: bool = False) -> None:
         self.opening.remove(entry)
         link = next(self.names)
         entry.transport = link
-        self.ledger.opened(entry, self.now, unsure=unsure)
+        self.machine.opened(entry, self.now, unsure=unsure)
         longest = self.settings.max_lifetime
         assert 0.9 * longest <= entry.retire_at - self.now <= longest
         self.model.opened(self.conns[entry], self.now, entry.retire_at, unsure)
@@ -201,28 +201,28 @@ class LedgerEvents(RuleBasedStateMachine):
     def open_failed(self, entry: PoolEntry[int]) -> None:
         self.opening.remove(entry)
         error = ConnectionRefusedError("refused")
-        self.ledger.attempt_failed(error)
-        self.ledger.open_failed(entry, error)
+        self.machine.attempt_failed(error)
+        self.machine.open_failed(entry, error)
         self.model.open_failed(self.conns[entry], error)
 
     def checked(self, entry: PoolEntry[int], liveness: Liveness) -> None:
         self.checking.remove(entry)
-        self.ledger.checked(entry, liveness, self.now)
+        self.machine.checked(entry, liveness, self.now)
         self.model.checked(self.conns[entry], liveness, self.now)
 
     def closed(self, entry: PoolEntry[int]) -> None:
         self.closing.remove(entry)
-        self.ledger.closed(entry)
+        self.machine.closed(entry)
         self.model.closed(self.conns[entry], entry.close_reason)
 
     @event(often=2, limit=st.integers(1, 3), start=PICKS)
     def sweep(self, limit: int, start: int) -> None:
         """Reap, look over a slice of the idle ones, and refill."""
-        assert self.ledger.reap(self.now, limit) is self.model.reap(self.now, limit)
+        assert self.machine.reap(self.now, limit) is self.model.reap(self.now, limit)
         self.compare()
         start %= len(self.model.idle) + 1
         some = self.model.idle[start : start + limit]
-        following = self.ledger.look_over(start, limit, self.now)
+        following = self.machine.look_over(start, limit, self.now)
         self.model.judge_idle(some, self.now)
         passed = start + sum(conn in self.model.idle for conn in some)
         assert following == (passed if passed < len(self.model.idle) else None)
@@ -231,14 +231,14 @@ class LedgerEvents(RuleBasedStateMachine):
             self._refill()
 
     def _refill(self) -> None:
-        self.ledger.refill()
+        self.machine.refill()
         self.model.refill()
 
     @event(pick=PICKS)
     def seize(self, pick: int) -> None:
         """Seizing is for borrowed connections; of others it does nothing."""
         for entry in list(self.conns)[-1 - pick : len(self.conns) - pick]:
-            self.ledger.seize(entry)
+            self.machine.seize(entry)
             self.model.seize(self.conns[entry])
 
     @event(stay=st.booleans())
@@ -246,35 +246,35 @@ class LedgerEvents(RuleBasedStateMachine):
         if not self.is_open():
             return
         watcher = self._new_waiter()
-        self.ledger.watch(watcher)
+        self.machine.watch(watcher)
         self.model.watch(watcher)
         if not stay:
-            self.ledger.unwatch(watcher)
+            self.machine.unwatch(watcher)
             self.model.unwatch(watcher)
 
     @event()
     def retire(self) -> None:
-        self.ledger.retire()
+        self.machine.retire()
         self.model.retire()
 
     @event(max_size=st.sampled_from([1, 2, 3, 4, 5, math.inf]))
     def resize(self, max_size: float) -> None:
         max_size = max(max_size, self.settings.min_idle)
-        self.ledger.resize(max_size)
+        self.machine.resize(max_size)
         self.model.resize(max_size)
 
     @event(really=st.sampled_from([False] * 9 + [True]))
     def shut(self, really: bool = True) -> None:
         if really and self.is_open():
             error = ConnectionAbortedError("the block has ended")
-            self.ledger.shut(lambda: error, self._note_drained)
+            self.machine.shut(lambda: error, self._note_drained)
             self.model.shut(error)
 
     def _note_drained(self) -> None:
         self.drained = True
 
     def compare(self) -> None:
-        """Check that ledger and model agree now."""
+        """Check that machine and model agree now."""
         raise NotImplementedError
 
     @rule(what=st.deferred(lambda: st.sampled_from(EVENTS).flatmap(lambda event: event)))

@@ -1,4 +1,4 @@
-"""The ledger's limits: sizes, ages, idle times, waiting tasks, connections kept ready."""
+"""The machine's limits: sizes, ages, idle times, waiting tasks, connections kept ready."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from anyconnpool._core.states import Action, Liveness, State
 from anyconnpool._statistics import CloseReason
 
-from .ledger_fakes import Pool
+from .machine_fakes import Pool
 
 
 @pytest.mark.parametrize("max_waiting", [0, 1, 3])
@@ -19,9 +19,9 @@ def test_max_waiting_bounds_the_tasks_that_wait_for_a_slot(max_waiting: int) -> 
     pool.borrow()
     waiters = [pool.join() for _ in range(max_waiting)]
     assert pool.try_join() is None
-    assert pool.ledger.statistics().tasks_waiting == max_waiting
+    assert pool.machine.statistics().tasks_waiting == max_waiting
     for waiter in waiters:
-        pool.ledger.abandon(waiter, 0)
+        pool.machine.abandon(waiter, 0)
         pool.join()
         assert pool.try_join() is None
 
@@ -37,7 +37,7 @@ def test_waiting_for_a_connect_is_no_waiting_for_a_slot() -> None:
 def test_an_opening_left_over_by_another_task_is_there_to_be_waited_for() -> None:
     """The newcomer takes the place of the task that gave up, and there is just one place."""
     pool = Pool(max_size=1, max_waiting=0)
-    pool.ledger.abandon(pool.join(), 0)
+    pool.machine.abandon(pool.join(), 0)
     pool.join()
     assert pool.try_join() is None
 
@@ -47,7 +47,7 @@ def test_a_check_under_way_is_there_to_be_waited_for() -> None:
     pool = Pool(max_size=1, max_waiting=0)
     (entry,) = pool.idle(1)
     pool.shows[entry] = Liveness.UNSURE
-    assert pool.ledger.checkout(0) is None
+    assert pool.machine.checkout(0) is None
     pool.join()
     assert pool.try_join() is None
 
@@ -57,7 +57,7 @@ def test_a_slot_that_is_being_freed_is_there_to_be_waited_for() -> None:
     pool = Pool(max_size=2, max_waiting=0)
     entries = [pool.borrow(), pool.borrow()]
     assert pool.try_join() is None
-    pool.ledger.release(entries[0], 0, CloseReason.DISCARDED)
+    pool.machine.release(entries[0], 0, CloseReason.DISCARDED)
     pool.join()
     assert pool.try_join() is None
 
@@ -66,12 +66,12 @@ def test_a_closing_surplus_frees_no_slot() -> None:
     """After ``max_size`` was lowered, a closing connection makes no room for anybody."""
     pool = Pool(max_size=3, max_waiting=0)
     entries = [pool.borrow() for _ in range(3)]
-    pool.ledger.resize(1)
-    pool.ledger.release(entries[0], 0, None)
+    pool.machine.resize(1)
+    pool.machine.release(entries[0], 0, None)
     assert pool.try_join() is None
-    pool.ledger.release(entries[1], 0, None)
+    pool.machine.release(entries[1], 0, None)
     assert pool.try_join() is None
-    pool.ledger.release(entries[2], 0, CloseReason.UNCLEAN)
+    pool.machine.release(entries[2], 0, CloseReason.UNCLEAN)
     pool.join()
     assert pool.try_join() is None
 
@@ -81,14 +81,14 @@ def test_a_lowered_max_size_closes_idle_ones_now_and_borrowed_ones_later() -> No
     pool = Pool(max_size=4)
     entries = pool.idle(4)
     borrowed = [pool.borrow(), pool.borrow(), pool.borrow()]
-    assert pool.ledger.idle_entries() == entries[:1]
-    pool.ledger.resize(2)
+    assert pool.machine.idle_entries() == entries[:1]
+    pool.machine.resize(2)
     assert pool.close() is entries[0]
     assert entries[0].close_reason is CloseReason.SURPLUS
     assert pool.slots.total_tokens == 3
-    pool.ledger.release(borrowed[0], 0, None)
+    pool.machine.release(borrowed[0], 0, None)
     assert borrowed[0].close_reason is CloseReason.SURPLUS
-    pool.ledger.release(borrowed[1], 0, None)
+    pool.machine.release(borrowed[1], 0, None)
     assert borrowed[1].state is State.IDLE
     pool.close()
     assert pool.slots.total_tokens == 2
@@ -98,9 +98,9 @@ def test_a_lowered_max_size_takes_no_more_idle_ones_than_it_must() -> None:
     """What is closing already is not counted twice."""
     pool = Pool(max_size=4)
     entries = pool.idle(4)
-    pool.ledger.resize(3)
-    pool.ledger.resize(2)
-    assert pool.ledger.idle_entries() == entries[2:]
+    pool.machine.resize(3)
+    pool.machine.resize(2)
+    assert pool.machine.idle_entries() == entries[2:]
 
 
 def test_a_raised_max_size_lets_waiting_tasks_through() -> None:
@@ -108,22 +108,22 @@ def test_a_raised_max_size_lets_waiting_tasks_through() -> None:
     pool = Pool(max_size=1)
     pool.borrow()
     waiters = [pool.join(), pool.join(), pool.join()]
-    pool.ledger.resize(3)
+    pool.machine.resize(3)
     assert [pool.open(), pool.open()] == [waiter.entry for waiter in waiters[:2]]
-    assert not pool.ledger.actions
-    pool.ledger.resize(math.inf)
+    assert not pool.machine.actions
+    pool.machine.resize(math.inf)
     assert pool.open() is waiters[2].entry
 
 
 def test_idle_time_ends_exactly_when_it_is_announced() -> None:
     """At :meth:`next_expiry`, and not before, the reaper takes the connection."""
     pool = Pool(max_idle_time=10)
-    assert pool.ledger.next_expiry() == math.inf
+    assert pool.machine.next_expiry() == math.inf
     (entry,) = pool.idle(1, now=5)
-    assert pool.ledger.next_expiry() == 15
-    assert not pool.ledger.reap(14.9, 10)
+    assert pool.machine.next_expiry() == 15
+    assert not pool.machine.reap(14.9, 10)
     assert entry.state is State.IDLE
-    assert not pool.ledger.reap(15, 10)
+    assert not pool.machine.reap(15, 10)
     assert pool.close() is entry
     assert entry.close_reason is CloseReason.IDLE_TIME
 
@@ -132,7 +132,7 @@ def test_checkout_lends_nothing_that_has_been_idle_for_too_long() -> None:
     """The reaper being late lends nobody a connection that should be gone."""
     pool = Pool(max_idle_time=10)
     (entry,) = pool.idle(1)
-    assert pool.ledger.checkout(10) is None
+    assert pool.machine.checkout(10) is None
     assert entry.close_reason is CloseReason.IDLE_TIME
 
 
@@ -141,12 +141,12 @@ def test_the_reaper_works_in_slices_and_leaves_the_fresh_ones() -> None:
     pool = Pool(max_idle_time=10)
     first, second, third, fresh = (pool.borrow() for _ in range(4))
     for entry in (first, second, third):
-        pool.ledger.release(entry, 0, None)
-    pool.ledger.release(fresh, 5, None)
-    assert pool.ledger.reap(10, 2)
-    assert pool.ledger.idle_entries() == [third, fresh]
-    assert not pool.ledger.reap(10, 2)
-    assert pool.ledger.idle_entries() == [fresh]
+        pool.machine.release(entry, 0, None)
+    pool.machine.release(fresh, 5, None)
+    assert pool.machine.reap(10, 2)
+    assert pool.machine.idle_entries() == [third, fresh]
+    assert not pool.machine.reap(10, 2)
+    assert pool.machine.idle_entries() == [fresh]
 
 
 @pytest.mark.parametrize(("jitter", "ends"), [(0.0, 100.0), (0.5, 95.0), (1.0, 90.0)])
@@ -155,9 +155,9 @@ def test_a_lifetime_ends_up_to_a_tenth_early(jitter: float, ends: float) -> None
     pool = Pool(max_lifetime=100, jitter=jitter)
     entry = pool.borrow(now=7)
     assert entry.retire_at == pytest.approx(7 + ends)
-    pool.ledger.release(entry, 7 + ends - 0.1, None)
+    pool.machine.release(entry, 7 + ends - 0.1, None)
     assert entry.state is State.IDLE
-    pool.ledger.look_over(0, 10, 7 + ends + 0.1)
+    pool.machine.look_over(0, 10, 7 + ends + 0.1)
     assert entry.close_reason is CloseReason.LIFETIME
 
 
@@ -172,7 +172,7 @@ def test_too_old_a_connection_is_closed_when_it_comes_back_not_before() -> None:
     pool = Pool(max_size=1, max_lifetime=10)
     entry = pool.borrow()
     waiter = pool.join()
-    pool.ledger.release(entry, 20, None)
+    pool.machine.release(entry, 20, None)
     assert pool.close() is entry
     assert pool.open(now=20) is waiter.entry
 
@@ -189,24 +189,24 @@ def test_retire_closes_idle_ones_now_and_others_when_they_come() -> None:
     pool = Pool()
     idle, doubtful, borrowed = pool.idle(3)
     pool.shows[doubtful] = Liveness.UNSURE
-    assert pool.ledger.checkout(0) is borrowed
-    pool.ledger.look_over(0, 10, 0)
+    assert pool.machine.checkout(0) is borrowed
+    pool.machine.look_over(0, 10, 0)
     assert pool.ordered(Action.CHECK) is doubtful
-    pool.ledger.retire()
-    pool.ledger.release(borrowed, 0, None)
-    pool.ledger.checked(doubtful, Liveness.ALIVE, 0)
+    pool.machine.retire()
+    pool.machine.release(borrowed, 0, None)
+    pool.machine.checked(doubtful, Liveness.ALIVE, 0)
     for entry in (idle, borrowed, doubtful):
         assert pool.close() is entry
         assert entry.close_reason is CloseReason.RETIRED
     (new,) = pool.idle(1)
-    assert pool.ledger.checkout(0) is new
+    assert pool.machine.checkout(0) is new
 
 
 def test_a_task_whose_opening_was_retired_gets_another() -> None:
     """The opening that is out of date is closed, and the task goes on waiting for its successor."""
     pool = Pool(max_size=1)
     waiter = pool.join()
-    pool.ledger.retire()
+    pool.machine.retire()
     old = pool.open()
     assert waiter.entry is None
     assert pool.close() is old
@@ -216,55 +216,55 @@ def test_a_task_whose_opening_was_retired_gets_another() -> None:
 def test_min_idle_is_kept_ready_while_there_is_room() -> None:
     """What is borrowed is replaced until ``max_size`` is reached."""
     pool = Pool(max_size=3, min_idle=2)
-    pool.ledger.refill()
-    assert len(pool.ledger.actions) == 2
+    pool.machine.refill()
+    assert len(pool.machine.actions) == 2
     pool.open()
     pool.open()
-    pool.ledger.checkout(0)
-    assert len(pool.ledger.actions) == 1
+    pool.machine.checkout(0)
+    assert len(pool.machine.actions) == 1
     pool.open()
-    pool.ledger.checkout(0)
-    assert not pool.ledger.actions
+    pool.machine.checkout(0)
+    assert not pool.machine.actions
 
 
 def test_a_failure_pauses_refilling_until_the_next_sweep() -> None:
     """A remote that is down isn't hammered; tasks that wait get their attempts all the same."""
     pool = Pool(max_size=3, min_idle=1)
-    pool.ledger.refill()
+    pool.machine.refill()
     pool.fail(ConnectionRefusedError())
-    assert not pool.ledger.actions
+    assert not pool.machine.actions
     pool.join()
     pool.fail(ConnectionRefusedError())
-    assert not pool.ledger.actions
-    pool.ledger.refill()
+    assert not pool.machine.actions
+    pool.machine.refill()
     pool.ordered(Action.OPEN)
 
 
 def test_a_success_ends_the_pause_of_refilling() -> None:
     """When a connect succeeds, what is missing of the idle connections is ordered at once."""
     pool = Pool(max_size=3, min_idle=1)
-    pool.ledger.refill()
+    pool.machine.refill()
     pool.fail(ConnectionRefusedError())
     waiter = pool.join()
     assert pool.open() is waiter.entry
-    assert pool.open() in pool.ledger.idle_entries()
+    assert pool.open() in pool.machine.idle_entries()
 
 
 def test_a_watcher_hears_when_enough_connections_are_idle() -> None:
     """It is told once, without an error; one that has gone is not told."""
     pool = Pool(min_idle=2)
     stays, goes, late = pool.new_waiter(), pool.new_waiter(), pool.new_waiter()
-    pool.ledger.watch(stays)
-    pool.ledger.watch(goes)
-    pool.ledger.unwatch(goes)
-    pool.ledger.unwatch(goes)
-    pool.ledger.refill()
+    pool.machine.watch(stays)
+    pool.machine.watch(goes)
+    pool.machine.unwatch(goes)
+    pool.machine.unwatch(goes)
+    pool.machine.refill()
     pool.open()
     assert not pool.woken
     pool.open()
     assert pool.woken == [stays]
     assert stays.error is None
-    pool.ledger.watch(late)
+    pool.machine.watch(late)
     assert pool.woken == [stays, late]
 
 
@@ -272,8 +272,8 @@ def test_a_watcher_hears_why_connections_cannot_be_opened() -> None:
     """An error that no acquiring task gets goes to those that wait for readiness."""
     pool = Pool(min_idle=1)
     watcher = pool.new_waiter()
-    pool.ledger.watch(watcher)
-    pool.ledger.refill()
+    pool.machine.watch(watcher)
+    pool.machine.refill()
     error = ConnectionRefusedError()
     pool.fail(error)
     assert watcher.error is error

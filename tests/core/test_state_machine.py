@@ -1,4 +1,4 @@
-"""The rules of the ledger, one by one, told as short stories."""
+"""The rules of the machine, one by one, told as short stories."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from anyconnpool._core.states import Action, Liveness, State
 from anyconnpool._settings import IdleOrder
 from anyconnpool._statistics import CloseReason
 
-from .ledger_fakes import Pool
+from .machine_fakes import Pool
 
 
 def test_a_connection_is_opened_only_where_there_is_room() -> None:
@@ -16,8 +16,8 @@ def test_a_connection_is_opened_only_where_there_is_room() -> None:
     pool = Pool(max_size=2)
     for _ in range(3):
         pool.join()
-    assert [order for order, _ in pool.ledger.actions] == [Action.OPEN, Action.OPEN]
-    assert pool.ledger.statistics().tasks_waiting == 3
+    assert [order for order, _ in pool.machine.actions] == [Action.OPEN, Action.OPEN]
+    assert pool.machine.statistics().tasks_waiting == 3
 
 
 @pytest.mark.parametrize(("idle_order", "lent"), [("lifo", 2), ("fifo", 0)])
@@ -27,7 +27,7 @@ def test_the_idle_order_says_which_idle_connection_is_lent(
     """Last in, first out lends the one used last, first in, first out the longest idle one."""
     pool = Pool(idle_order=idle_order)
     entries = pool.idle(3)
-    assert pool.ledger.checkout(0) is entries[lent]
+    assert pool.machine.checkout(0) is entries[lent]
 
 
 def test_what_comes_back_goes_to_the_oldest_waiter() -> None:
@@ -36,12 +36,12 @@ def test_what_comes_back_goes_to_the_oldest_waiter() -> None:
     entry = pool.borrow()
     waiters = [pool.join() for _ in range(3)]
     for waiter in waiters:
-        pool.ledger.release(entry, 0, None)
+        pool.machine.release(entry, 0, None)
         assert pool.woken[-1] is waiter
         assert waiter.entry is entry
-        assert pool.ledger.checkout(0) is None
-    pool.ledger.release(entry, 0, None)
-    assert pool.ledger.idle_entries() == [entry]
+        assert pool.machine.checkout(0) is None
+    pool.machine.release(entry, 0, None)
+    assert pool.machine.idle_entries() == [entry]
 
 
 def test_an_opening_belongs_to_nobody() -> None:
@@ -49,7 +49,7 @@ def test_an_opening_belongs_to_nobody() -> None:
     pool = Pool(max_size=2)
     first = pool.borrow()
     early, late = pool.join(), pool.join()
-    pool.ledger.release(first, 0, None)
+    pool.machine.release(first, 0, None)
     assert early.entry is first
     assert pool.open() is late.entry
 
@@ -57,8 +57,8 @@ def test_an_opening_belongs_to_nobody() -> None:
 def test_the_opening_of_a_task_that_gave_up_becomes_idle() -> None:
     """A cancelled task's connect is not thrown away."""
     pool = Pool()
-    pool.ledger.abandon(pool.join(), 0)
-    assert [pool.open()] == pool.ledger.idle_entries()
+    pool.machine.abandon(pool.join(), 0)
+    assert [pool.open()] == pool.machine.idle_entries()
 
 
 def test_a_grant_that_is_abandoned_goes_to_the_next() -> None:
@@ -67,9 +67,9 @@ def test_a_grant_that_is_abandoned_goes_to_the_next() -> None:
     early, late = pool.join(), pool.join()
     entry = pool.open()
     assert early.entry is entry
-    pool.ledger.abandon(early, 0)
+    pool.machine.abandon(early, 0)
     assert late.entry is entry
-    facts = pool.ledger.statistics()
+    facts = pool.machine.statistics()
     assert (facts.acquired, facts.reused, entry.borrows) == (1, 0, 1)
 
 
@@ -78,9 +78,9 @@ def test_a_grant_that_is_abandoned_with_nobody_waiting_becomes_idle() -> None:
     pool = Pool()
     waiter = pool.join()
     entry = pool.open()
-    pool.ledger.abandon(waiter, 3)
+    pool.machine.abandon(waiter, 3)
     assert (entry.state, entry.borrows, entry.idle_since) == (State.IDLE, 0, 3)
-    assert pool.ledger.statistics().acquired == 0
+    assert pool.machine.statistics().acquired == 0
 
 
 def test_a_grant_that_was_seized_is_not_booked_when_it_is_abandoned() -> None:
@@ -88,11 +88,11 @@ def test_a_grant_that_was_seized_is_not_booked_when_it_is_abandoned() -> None:
     pool = Pool(max_size=1)
     waiter = pool.join()
     entry = pool.open()
-    pool.ledger.shut(RuntimeError, lambda: None)
-    pool.ledger.seize(entry)
-    pool.ledger.abandon(waiter, 0)
+    pool.machine.shut(RuntimeError, lambda: None)
+    pool.machine.seize(entry)
+    pool.machine.abandon(waiter, 0)
     assert pool.close() is entry
-    assert pool.ledger.statistics().size == 0
+    assert pool.machine.statistics().size == 0
 
 
 def test_a_reused_grant_that_is_abandoned_is_counted_as_if_it_had_not_been() -> None:
@@ -100,10 +100,10 @@ def test_a_reused_grant_that_is_abandoned_is_counted_as_if_it_had_not_been() -> 
     pool = Pool(max_size=1)
     entry = pool.borrow()
     waiter = pool.join()
-    pool.ledger.release(entry, 0, None)
-    assert pool.ledger.statistics().reused == 1
-    pool.ledger.abandon(waiter, 0)
-    facts = pool.ledger.statistics()
+    pool.machine.release(entry, 0, None)
+    assert pool.machine.statistics().reused == 1
+    pool.machine.abandon(waiter, 0)
+    facts = pool.machine.statistics()
     assert (facts.acquired, facts.reused, entry.borrows) == (1, 0, 1)
 
 
@@ -124,20 +124,20 @@ def test_an_abandoned_grant_is_looked_at_as_if_it_had_never_been_lent(
     waiter = pool.join()
     entry = pool.open()
     pool.shows[entry] = shows
-    pool.ledger.abandon(waiter, 0)
+    pool.machine.abandon(waiter, 0)
     assert entry.state is state
 
 
 def test_a_greeting_belongs_to_the_first_borrower_only() -> None:
     """Unread bytes don't spoil a connection before its first borrow, and do after it."""
     pool = Pool(min_idle=1, max_size=1)
-    pool.ledger.refill()
+    pool.machine.refill()
     entry = pool.open()
     pool.shows[entry] = Liveness.UNREAD
-    pool.ledger.look_over(0, 10, 0)
-    assert pool.ledger.checkout(0) is entry
-    pool.ledger.release(entry, 0, None)
-    assert pool.ledger.checkout(0) is None
+    pool.machine.look_over(0, 10, 0)
+    assert pool.machine.checkout(0) is entry
+    pool.machine.release(entry, 0, None)
+    assert pool.machine.checkout(0) is None
     assert entry.close_reason is CloseReason.UNREAD_DATA
 
 
@@ -150,7 +150,7 @@ def test_checkout_passes_over_what_is_known_to_be_bad(shows: Liveness, reason: C
     pool = Pool()
     good, bad = pool.idle(2)
     pool.shows[bad] = shows
-    assert pool.ledger.checkout(0) is good
+    assert pool.machine.checkout(0) is good
     assert pool.ordered(Action.CLOSE) is bad
     assert bad.close_reason is reason
 
@@ -162,7 +162,7 @@ def test_what_comes_back_bad_is_not_handed_on(shows: Liveness) -> None:
     entry = pool.borrow()
     waiter = pool.join()
     pool.shows[entry] = shows
-    pool.ledger.release(entry, 0, None)
+    pool.machine.release(entry, 0, None)
     assert waiter.entry is None
     assert pool.close() is entry
     assert pool.open() is waiter.entry
@@ -173,11 +173,11 @@ def test_doubt_is_removed_by_a_check_before_anybody_gets_the_connection() -> Non
     pool = Pool(max_size=2)
     (entry,) = pool.idle(1)
     pool.shows[entry] = Liveness.UNSURE
-    assert pool.ledger.checkout(0) is None
+    assert pool.machine.checkout(0) is None
     waiter = pool.join()
     assert pool.ordered(Action.CHECK) is entry
-    assert not pool.ledger.actions, "the check counts as an opening under way"
-    pool.ledger.checked(entry, Liveness.ALIVE, 0)
+    assert not pool.machine.actions, "the check counts as an opening under way"
+    pool.machine.checked(entry, Liveness.ALIVE, 0)
     assert waiter.entry is entry
 
 
@@ -186,7 +186,7 @@ def test_a_new_connection_in_doubt_is_checked_unless_somebody_waits() -> None:
     pool = Pool(max_size=2)
     waiter = pool.join()
     assert pool.open(unsure=True) is waiter.entry
-    pool.ledger.abandon(pool.join(), 0)
+    pool.machine.abandon(pool.join(), 0)
     assert pool.open(unsure=True).state is State.CHECKING
 
 
@@ -197,16 +197,16 @@ def test_a_connect_error_goes_to_the_oldest_waiter_alone() -> None:
     error = ConnectionRefusedError()
     pool.fail(error)
     assert (early.error, late.error) == (error, None)
-    assert pool.ledger.last_connect_error is error
+    assert pool.machine.last_connect_error is error
     assert pool.open() is late.entry
-    assert pool.ledger.last_connect_error is None
+    assert pool.machine.last_connect_error is None
 
 
 def test_a_cancelled_opening_is_replaced_while_somebody_waits() -> None:
     """An opening that came to nothing costs the waiter no error."""
     pool = Pool(max_size=1)
     waiter = pool.join()
-    pool.ledger.open_cancelled(pool.ordered(Action.OPEN))
+    pool.machine.open_cancelled(pool.ordered(Action.OPEN))
     assert pool.open() is waiter.entry
 
 
@@ -214,15 +214,15 @@ def test_a_second_release_and_a_release_after_seizure_do_nothing() -> None:
     """A connection that was taken away meanwhile is not its borrower's to give back."""
     pool = Pool()
     entry = pool.borrow()
-    pool.ledger.seize(entry)
+    pool.machine.seize(entry)
     assert pool.ordered(Action.CLOSE) is entry
-    pool.ledger.release(entry, 0, None)
-    assert not pool.ledger.detach(entry)
-    pool.ledger.seize(entry)
-    assert not pool.ledger.actions
+    pool.machine.release(entry, 0, None)
+    assert not pool.machine.detach(entry)
+    pool.machine.seize(entry)
+    assert not pool.machine.actions
     assert entry.close_reason is CloseReason.SEIZED
-    pool.ledger.closed(entry)
-    assert pool.ledger.statistics().closed == {"seized": 1}
+    pool.machine.closed(entry)
+    assert pool.machine.statistics().closed == {"seized": 1}
 
 
 def test_a_detached_connection_makes_room() -> None:
@@ -230,35 +230,35 @@ def test_a_detached_connection_makes_room() -> None:
     pool = Pool(max_size=1)
     entry = pool.borrow()
     waiter = pool.join()
-    assert pool.ledger.detach(entry)
+    assert pool.machine.detach(entry)
     assert entry not in pool.slots.borrowers
     assert pool.open() is waiter.entry
-    assert pool.ledger.statistics().closed == {"detached": 1}
+    assert pool.machine.statistics().closed == {"detached": 1}
 
 
 def test_the_end_of_the_block_wakes_all_and_lends_nothing_more() -> None:
     """Waiters and watchers get the error; drained is told when the last borrower is through."""
     pool = Pool(max_size=2, min_idle=1)
-    pool.ledger.refill()
+    pool.machine.refill()
     pool.open()
     borrowed = pool.borrow()
     opening = pool.ordered(Action.OPEN)
     waiter, watcher = pool.join(), pool.new_waiter()
-    pool.ledger.watch(watcher)
+    pool.machine.watch(watcher)
     drained: list[bool] = []
     error = ConnectionAbortedError()
-    pool.ledger.shut(lambda: error, lambda: drained.append(True))
+    pool.machine.shut(lambda: error, lambda: drained.append(True))
     assert pool.woken == [waiter, watcher]
     assert waiter.error is watcher.error is error
     opening.transport = 1
-    pool.ledger.opened(opening, 0)
+    pool.machine.opened(opening, 0)
     assert opening.close_reason is CloseReason.POOL_CLOSED
     assert not drained
-    pool.ledger.release(borrowed, 0, None)
+    pool.machine.release(borrowed, 0, None)
     assert drained
     assert {pool.close(), pool.close()} == {opening, borrowed}
     assert not pool.slots.borrowers
-    assert not pool.ledger.actions
+    assert not pool.machine.actions
 
 
 def test_detaching_the_last_borrowed_connection_drains_the_pool() -> None:
@@ -266,9 +266,9 @@ def test_detaching_the_last_borrowed_connection_drains_the_pool() -> None:
     pool = Pool()
     entry = pool.borrow()
     drained: list[bool] = []
-    pool.ledger.shut(ConnectionAbortedError, lambda: drained.append(True))
+    pool.machine.shut(ConnectionAbortedError, lambda: drained.append(True))
     assert not drained
-    assert pool.ledger.detach(entry)
+    assert pool.machine.detach(entry)
     assert drained
 
 
@@ -277,7 +277,7 @@ def test_an_idle_pool_is_drained_at_once() -> None:
     pool = Pool()
     entries = pool.idle(2)
     drained: list[bool] = []
-    pool.ledger.shut(ConnectionAbortedError, lambda: drained.append(True))
+    pool.machine.shut(ConnectionAbortedError, lambda: drained.append(True))
     assert drained
     assert [pool.close(), pool.close()] == entries
-    assert pool.ledger.statistics().closed == {"pool_closed": 2}
+    assert pool.machine.statistics().closed == {"pool_closed": 2}

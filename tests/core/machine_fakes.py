@@ -1,4 +1,4 @@
-"""What the ledger's tests need around it: settings, slots, and a ledger that can be watched."""
+"""What the machine's tests need around it: settings, slots, and a machine that can be watched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from anyio import WouldBlock
 
-from anyconnpool._core.state_machine import Ledger
+from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, Liveness, PoolEntry, State, Waiter
 from anyconnpool._formats import PackageFormat
 from anyconnpool._settings import IdleOrder, Settings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Chosen(TypedDict, total=False):
-    """The settings that matter to a ledger."""
+    """The settings that matter to a machine."""
 
     max_size: float
     min_idle: int
@@ -70,7 +70,7 @@ class SetSlots:
         self.borrowers.remove(borrower)
 
 
-class WatchedLedger(Ledger[int]):
+class WatchedLedger(PoolStateMachine[int]):
     """Remember every change of state, also those that last for a moment only."""
 
     def __init__(
@@ -99,14 +99,14 @@ class WatchedLedger(Ledger[int]):
 
 
 class Pool:
-    """A ledger with all that surrounds it, for tests that tell a story."""
+    """A machine with all that surrounds it, for tests that tell a story."""
 
     def __init__(self, *, jitter: float = 0.0, **chosen: Unpack[Chosen]) -> None:
         settings = make_settings(**chosen)
         self.slots = SetSlots(settings.max_size)
         #: what a look at an entry shows, if not that it is alive
         self.shows: dict[PoolEntry[int], Liveness] = {}
-        self.ledger = WatchedLedger(settings, self.slots, self._inspect, lambda: jitter)
+        self.machine = WatchedLedger(settings, self.slots, self._inspect, lambda: jitter)
         self.woken: list[Waiter[int]] = []
 
     def _inspect(self, entry: PoolEntry[int]) -> Liveness:
@@ -119,7 +119,7 @@ class Pool:
 
     def try_join(self) -> Waiter[int] | None:
         waiter = self.new_waiter()
-        return waiter if self.ledger.join(waiter) else None
+        return waiter if self.machine.join(waiter) else None
 
     def new_waiter(self) -> Waiter[int]:
         waiter: Waiter[int] = Waiter(lambda: self.woken.append(waiter))
@@ -127,7 +127,7 @@ class Pool:
 
     def ordered(self, order: Action) -> PoolEntry[int]:
         """Take the next order, which must be of this kind."""
-        given, entry = self.ledger.actions.popleft()
+        given, entry = self.machine.actions.popleft()
         assert given is order
         assert entry is not None
         return entry
@@ -135,24 +135,24 @@ class Pool:
     def open(self, *, now: float = 0.0, unsure: bool = False) -> PoolEntry[int]:
         entry = self.ordered(Action.OPEN)
         entry.transport = 1
-        self.ledger.opened(entry, now, unsure=unsure)
+        self.machine.opened(entry, now, unsure=unsure)
         return entry
 
     def fail(self, error: Exception) -> PoolEntry[int]:
         """Have the next opening fail for good."""
         entry = self.ordered(Action.OPEN)
-        self.ledger.attempt_failed(error)
-        self.ledger.open_failed(entry, error)
+        self.machine.attempt_failed(error)
+        self.machine.open_failed(entry, error)
         return entry
 
     def close(self) -> PoolEntry[int]:
         entry = self.ordered(Action.CLOSE)
-        self.ledger.closed(entry)
+        self.machine.closed(entry)
         return entry
 
     def borrow(self, *, now: float = 0.0) -> PoolEntry[int]:
         """Borrow an idle connection, or a new one."""
-        entry = self.ledger.checkout(now)
+        entry = self.machine.checkout(now)
         if entry is None:
             waiter = self.join()
             entry = self.open(now=now)
@@ -163,5 +163,5 @@ class Pool:
         """Have connections idle that were borrowed once, given back in this order."""
         entries = [self.borrow(now=now) for _ in range(count)]
         for entry in entries:
-            self.ledger.release(entry, now, None)
+            self.machine.release(entry, now, None)
         return entries

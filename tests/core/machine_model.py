@@ -1,4 +1,4 @@
-"""A naive model of the ledger: plain lists, and after every event all the rules once more."""
+"""A naive model of the machine: plain lists, and after every event all the rules once more."""
 
 from __future__ import annotations
 
