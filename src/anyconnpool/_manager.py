@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from anyio import AsyncContextManagerMixin, CapacityLimiter, current_time, sleep
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._core.shared_limit import Budget, SharedPoolStateMachine
+from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.states import Liveness, PoolEntry
 from anyconnpool._engine.connection import Acquisition
 from anyconnpool._engine.leasing import Lender
@@ -49,11 +49,11 @@ class ManagedPool(ConnectionPool):
         self._start = start
         self._use(start(self))
 
-    def make(self, block: Block, budget: Budget[Transport]) -> RunningPool:
+    def make(self, block: Block, shared_limit: SharedLimit[Transport]) -> RunningPool:
         """Start the parts of this pool.
 
         :param block: where to run
-        :param budget: what it shares with the other pools
+        :param shared_limit: what it shares with the other pools
         """
 
         def make_machine(
@@ -61,7 +61,7 @@ class ManagedPool(ConnectionPool):
             slots: CapacityLimiter,
             inspect: Callable[[PoolEntry[Transport]], Liveness],
         ) -> SharedPoolStateMachine[Transport]:
-            return SharedPoolStateMachine(settings, slots, inspect, budget)
+            return SharedPoolStateMachine(settings, slots, inspect, shared_limit)
 
         return block.start(self._settings, self._connectable, make_machine)
 
@@ -150,7 +150,7 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         self._running: dict[ManagedPool, RunningPool] = {}
         self._empty_since: dict[ManagedPool, float] = {}
         self._block: Block | None = None
-        self._budget: Budget[Transport] = Budget(max_total)
+        self._shared_limit: SharedLimit[Transport] = SharedLimit(max_total)
         self._ended = False
 
     def __repr__(self) -> str:
@@ -241,10 +241,10 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
     def _start(self, pool: ManagedPool) -> RunningPool:
         self._check()
         assert self._block is not None
-        self._running[pool] = running = pool.make(self._block, self._budget)
+        self._running[pool] = running = pool.make(self._block, self._shared_limit)
         machine = running.machine
         assert isinstance(machine, SharedPoolStateMachine)
-        self._budget.join(machine, running.run_actions)
+        self._shared_limit.join(machine, running.run_actions)
         return running
 
     @defer_interrupts

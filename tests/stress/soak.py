@@ -18,7 +18,7 @@ import trio
 from anyio.lowlevel import checkpoint
 
 import anyconnpool
-from anyconnpool import _block, _books, _budget, _entry
+from anyconnpool import _block, _books, _entry, _shared_limit
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -58,7 +58,7 @@ class CostMeter:
 
         monkeypatch.setattr(_books, "deque", CountedDeque)
         monkeypatch.setattr(_books, "OrderedDict", CountedDict)
-        monkeypatch.setattr(_budget, "OrderedDict", CountedDict)
+        monkeypatch.setattr(_shared_limit, "OrderedDict", CountedDict)
         for kind in (_entry.PoolEntry, _entry.Waiter, _block.RunningPool):
             monkeypatch.setattr(kind, "__eq__", is_same)
 

@@ -241,7 +241,7 @@ async def test_what_happens_to_one_waiter_costs_the_same_in_any_line(
 async def test_what_happens_to_one_waiter_of_a_manager_costs_the_same_in_any_line(
     many: int, meter: CostMeter
 ) -> None:
-    """The same holds for the waiters of a manager, whose budget is used up."""
+    """The same holds for the waiters of a manager, whose shared_limit is used up."""
 
     async def costs(count: int) -> dict[str, int]:
         async with PoolManager(max_total=CONNECTIONS) as manager:

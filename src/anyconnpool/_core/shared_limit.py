@@ -2,9 +2,9 @@
 
 The rules, which :class:`SharedPoolStateMachine` adds to those of the machine:
 
-- A connection is opened for a waiter only by the budget, for the waiter that has waited longest of
+- A connection is opened for a waiter only by the shared_limit, for the waiter that has waited longest of
   all that need one and whose pool has room.
-- When the budget is used up, the longest idle connection of all pools gives way: one for each that
+- When the shared_limit is used up, the longest idle connection of all pools gives way: one for each that
   is needed and that no closing connection makes room for already.
 - A connection that becomes available gives way, too, if somebody who needs room has waited longer
   than everybody who waits for that connection, and no closing connection makes room already.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Budget(Generic[TransportT]):
+class SharedLimit(Generic[TransportT]):
     """Count the connections of several machines, and decide who opens the next one.
 
     :param max_total: most connections of all of them together
@@ -142,26 +142,26 @@ class Budget(Generic[TransportT]):
 
 
 class SharedPoolStateMachine(PoolStateMachine[TransportT]):
-    """A machine that shares a budget with others."""
+    """A machine that shares a shared_limit with others."""
 
     def __init__(
         self,
         settings: Settings,
         slots: Slots,
         inspect: Callable[[PoolEntry[TransportT]], Liveness],
-        budget: Budget[TransportT],
+        shared_limit: SharedLimit[TransportT],
     ) -> None:
         super().__init__(settings, slots, inspect)
-        self._budget = budget
+        self._shared_limit = shared_limit
 
     def shut(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
-        """Lend nothing more, and leave the budget to the others."""
+        """Lend nothing more, and leave the shared_limit to the others."""
         super().shut(error, drained)
-        self._budget.leave(self)
+        self._shared_limit.leave(self)
 
     def settle(self) -> None:
-        """Have the budget decide who opens what."""
-        self._budget.settle()
+        """Have the shared_limit decide who opens what."""
+        self._shared_limit.settle()
 
     def needy(self) -> Iterator[int]:
         """Yield the places of the waiters for whom there is room here and nothing under way."""
@@ -193,51 +193,51 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         :return: false if as many as may are waiting already, for a slot or for the others' room
         """
         waiting = len(self._waiters) - self._under_way()
-        if waiting >= self._settings.max_waiting and self._budget.is_in_full_use():
+        if waiting >= self._settings.max_waiting and self._shared_limit.is_in_full_use():
             return False
-        waiter.number = self._budget.next_number()
+        waiter.number = self._shared_limit.next_number()
         return super().join(waiter)
 
     def _place(
         self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None, unsure: bool
     ) -> None:
         first = next(iter(self._waiters)).number if self._waiters else math.inf
-        if reason is None and self._budget.claims(first):
+        if reason is None and self._shared_limit.claims(first):
             reason = CloseReason.GAVE_WAY
         super()._place(entry, now, reason, unsure)
 
     def _balance(self) -> None:
-        """Refill where nobody needs the room more; the budget opens for waiters."""
+        """Refill where nobody needs the room more; the shared_limit opens for waiters."""
         if self._drained is not None:
             return
-        self._budget.enlist(self)
+        self._shared_limit.enlist(self)
         # Where waiters of this pool are among those missing, no room is to spare.
         missing = self._missing()
-        while missing > 0 and self._size < self._max_size and self._budget.has_spare_room():
+        while missing > 0 and self._size < self._max_size and self._shared_limit.has_spare_room():
             self._order_open()
             missing -= 1
         self.actions.append((Action.SHARE, None))
 
     def _order_open(self) -> None:
         super()._order_open()
-        self._budget.total += 1
+        self._shared_limit.total += 1
 
     def _leave(self, entry: PoolEntry[TransportT]) -> None:
-        self._budget.total -= 1
+        self._shared_limit.total -= 1
         super()._leave(entry)
 
     def _move(self, entry: PoolEntry[TransportT], state: State) -> None:
-        budget = self._budget
-        budget.closing += (state is State.CLOSING) - (entry.state is State.CLOSING)
+        shared_limit = self._shared_limit
+        shared_limit.closing += (state is State.CLOSING) - (entry.state is State.CLOSING)
         if entry.state is State.IDLE:
-            del budget.idle[entry]
+            del shared_limit.idle[entry]
         super()._move(entry, state)
 
     def _lay_down(self, entry: PoolEntry[TransportT], now: float) -> None:
         super()._lay_down(entry, now)
-        self._budget.idle[entry] = self
+        self._shared_limit.idle[entry] = self
 
     def _lend(self, entry: PoolEntry[TransportT], now: float) -> None:
         if entry.state is State.IDLE:
-            del self._budget.idle[entry]
+            del self._shared_limit.idle[entry]
         super()._lend(entry, now)

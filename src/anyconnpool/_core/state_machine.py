@@ -216,7 +216,7 @@ class PoolStateMachine(Books[TransportT]):
             return since + self._longest_idle
 
     def settle(self) -> None:
-        """Do what :attr:`Action.SHARE` asks for: nothing, unless a budget is shared."""
+        """Do what :attr:`Action.SHARE` asks for: nothing, unless a shared_limit is shared."""
 
     def unused(self) -> bool:
         """Tell whether nothing is open, nor anybody waiting."""

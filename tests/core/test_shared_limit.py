@@ -1,4 +1,4 @@
-"""The rules of a shared budget, one by one, told as short stories."""
+"""The rules of a shared shared_limit, one by one, told as short stories."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyconnpool._core.shared_limit import Budget
+from anyconnpool._core.shared_limit import SharedLimit
 from anyconnpool._core.states import Action, Liveness, PoolEntry, State, Waiter
 
-from .budget_model import WatchedSharingLedger
 from .machine_fakes import SetSlots, make_settings
+from .shared_limit_model import WatchedSharingLedger
 
 
 class Pools:
-    """Some machines that share a budget; what they order is done when a test says so.
+    """Some machines that share a shared_limit; what they order is done when a test says so.
 
     :param max_total: most connections of all of them
     :param sizes: ``max_size`` of each
@@ -28,7 +28,7 @@ class Pools:
     def __init__(
         self, max_total: float, *sizes: float, min_idle: int = 0, max_waiting: float = math.inf
     ) -> None:
-        self.budget: Budget[int] = Budget(max_total)
+        self.shared_limit: SharedLimit[int] = SharedLimit(max_total)
         self.machines: list[WatchedSharingLedger] = []
         self.actions: list[tuple[Action, PoolEntry[int], WatchedSharingLedger]] = []
         self.served: list[Waiter[int]] = []
@@ -36,9 +36,13 @@ class Pools:
         for size in sizes:
             settings = make_settings(max_size=size, min_idle=min_idle, max_waiting=max_waiting)
             machine = WatchedSharingLedger(
-                settings, SetSlots(size), lambda entry: Liveness.ALIVE, self.budget, lambda: 0.0
+                settings,
+                SetSlots(size),
+                lambda entry: Liveness.ALIVE,
+                self.shared_limit,
+                lambda: 0.0,
             )
-            self.budget.join(machine, lambda machine=machine: self.run_actions(machine))  # type: ignore[misc]
+            self.shared_limit.join(machine, lambda machine=machine: self.run_actions(machine))  # type: ignore[misc]
             self.machines.append(machine)
 
     def run_actions(self, machine: WatchedSharingLedger) -> None:
@@ -198,7 +202,7 @@ def test_refills_take_no_room_that_a_waiter_needs(first: int) -> None:
     pools.machines[first].refill()
     pools.run_actions(pools.machines[first])
     pools.finish()
-    assert pools.budget.total == 1
+    assert pools.shared_limit.total == 1
     waiters = [pools.join(1 - first), pools.join(1 - first)]
     pools.finish()
     assert all(waiter.entry for waiter in waiters)
@@ -233,7 +237,7 @@ def test_a_ledger_that_was_shut_leaves_the_line() -> None:
     gone = pools.join(1)
     pools.machines[1].shut(lambda: ConnectionAbortedError("shut"), list)
     assert isinstance(gone.error, ConnectionAbortedError)
-    assert not pools.budget.claims(math.inf)
+    assert not pools.shared_limit.claims(math.inf)
 
 
 def test_any_number_of_connections_can_give_way_at_once() -> None:
@@ -249,7 +253,7 @@ def test_any_number_of_connections_can_give_way_at_once() -> None:
     assert not pools.actions
     pools.machines[0].resize(math.inf)
     pools.run_actions(pools.machines[0])
-    assert pools.budget.closing == 1000
+    assert pools.shared_limit.closing == 1000
     pools.finish(count=2000)
     assert all(waiter.entry for waiter in waiters)
 
@@ -286,5 +290,5 @@ def test_without_a_maximum_every_waiter_gets_a_connection_at_once() -> None:
     pools.release(0, pools.borrow(0))
     pools.finish()
     assert len(pools.served) == 21
-    assert pools.budget.idle
-    assert not pools.budget.claims(math.inf)
+    assert pools.shared_limit.idle
+    assert not pools.shared_limit.claims(math.inf)

@@ -1,10 +1,10 @@
-"""A naive model of machines that share a budget: every decision by looking at everything again."""
+"""A naive model of machines that share a shared_limit: every decision by looking at everything again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from anyconnpool._core.shared_limit import Budget, SharedPoolStateMachine
+from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.states import Liveness, PoolEntry, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -21,10 +21,10 @@ class WatchedSharingLedger(SharedPoolStateMachine[int]):
         settings: Settings,
         slots: SetSlots,
         inspect: Callable[[PoolEntry[int]], Liveness],
-        budget: Budget[int],
+        shared_limit: SharedLimit[int],
         jitter: Callable[[], float],
     ) -> None:
-        super().__init__(settings, slots, inspect, budget)
+        super().__init__(settings, slots, inspect, shared_limit)
         self._jitter = jitter
         self.slots = slots
         self.moves: list[tuple[State, State]] = []
@@ -120,7 +120,7 @@ class SharingModel(Model):
         """Tell whether a refill is in order."""
         coming = len(self.those(State.IDLE, State.OPENING, State.CHECKING))
         wanted = 0 if self.refill_paused else self.settings.min_idle
-        # Waiters that the pool or the budget has no room for don't count against the idle ones.
+        # Waiters that the pool or the shared_limit has no room for don't count against the idle ones.
         missing = wanted - max(coming - len(self.waiters), 0)
         room = self.common.total() < self.common.max_total and len(self.conns) < self.max_size
         return missing > 0 and room and not self.common.needs()

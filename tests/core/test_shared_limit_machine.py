@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, machines that share a budget do what the naive model does."""
+"""Whatever happens in whatever order, machines that share a shared_limit do what the naive model does."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from anyconnpool._core.shared_limit import Budget
+from anyconnpool._core.shared_limit import SharedLimit
 from anyconnpool._core.states import Action, PoolEntry
 from anyconnpool._statistics import CloseReason
 
-from .budget_model import Common, SharingModel, WatchedSharingLedger
 from .machine_events import EVENTS, PICKS
 from .machine_fakes import SetSlots
 from .machine_model import Conn
+from .shared_limit_model import Common, SharingModel, WatchedSharingLedger
 from .test_ledger_machine import PoolMachine
 
 MEMBER_SETTINGS = st.fixed_dictionaries(
@@ -57,11 +57,11 @@ class Member(PoolMachine):
         self.slots = SetSlots(self.settings.max_size)
         self.model = self.sharing_model = SharingModel(self.settings, group.common)
         self.sharing = WatchedSharingLedger(
-            self.settings, self.slots, self._inspect, group.budget, lambda: jitter
+            self.settings, self.slots, self._inspect, group.shared_limit, lambda: jitter
         )
         # Only what both kinds of machine have is used by the events.
         self.machine = cast("Any", self.sharing)
-        group.budget.join(self.sharing, self.run_actions)
+        group.shared_limit.join(self.sharing, self.run_actions)
         self.opens: list[PoolEntry[int]] = []
         self.last_size = 0
 
@@ -145,7 +145,7 @@ class BudgetMachine(RuleBasedStateMachine):
     )
     def enter(self, max_total: float, chosen: list[dict[str, Any]]) -> None:
         self.common = Common(max_total)
-        self.budget: Budget[int] = Budget(max_total)
+        self.shared_limit: SharedLimit[int] = SharedLimit(max_total)
         self.members: list[Member] = []
         for one in chosen:
             self.members.append(Member(self, one))
@@ -165,12 +165,14 @@ class BudgetMachine(RuleBasedStateMachine):
     def _check_budget(self) -> None:
         common = self.common
         facts = [member.sharing.statistics() for member in self.members]
-        assert self.budget.total == sum(one.size for one in facts) <= common.max_total
-        assert self.budget.closing == sum(one.closing for one in facts)
-        assert list(self.budget.idle) == [conn.entry for conn in common.idle()]
+        assert self.shared_limit.total == sum(one.size for one in facts) <= common.max_total
+        assert self.shared_limit.closing == sum(one.closing for one in facts)
+        assert list(self.shared_limit.idle) == [conn.entry for conn in common.idle()]
         needs = common.needs()
-        assert not (needs and self.budget.has_room()), "room is for whoever needs it"
-        assert not common.idle() or len(needs) <= self.budget.closing, "nothing idles if needed"
+        assert not (needs and self.shared_limit.has_room()), "room is for whoever needs it"
+        assert not common.idle() or len(needs) <= self.shared_limit.closing, (
+            "nothing idles if needed"
+        )
 
     @rule(
         which=PICKS, what=st.deferred(lambda: st.sampled_from(EVENTS).flatmap(lambda event: event))
@@ -212,7 +214,7 @@ class BudgetMachine(RuleBasedStateMachine):
 def test_ledgers_that_share_a_budget_agree_with_a_naive_model() -> None:
     """Any sequence of events leads to the states, wakings and actions of the model.
 
-    Never is more open than the budget allows, room goes to who has waited longest, and a
+    Never is more open than the shared_limit allows, room goes to who has waited longest, and a
     connection gives way only if it is needed.
     """
     SEEN.clear()
