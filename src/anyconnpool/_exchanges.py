@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from anyio import sleep
 
-from anyconnpool._engine.connection import Acquisition, PooledConnection
+from anyconnpool._engine.connection import AcquireContext, PooledConnection
 from anyconnpool._engine.replay import is_hang_up, is_retryable
 from anyconnpool._formats import PackageFormat
 from anyconnpool._retry import Retry
@@ -51,7 +51,7 @@ class Exchanges:
     _acquire_timeout: float
 
     @abstractmethod
-    def acquire(self, *, timeout: float | None = None) -> Acquisition:
+    def acquire(self, *, timeout: float | None = None) -> AcquireContext:
         """Borrow a connection."""
 
     @abstractmethod

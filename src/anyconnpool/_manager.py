@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.states import Liveness, PoolEntry
-from anyconnpool._engine.connection import Acquisition
+from anyconnpool._engine.connection import AcquireContext
 from anyconnpool._engine.leasing import Lender
 from anyconnpool._engine.lifecycle import Block, RunningPool
 from anyconnpool._exceptions import PoolClosed
@@ -206,7 +206,7 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
             self._pools[key] = pool
         return pool
 
-    def acquire(self, remote: Remote, *, timeout: float | None = None) -> Acquisition:
+    def acquire(self, remote: Remote, *, timeout: float | None = None) -> AcquireContext:
         """Borrow a connection to a remote; see :meth:`ConnectionPool.acquire`.
 
         :param remote: see :meth:`pool`

@@ -12,7 +12,7 @@ from anyio import AsyncContextManagerMixin
 from anyio.abc import ByteStreamConnectable
 
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._engine.connection import Acquisition, PooledConnection
+from anyconnpool._engine.connection import AcquireContext, PooledConnection
 from anyconnpool._engine.leasing import Lender
 from anyconnpool._engine.lifecycle import Block, RunningPool
 from anyconnpool._exceptions import PoolClosed
@@ -176,7 +176,7 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
         self._machine = running.machine
         self._lender = running.lender
 
-    def acquire(self, *, timeout: float | None = None) -> Acquisition:
+    def acquire(self, *, timeout: float | None = None) -> AcquireContext:
         """Borrow a connection: an idle one at once, else one that comes back or is opened.
 
         To be used with ``async with``, or awaited. Who comes first is served first. The idle
@@ -196,7 +196,7 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
         lender = self._lender
         if lender is None or not lender.running:
             lender = self._running_lender()
-        return Acquisition(lender, timeout)
+        return AcquireContext(lender, timeout)
 
     def acquire_nowait(self) -> PooledConnection:
         """Borrow an idle connection without waiting, nor opening one.

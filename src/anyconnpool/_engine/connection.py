@@ -188,19 +188,17 @@ def entry_of(connection: PooledConnection) -> PoolEntry[Transport]:
 
 
 class Lender(Protocol):
-    """Whom an acquisition asks for a connection."""
+    """Whom an context asks for a connection."""
 
-    async def lend(
-        self, timeout: float, acquisition: Acquisition | None = None
-    ) -> PooledConnection:
+    async def lend(self, timeout: float, context: AcquireContext | None = None) -> PooledConnection:
         """Borrow an idle connection, or wait for one.
 
-        :param acquisition: what is to give it back
+        :param context: what is to give it back
         """
         ...
 
 
-class Acquisition:
+class AcquireContext:
     """What :meth:`ConnectionPool.acquire` returns: enter it, or await it.
 
     ``async with`` gives the connection back at the end of the block. Awaited, it returns the

@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, Waiter
-from anyconnpool._engine.connection import Acquisition, PooledConnection
+from anyconnpool._engine.connection import AcquireContext, PooledConnection
 from anyconnpool._engine.event_loop import Runtime
 from anyconnpool._engine.leaks import Holdings
 from anyconnpool._engine.tasks import Workers
@@ -65,13 +65,11 @@ class Lender:
         self.running = True
 
     @defer_interrupts
-    async def lend(
-        self, timeout: float, acquisition: Acquisition | None = None
-    ) -> PooledConnection:
+    async def lend(self, timeout: float, context: AcquireContext | None = None) -> PooledConnection:
         """Borrow an idle connection, or wait for one.
 
         :param timeout: limit in seconds
-        :param acquisition: what is to give it back
+        :param context: what is to give it back
         """
         # What check() does, without a call for it.
         if not self.running:
@@ -90,8 +88,8 @@ class Lender:
             await self._pause_holding(entry)
         entry.borrower = self._current_task()
         connection = PooledConnection(self, entry)
-        if acquisition is not None:
-            acquisition.connection = connection
+        if context is not None:
+            context.connection = connection
         return connection
 
     @defer_interrupts

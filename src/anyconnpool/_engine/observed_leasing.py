@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from anyconnpool._core.states import PoolEntry, State
-from anyconnpool._engine.connection import Acquisition, PooledConnection, entry_of
+from anyconnpool._engine.connection import AcquireContext, PooledConnection, entry_of
 from anyconnpool._engine.leaks import place_of_acquire
 from anyconnpool._engine.leasing import Lender
 from anyconnpool._exceptions import AcquireTimeout
@@ -23,14 +23,12 @@ class ObservedLender(Lender):
     """Lend and take back, and tell; see :class:`Lender` for the parameters."""
 
     @defer_interrupts
-    async def lend(
-        self, timeout: float, acquisition: Acquisition | None = None
-    ) -> PooledConnection:
+    async def lend(self, timeout: float, context: AcquireContext | None = None) -> PooledConnection:
         """Borrow an idle connection, or wait for one; see :meth:`Lender.lend`."""
         place = self._place()
         began = self.now()
         try:
-            connection = await super().lend(timeout, acquisition)
+            connection = await super().lend(timeout, context)
         except AcquireTimeout:
             self._tell(AcquireTimedOut(self.settings.name, self.now() - began))
             raise
