@@ -16,7 +16,7 @@ from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.states import Liveness, PoolEntry
 from anyconnpool._engine.connection import AcquireContext
 from anyconnpool._engine.leasing import Lender
-from anyconnpool._engine.lifecycle import Block, RunningPool
+from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._remote import Remote, remote_key, resolve_remote
@@ -49,7 +49,7 @@ class ManagedPool(ConnectionPool):
         self._start = start
         self._use(start(self))
 
-    def make(self, block: Block, shared_limit: SharedLimit[Transport]) -> RunningPool:
+    def make(self, lifecycle: PoolLifecycle, shared_limit: SharedLimit[Transport]) -> RunningPool:
         """Start the parts of this pool.
 
         :param block: where to run
@@ -63,7 +63,7 @@ class ManagedPool(ConnectionPool):
         ) -> SharedPoolStateMachine[Transport]:
             return SharedPoolStateMachine(settings, slots, inspect, shared_limit)
 
-        return block.start(self._settings, self._connectable, make_machine)
+        return lifecycle.start(self._settings, self._connectable, make_machine)
 
     def _running_lender(self) -> Lender:
         lender = super()._running_lender()
@@ -149,7 +149,7 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         self._pools: WeakValueDictionary[object, ManagedPool] = WeakValueDictionary()
         self._running: dict[ManagedPool, RunningPool] = {}
         self._empty_since: dict[ManagedPool, float] = {}
-        self._block: Block | None = None
+        self._lifecycle: PoolLifecycle | None = None
         self._shared_limit: SharedLimit[Transport] = SharedLimit(max_total)
         self._ended = False
 
@@ -159,7 +159,7 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
     def __del__(self) -> None:
         if not hasattr(self, "_ended"):
             return  # __init__ refused the settings
-        if self._block is None:
+        if self._lifecycle is None:
             warn_of_neglect(self, "entered")
         elif not self._ended:
             warn_of_neglect(self, "left")
@@ -167,11 +167,11 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
     @defer_interrupts
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        self._block = block = Block("manager", self._close_timeout)
+        self._lifecycle = lifecycle = PoolLifecycle("manager", self._close_timeout)
         self._ended = False
         try:
-            async with block.run():
-                block.spawn(self._drop_unused)
+            async with lifecycle.run():
+                lifecycle.spawn(self._drop_unused)
                 try:
                     yield self
                 finally:
@@ -232,7 +232,7 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         return StatisticsByRemote(found, tls=self._tls)
 
     def _check(self) -> None:
-        if self._block is None:
+        if self._lifecycle is None:
             raise PoolClosed("manager", 'has not been entered: use it inside "async with manager:"')
         if self._ended:
             raise PoolClosed("manager", "has been left: its async with block has ended")
@@ -240,8 +240,8 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
     @defer_interrupts
     def _start(self, pool: ManagedPool) -> RunningPool:
         self._check()
-        assert self._block is not None
-        self._running[pool] = running = pool.make(self._block, self._shared_limit)
+        assert self._lifecycle is not None
+        self._running[pool] = running = pool.make(self._lifecycle, self._shared_limit)
         machine = running.machine
         assert isinstance(machine, SharedPoolStateMachine)
         self._shared_limit.join(machine, running.run_actions)
@@ -265,5 +265,5 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
 
     def _drop(self, pool: ManagedPool, running: RunningPool) -> None:
         del self._running[pool], self._empty_since[pool]
-        assert self._block is not None
-        self._block.stop(running)
+        assert self._lifecycle is not None
+        self._lifecycle.stop(running)

@@ -14,7 +14,7 @@ from anyio.abc import ByteStreamConnectable
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._engine.connection import AcquireContext, PooledConnection
 from anyconnpool._engine.leasing import Lender
-from anyconnpool._engine.lifecycle import Block, RunningPool
+from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._exchanges import Exchanges
 from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
@@ -167,9 +167,9 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
     @defer_interrupts
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        block = Block(self._settings.name, self._settings.close_timeout)
-        async with block.run():
-            self._use(block.start(self._settings, self._connectable))
+        lifecycle = PoolLifecycle(self._settings.name, self._settings.close_timeout)
+        async with lifecycle.run():
+            self._use(lifecycle.start(self._settings, self._connectable))
             yield self
 
     def _use(self, running: RunningPool) -> None:

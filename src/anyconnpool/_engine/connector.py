@@ -32,7 +32,7 @@ from anyconnpool.events import ConnectionOpened, OpenFailed
 _logger = logging.getLogger("anyconnpool.pool")
 
 
-class Opener:
+class Connector:
     """Open connections to one remote.
 
     :param connectable: what to connect to

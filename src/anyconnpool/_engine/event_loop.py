@@ -20,7 +20,7 @@ from anyconnpool._util.interrupts import tell_trio
 # Where a pool belongs that a forked child has got from its parent.
 _PARENT_PROCESS = object()
 
-_runtimes: WeakSet[Runtime] = WeakSet()
+_runtimes: WeakSet[HomeLoop] = WeakSet()
 
 
 class Signal(Protocol):
@@ -51,7 +51,7 @@ class _FutureSignal:
         return self._future
 
 
-class Runtime:
+class HomeLoop:
     """Remember the running event loop, and the process.
 
     :param name: how to call the pool in errors
@@ -135,8 +135,8 @@ class Runtime:
 
 
 def _leave_pools_to_the_parent() -> None:
-    for runtime in _runtimes:
-        runtime.leave_to_the_parent()
+    for home in _runtimes:
+        home.leave_to_the_parent()
 
 
 if hasattr(os, "register_at_fork"):

@@ -9,8 +9,8 @@ from anyio import CancelScope, sleep
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._engine.event_loop import Runtime
-from anyconnpool._engine.tasks import Workers
+from anyconnpool._engine.event_loop import HomeLoop
+from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
@@ -30,8 +30,8 @@ class Housekeeper:
 
     :param settings: the pool's settings
     :param machine: decides
-    :param workers: carry out what it actions
-    :param runtime: the event loop of the pool
+    :param connection_tasks: carry out what it actions
+    :param home: the event loop of the pool
     :param look_for_leaks: called at each sweep
     """
 
@@ -39,17 +39,17 @@ class Housekeeper:
         self,
         settings: Settings,
         machine: PoolStateMachine[Transport],
-        workers: Workers,
-        runtime: Runtime,
+        connection_tasks: ConnectionTasks,
+        home: HomeLoop,
         look_for_leaks: Callable[[], object],
     ) -> None:
         self._name = settings.name
         self._machine = machine
-        self._workers = workers
-        self._now = runtime.now
+        self._connection_tasks = connection_tasks
+        self._now = home.now
         self._look_for_leaks = look_for_leaks
         self._scope = CancelScope()
-        self._look_at = self._refill_at = runtime.now()
+        self._look_at = self._refill_at = home.now()
         self._interval = max(
             min(
                 _SWEEP_INTERVAL,
@@ -91,7 +91,7 @@ class Housekeeper:
         if self._now() >= self._refill_at:
             self._refill_at = self._now() + _SWEEP_INTERVAL
             self._machine.refill()
-        self._workers.run_actions()
+        self._connection_tasks.run_actions()
 
     async def _look_over(self) -> None:
         start: int | None = 0
@@ -100,5 +100,5 @@ class Housekeeper:
             await self._finish_slice()
 
     async def _finish_slice(self) -> None:
-        self._workers.run_actions()
+        self._connection_tasks.run_actions()
         await checkpoint()

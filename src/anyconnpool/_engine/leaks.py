@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from anyconnpool._core.states import PoolEntry, State
-from anyconnpool._engine.event_loop import Runtime
+from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._streams.transport import Transport
 
@@ -25,7 +25,7 @@ def place_of_acquire() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame else ""
 
 
-class Holdings:
+class BorrowCounts:
     """Count how many connections each task has borrowed.
 
     They are counted anew only if anything was lent or given back since, so that a crowd of tasks
@@ -54,18 +54,18 @@ class Holdings:
         return self._counts[id(task)] if statistics.in_use else 0
 
 
-class Loans:
+class LeakDetector:
     """Name what is borrowed, in the log.
 
     :param pool: the pool's name
     :param leak_after: how long a connection may be borrowed before it is told, in seconds
-    :param runtime: the event loop of the pool
+    :param home: the event loop of the pool
     """
 
-    def __init__(self, pool: str, leak_after: float, runtime: Runtime) -> None:
+    def __init__(self, pool: str, leak_after: float, home: HomeLoop) -> None:
         self._pool = pool
         self._leak_after = leak_after
-        self._runtime = runtime
+        self._home = home
         self._told: dict[PoolEntry[Transport], float] = {}
 
     def tell_leaks(self, held: Iterable[PoolEntry[Transport]]) -> None:
@@ -73,7 +73,7 @@ class Loans:
 
         :param held: the connections that aren't idle
         """
-        latest = self._runtime.now() - self._leak_after
+        latest = self._home.now() - self._leak_after
         late = {e: e.lent_at for e in held if e.state is State.IN_USE and e.lent_at <= latest}
         for entry, lent_at in late.items():
             if self._told.get(entry) != lent_at:
@@ -94,7 +94,7 @@ class Loans:
         )
 
     def _describe(self, entry: PoolEntry[Transport]) -> str:
-        age = self._runtime.now() - entry.lent_at
-        borrower = self._runtime.task_name(entry.borrower)
+        age = self._home.now() - entry.lent_at
+        borrower = self._home.task_name(entry.borrower)
         place = f" at {entry.place}" if entry.place else ""
         return f"{entry.transport} was borrowed {age:.1f} s ago by task {borrower!r}{place}"

@@ -15,9 +15,9 @@ from anyio.lowlevel import checkpoint
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, Waiter
 from anyconnpool._engine.connection import AcquireContext, PooledConnection
-from anyconnpool._engine.event_loop import Runtime
-from anyconnpool._engine.leaks import Holdings
-from anyconnpool._engine.tasks import Workers
+from anyconnpool._engine.event_loop import HomeLoop
+from anyconnpool._engine.leaks import BorrowCounts
+from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
@@ -37,8 +37,8 @@ class Lender:
 
     :param settings: the pool's settings
     :param machine: decides
-    :param workers: carry out what it actions
-    :param runtime: the event loop of the pool
+    :param connection_tasks: carry out what it actions
+    :param home: the event loop of the pool
     :param held: returns the connections that aren't idle
     """
 
@@ -46,20 +46,20 @@ class Lender:
         self,
         settings: Settings,
         machine: PoolStateMachine[Transport],
-        workers: Workers,
-        runtime: Runtime,
+        connection_tasks: ConnectionTasks,
+        home: HomeLoop,
         held: Callable[[], Iterable[PoolEntry[Transport]]],
     ) -> None:
         self.settings = settings
         self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
-        self.now = runtime.now
+        self.now = home.now
         self._machine = machine
-        self._workers = workers
-        self._check_place = runtime.check
-        self._new_signal = runtime.new_signal
-        self._checkpoint_if_cancelled = runtime.checkpoint_if_cancelled
-        self._current_task = runtime.current_task
-        self._holdings = Holdings(held)
+        self._connection_tasks = connection_tasks
+        self._check_place = home.check
+        self._new_signal = home.new_signal
+        self._checkpoint_if_cancelled = home.checkpoint_if_cancelled
+        self._current_task = home.current_task
+        self._borrow_counts = BorrowCounts(held)
         self._turns = 0
         #: whether the pool's block has not ended yet
         self.running = True
@@ -79,7 +79,7 @@ class Lender:
         await self._checkpoint_if_cancelled()
         entry = self._machine.checkout(self.now())
         if self._machine.actions:
-            self._workers.run_actions()
+            self._connection_tasks.run_actions()
         self._turns += 1
         if entry is None:
             entry = await self._wait_for_entry(timeout)
@@ -100,7 +100,7 @@ class Lender:
         """
         self.check()
         entry = self._machine.checkout(self.now())
-        self._workers.run_actions()
+        self._connection_tasks.run_actions()
         if entry is None:
             raise PoolFull(self._machine.statistics(), "has no idle connection to lend at once")
         entry.borrower = self._current_task()
@@ -114,21 +114,21 @@ class Lender:
         entry.borrower = None
         self._machine.release(entry, self.now(), reason, unsure)
         if self._machine.actions:
-            self._workers.run_actions()
+            self._connection_tasks.run_actions()
 
     @defer_interrupts
     def let_go(self, entry: PoolEntry[Transport]) -> bool:
         """Give a connection away for good; false if it has been closed already."""
         entry.borrower = None
         mine = self._machine.detach(entry)
-        self._workers.run_actions()
+        self._connection_tasks.run_actions()
         return mine
 
     @defer_interrupts
     def seize(self, entry: PoolEntry[Transport]) -> None:
         """Close a connection under its borrower's hands; nothing if nobody has borrowed it."""
         self._machine.seize(entry)
-        self._workers.run_actions()
+        self._connection_tasks.run_actions()
 
     @defer_interrupts
     async def wait_ready(self) -> None:
@@ -139,7 +139,7 @@ class Lender:
         watcher: Waiter[Transport] = Waiter(signal.set)
         self._machine.watch(watcher)
         self._machine.refill()
-        self._workers.run_actions()
+        self._connection_tasks.run_actions()
         try:
             await signal.wait()
         finally:
@@ -160,14 +160,14 @@ class Lender:
         """Replace every present connection when it next comes back."""
         self.check()
         self._machine.retire()
-        self._workers.run_actions()
+        self._connection_tasks.run_actions()
 
     @defer_interrupts
     def resize(self, max_size: float) -> None:
         """Change the most connections."""
         self.check()
         self._machine.resize(max_size)
-        self._workers.run_actions()
+        self._connection_tasks.run_actions()
 
     @defer_interrupts
     def end(self, drained: Callable[[], object]) -> None:
@@ -177,7 +177,7 @@ class Lender:
         """
         self.running = False
         self._machine.shut(self._closed_error, drained)
-        self._workers.run_actions()
+        self._connection_tasks.run_actions()
 
     def check(self) -> None:
         """Refuse use after the end, or in another event loop than the pool's.
@@ -198,7 +198,7 @@ class Lender:
             await checkpoint()
         except BaseException:
             self._machine.release(entry, self.now(), None)
-            self._workers.run_actions()
+            self._connection_tasks.run_actions()
             raise
 
     async def _wait_for_entry(self, timeout: float) -> PoolEntry[Transport]:
@@ -210,7 +210,7 @@ class Lender:
                 "is in full use, and as many tasks as max_waiting allows wait already",
             )
         if self._machine.actions:
-            self._workers.run_actions()
+            self._connection_tasks.run_actions()
         try:
             if timeout == math.inf:
                 await signal.wait()
@@ -231,11 +231,11 @@ class Lender:
             return waiter.error
         self._machine.timed_out += 1
         statistics = self._machine.statistics()
-        held = self._holdings.of(self._current_task(), statistics)
+        held = self._borrow_counts.of(self._current_task(), statistics)
         error = AcquireTimeout(timeout, statistics, self._machine.last_connect_error, held)
         self._abandon(waiter)
         return error
 
     def _abandon(self, waiter: Waiter[Transport]) -> None:
         self._machine.abandon(waiter, self.now())
-        self._workers.run_actions()
+        self._connection_tasks.run_actions()

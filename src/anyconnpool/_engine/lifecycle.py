@@ -20,13 +20,13 @@ from anyio.abc import ByteStreamConnectable, TaskGroup
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Liveness, PoolEntry, State
-from anyconnpool._engine.connector import Opener
-from anyconnpool._engine.event_loop import Runtime, redeliver_native_cancellation
+from anyconnpool._engine.connector import Connector
+from anyconnpool._engine.event_loop import HomeLoop, redeliver_native_cancellation
 from anyconnpool._engine.housekeeper import Housekeeper
-from anyconnpool._engine.leaks import Loans
+from anyconnpool._engine.leaks import LeakDetector
 from anyconnpool._engine.leasing import Lender
 from anyconnpool._engine.observed_leasing import ObservedLender
-from anyconnpool._engine.tasks import Workers
+from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close, inspect
@@ -45,7 +45,7 @@ class RunningPool:
     :param settings: the pool's settings
     :param connectable: what it connects to
     :param tasks: the group for the pool's tasks
-    :param runtime: the event loop of the block
+    :param home: the event loop of the block
     :param make_machine: makes the machine
     """
 
@@ -54,33 +54,35 @@ class RunningPool:
         settings: Settings,
         connectable: ByteStreamConnectable,
         tasks: TaskGroup,
-        runtime: Runtime,
+        home: HomeLoop,
         make_machine: MachineFactory,
     ) -> None:
         self._settings = settings
         self._slots = CapacityLimiter(settings.max_size)
         self._drained = Event()
         self.machine = machine = make_machine(settings, self._slots, inspect)
-        opener = Opener(connectable, settings, runtime.now, machine.attempt_failed, machine.wanted)
-        self._workers = Workers(machine, opener, settings, runtime.now, tasks)
-        self._loans = Loans(settings.name, settings.leak_after, runtime)
+        connector = Connector(
+            connectable, settings, home.now, machine.attempt_failed, machine.wanted
+        )
+        self._connection_tasks = ConnectionTasks(machine, connector, settings, home.now, tasks)
+        self._leaks = LeakDetector(settings.name, settings.leak_after, home)
         watched = settings.observers or settings.leak_after < math.inf
         lender_class = ObservedLender if watched else Lender
-        self.lender = lender_class(settings, machine, self._workers, runtime, self.held)
+        self.lender = lender_class(settings, machine, self._connection_tasks, home, self.held)
         self._housekeeper = Housekeeper(
-            settings, machine, self._workers, runtime, self._look_for_leaks
+            settings, machine, self._connection_tasks, home, self._look_for_leaks
         )
         tasks.start_soon(self._housekeeper.run)
         self._tell(PoolStarted(settings.name, machine.statistics, settings.min_idle))
 
     def run_actions(self) -> None:
         """Carry out what the machine has ordered."""
-        self._workers.run_actions()
+        self._connection_tasks.run_actions()
 
     def end(self) -> None:
         """Lend nothing more, and close what is idle."""
         self._housekeeper.stop()
-        self._workers.stop()
+        self._connection_tasks.stop()
         self.lender.end(self._drained.set)
 
     async def wait_drained(self) -> None:
@@ -94,7 +96,7 @@ class RunningPool:
         """
         for entry in self.held():
             if entry.state is State.IN_USE and not silent:
-                self._loans.tell_unreleased(entry)
+                self._leaks.tell_unreleased(entry)
             self.lender.seize(entry)
 
     async def dispose(self, entry: PoolEntry[Transport]) -> None:
@@ -106,7 +108,7 @@ class RunningPool:
             opened = entry.state is not State.OPENING
             self.machine.lost(entry)
             if opened:
-                self._workers.tell_closed(entry)
+                self._connection_tasks.tell_closed(entry)
 
     def ended(self) -> None:
         """Tell the observers that everything is closed."""
@@ -118,13 +120,13 @@ class RunningPool:
 
     def _look_for_leaks(self) -> None:
         if self._settings.leak_after < math.inf:
-            self._loans.tell_leaks(self.held())
+            self._leaks.tell_leaks(self.held())
 
     def _tell(self, event: PoolEvent) -> None:
         tell(self._settings.observers, event)
 
 
-class Block:
+class PoolLifecycle:
     """Run pools inside one ``async with`` block: one pool, or those of a manager.
 
     :param name: how to call what runs in it in errors
@@ -132,7 +134,7 @@ class Block:
     """
 
     def __init__(self, name: str, close_timeout: float) -> None:
-        self._runtime = Runtime(name)
+        self._home = HomeLoop(name)
         self._close_timeout = close_timeout
         self._tasks = create_task_group()
         self._scopes: list[CancelScope] = []
@@ -148,8 +150,8 @@ class Block:
 
         :raises PoolError: in another event loop, thread or process than the block's
         """
-        self._runtime.check()
-        pool = RunningPool(settings, connectable, self._tasks, self._runtime, make_machine)
+        self._home.check()
+        pool = RunningPool(settings, connectable, self._tasks, self._home, make_machine)
         self._pools[pool] = None
         return pool
 

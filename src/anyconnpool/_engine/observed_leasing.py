@@ -60,7 +60,7 @@ class ObservedLender(Lender):
         mine = super().let_go(entry)
         self._tell(*events)
         if mine:
-            self._workers.tell_closed(entry)
+            self._connection_tasks.tell_closed(entry)
         return mine
 
     @defer_interrupts

@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, Liveness, PoolEntry
-from anyconnpool._engine.connector import Opener
+from anyconnpool._engine.connector import Connector
 from anyconnpool._engine.hooks import lend_to_hook
 from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
@@ -35,11 +35,11 @@ _GRACEFUL = frozenset(
 )
 
 
-class Workers:
+class ConnectionTasks:
     """Run the tasks that connections need.
 
     :param machine: whose actions to carry out
-    :param opener: opens connections
+    :param connector: opens connections
     :param settings: the pool's settings
     :param now: returns the time, in seconds
     :param tasks: the group to run them in
@@ -48,13 +48,13 @@ class Workers:
     def __init__(
         self,
         machine: PoolStateMachine[Transport],
-        opener: Opener,
+        connector: Connector,
         settings: Settings,
         now: Callable[[], float],
         tasks: TaskGroup,
     ) -> None:
         self._machine = machine
-        self._opener = opener
+        self._connector = connector
         self._settings = settings
         self._now = now
         self._tasks = tasks
@@ -99,8 +99,8 @@ class Workers:
 
     async def _open(self, entry: PoolEntry[Transport]) -> None:
         try:
-            # Cancelled here, the opener leaves nothing open.
-            await self._opener.open(entry)
+            # Cancelled here, the connector leaves nothing open.
+            await self._connector.open(entry)
         except Exception as error:
             self._machine.open_failed(entry, error)
         except BaseException:
