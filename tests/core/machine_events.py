@@ -195,8 +195,8 @@ class LedgerEvents(RuleBasedStateMachine):
         entry.transport = link
         self.machine.opened(entry, self.now, unsure=unsure)
         longest = self.settings.max_lifetime
-        assert 0.9 * longest <= entry.retire_at - self.now <= longest
-        self.model.opened(self.conns[entry], self.now, entry.retire_at, unsure)
+        assert 0.9 * longest <= entry.expires_at - self.now <= longest
+        self.model.opened(self.conns[entry], self.now, entry.expires_at, unsure)
 
     def open_failed(self, entry: PoolEntry[int]) -> None:
         self.opening.remove(entry)

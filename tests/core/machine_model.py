@@ -22,7 +22,7 @@ class Conn:
         self.liveness = Liveness.ALIVE
         self.borrows = 0
         self.retired = False
-        self.retire_at = math.inf
+        self.expires_at = math.inf
         self.idle_since = 0.0
         #: whatever justifies that it is closed
         self.faults: set[CloseReason] = set()
@@ -113,8 +113,8 @@ class Model:
         self._forget(conn)
         return True
 
-    def opened(self, conn: Conn, now: float, retire_at: float, unsure: bool) -> None:
-        conn.retire_at = retire_at
+    def opened(self, conn: Conn, now: float, expires_at: float, unsure: bool) -> None:
+        conn.expires_at = expires_at
         self.opened_ever += 1
         self.refill_paused = False
         self.last_error = None
@@ -227,7 +227,7 @@ class Model:
         facts = {
             CloseReason.POOL_CLOSED: self.shut_error is not None,
             CloseReason.RETIRED: conn.retired,
-            CloseReason.LIFETIME: may_end and now >= conn.retire_at,
+            CloseReason.LIFETIME: may_end and now >= conn.expires_at,
             CloseReason.SURPLUS: alive > self.max_size,
             CloseReason.IDLE_TIME: conn.state is State.IDLE and self._overstayed(conn, now),
         }

@@ -154,7 +154,7 @@ def test_a_lifetime_ends_up_to_a_tenth_early(jitter: float, ends: float) -> None
     """The jitter shortens ``max_lifetime``, never lengthens it; the end applies when idle too."""
     pool = Pool(max_lifetime=100, jitter=jitter)
     entry = pool.borrow(now=7)
-    assert entry.retire_at == pytest.approx(7 + ends)
+    assert entry.expires_at == pytest.approx(7 + ends)
     pool.machine.release(entry, 7 + ends - 0.1, None)
     assert entry.state is State.IDLE
     pool.machine.look_over(0, 10, 7 + ends + 0.1)
@@ -164,7 +164,7 @@ def test_a_lifetime_ends_up_to_a_tenth_early(jitter: float, ends: float) -> None
 def test_without_a_limit_a_connection_lives_for_ever() -> None:
     """An infinite lifetime stays infinite, whatever the jitter."""
     pool = Pool(jitter=1.0, max_idle_time=math.inf)
-    assert pool.borrow().retire_at == math.inf
+    assert pool.borrow().expires_at == math.inf
 
 
 def test_too_old_a_connection_is_closed_when_it_comes_back_not_before() -> None:

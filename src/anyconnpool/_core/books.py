@@ -103,7 +103,7 @@ class Books(Generic[TransportT]):
         # What can make it unfit is asked in short first: most often nothing does.
         if reason is None and (
             entry.generation != self._generation
-            or now >= entry.retire_at
+            or now >= entry.expires_at
             or self._size > self._max_size
             or self._drained is not None
         ):
@@ -126,7 +126,7 @@ class Books(Generic[TransportT]):
         if entry.generation != self._generation:
             return CloseReason.RETIRED
         # However short its life, a new connection serves whoever waits for it.
-        if entry.borrows and now >= entry.retire_at:
+        if entry.borrows and now >= entry.expires_at:
             return CloseReason.LIFETIME
         if self._size - self._passing[State.CLOSING] > self._max_size:
             return CloseReason.SURPLUS
@@ -137,7 +137,7 @@ class Books(Generic[TransportT]):
     ) -> tuple[CloseReason | None, bool]:
         if now - entry.idle_since >= self._longest_idle:
             return CloseReason.IDLE_TIME, False
-        if now >= entry.retire_at:
+        if now >= entry.expires_at:
             return CloseReason.LIFETIME, False
         return self._judge(entry)
 
@@ -164,8 +164,8 @@ class Books(Generic[TransportT]):
         entry.state = IDLE
         self._free_slot(entry)
         entry.idle_since = now
-        good_until = now + self._longest_rest
-        entry.good_until = good_until if good_until < entry.retire_at else entry.retire_at
+        recheck_at = now + self._longest_rest
+        entry.recheck_at = recheck_at if recheck_at < entry.expires_at else entry.expires_at
         self._idle.append(entry)
 
     def _lend(self, entry: PoolEntry[TransportT], now: float) -> None:
@@ -177,7 +177,7 @@ class Books(Generic[TransportT]):
                 self._balance()
         elif entry.state is not IN_USE:
             self._move(entry, IN_USE)
-        entry.lent_at = now
+        entry.acquired_at = now
         self._acquired += 1
         if entry.borrows:
             self._reused += 1

@@ -42,7 +42,7 @@ class PoolStateMachine(Books[TransportT]):
         try:
             while self._idle:
                 entry = self._pop_idle()
-                if now < entry.good_until:
+                if now < entry.recheck_at:
                     liveness = self._inspect(entry)
                     if liveness is ALIVE or self._is_greeting(entry, liveness):
                         self._lend(entry, now)
@@ -118,7 +118,7 @@ class PoolStateMachine(Books[TransportT]):
             lifetime = self._settings.max_lifetime
             if lifetime < math.inf:
                 lifetime *= 1 - _LIFETIME_JITTER * self._jitter()
-            entry.retire_at = now + lifetime
+            entry.expires_at = now + lifetime
             self._opened += 1
             self.last_connect_error = None
             self._place(entry, now, None, unsure and not self._waiters)

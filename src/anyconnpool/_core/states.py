@@ -79,13 +79,13 @@ class PoolEntry(Generic[TransportT]):
         "borrows",
         "close_reason",
         "generation",
-        "good_until",
+        "recheck_at",
         "idle_since",
-        "lent_at",
+        "acquired_at",
         "transport",
         "opened_at",
         "place",
-        "retire_at",
+        "expires_at",
         "state",
     )
 
@@ -100,12 +100,12 @@ class PoolEntry(Generic[TransportT]):
         self.borrower: object = None
         #: where it was acquired, if that is recorded
         self.place: str = ""
-        self.lent_at: float = 0.0
+        self.acquired_at: float = 0.0
         self.opened_at: float = 0.0
         self.idle_since: float = 0.0
         #: when an idle one has to be looked into, should it rest so long
-        self.good_until: float = 0.0
-        self.retire_at: float = 0.0
+        self.recheck_at: float = 0.0
+        self.expires_at: float = 0.0
 
 
 class Waiter(Generic[TransportT]):

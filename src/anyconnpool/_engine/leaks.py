@@ -74,9 +74,11 @@ class LeakDetector:
         :param held: the connections that aren't idle
         """
         latest = self._home.now() - self._leak_after
-        late = {e: e.lent_at for e in held if e.state is State.IN_USE and e.lent_at <= latest}
-        for entry, lent_at in late.items():
-            if self._told.get(entry) != lent_at:
+        late = {
+            e: e.acquired_at for e in held if e.state is State.IN_USE and e.acquired_at <= latest
+        }
+        for entry, acquired_at in late.items():
+            if self._told.get(entry) != acquired_at:
                 _logger.warning(
                     "pool %s: %s and has not been given back for leak_after, %g s",
                     self._pool,
@@ -94,7 +96,7 @@ class LeakDetector:
         )
 
     def _describe(self, entry: PoolEntry[Transport]) -> str:
-        age = self._home.now() - entry.lent_at
+        age = self._home.now() - entry.acquired_at
         borrower = self._home.task_name(entry.borrower)
         place = f" at {entry.place}" if entry.place else ""
         return f"{entry.transport} was borrowed {age:.1f} s ago by task {borrower!r}{place}"

@@ -86,7 +86,7 @@ class ObservedLender(Lender):
         """Return the event that ends a borrow, unless the connection was seized before."""
         if entry.state is not State.IN_USE:
             return ()
-        return (ConnectionReleased(self.settings.name, self.now() - entry.lent_at),)
+        return (ConnectionReleased(self.settings.name, self.now() - entry.acquired_at),)
 
     def _tell(self, *events: PoolEvent) -> None:
         for event in events:
