@@ -11,7 +11,7 @@ import pytest
 from anyio.abc import SocketStream
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._engine.lifecycle import Block, RunningPool
+from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
 from anyconnpool._streams.transport import force_close
 
 
@@ -83,7 +83,7 @@ async def test_a_strike_at_one_connection_does_not_save_the_others() -> None:
         def ended(self) -> None:
             disposed.append("and told")
 
-    block = Block("closing", 0)
+    block = PoolLifecycle("closing", 0)
     block._pools[cast("RunningPool", Pool())] = None  # pyright: ignore[reportPrivateUsage]
     assert await is_cancelled(block._dispose_of_the_rest)  # pyright: ignore[reportPrivateUsage]
     assert disposed == ["first", "second", "and told"]

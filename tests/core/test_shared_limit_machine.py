@@ -23,7 +23,7 @@ from .machine_events import EVENTS, PICKS
 from .machine_fakes import SetSlots
 from .machine_model import Conn
 from .shared_limit_model import Common, SharingModel, WatchedSharingLedger
-from .test_ledger_machine import PoolMachine
+from .test_state_machine_model import PoolMachine
 
 MEMBER_SETTINGS = st.fixed_dictionaries(
     {

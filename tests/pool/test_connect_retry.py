@@ -9,7 +9,7 @@ import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, Retry
 from anyconnpool._core.states import PoolEntry
-from anyconnpool._engine.connector import Opener
+from anyconnpool._engine.connector import Connector
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport
 
@@ -133,10 +133,10 @@ async def test_a_coarse_clock_makes_no_extra_dials() -> None:
         return math.floor(anyio.current_time() * 100) / 100
 
     settings = Settings(name="remote", connect_retry=STEADY)
-    opener = Opener(remote.network, settings, now, lambda error: None, lambda: True)
+    connector = Connector(remote.network, settings, now, lambda error: None, lambda: True)
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
-            tasks.start_soon(opener.open, PoolEntry[Transport](0))
+            tasks.start_soon(connector.open, PoolEntry[Transport](0))
             await anyio.sleep(0.0137)
         await anyio.sleep(3.5)
         assert remote.dialled_at == pytest.approx([0, 1, 2, 3], abs=0.04)

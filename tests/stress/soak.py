@@ -18,7 +18,8 @@ import trio
 from anyio.lowlevel import checkpoint
 
 import anyconnpool
-from anyconnpool import _block, _books, _entry, _shared_limit
+from anyconnpool._core import books, shared_limit, states
+from anyconnpool._engine import lifecycle
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -56,10 +57,10 @@ class CostMeter:
             self.count += self._running
             return one is other
 
-        monkeypatch.setattr(_books, "deque", CountedDeque)
-        monkeypatch.setattr(_books, "OrderedDict", CountedDict)
-        monkeypatch.setattr(_shared_limit, "OrderedDict", CountedDict)
-        for kind in (_entry.PoolEntry, _entry.Waiter, _block.RunningPool):
+        monkeypatch.setattr(books, "deque", CountedDeque)
+        monkeypatch.setattr(books, "OrderedDict", CountedDict)
+        monkeypatch.setattr(shared_limit, "OrderedDict", CountedDict)
+        for kind in (states.PoolEntry, states.Waiter, lifecycle.RunningPool):
             monkeypatch.setattr(kind, "__eq__", is_same)
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, _housekeeper
+from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection
 from tests.sockets.checks import eventually
 from tests.sockets.conftest import no_unix_noise
 
@@ -94,7 +94,7 @@ async def test_many_idle_sockets_are_counted_swept_and_closed(
     server: EchoProcess, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pool, server and kernel agree on thousands of idle connections, to the last one's end."""
-    monkeypatch.setattr(_housekeeper, "_SWEEP_INTERVAL", 0.5)
+    monkeypatch.setattr(housekeeper, "_SWEEP_INTERVAL", 0.5)
     before = Figures.now().descriptors
     async with ConnectionPool(str(server.path), max_size=room, max_idle_time=3600) as pool:
         await fill_together(pool, room)

@@ -75,18 +75,18 @@ class PoolEntry(Generic[TransportT]):
     """
 
     __slots__ = (
+        "acquired_at",
         "borrower",
         "borrows",
         "close_reason",
+        "expires_at",
         "generation",
-        "recheck_at",
         "idle_since",
-        "acquired_at",
-        "transport",
         "opened_at",
         "place",
-        "expires_at",
+        "recheck_at",
         "state",
+        "transport",
     )
 
     transport: TransportT
