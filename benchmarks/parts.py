@@ -49,10 +49,10 @@ async def nothing() -> None:
 
 async def measure(pool: ConnectionPool) -> dict[str, float]:
     """Measure the parts of a borrow, one by one."""
-    lender, machine = attrgetter("_lender", "_machine")(pool)
-    ask_backend = attrgetter("_checkpoint_if_cancelled")(lender)
-    entry = machine.checkout(lender.now())
-    machine.release(entry, lender.now(), None)
+    leasing, machine = attrgetter("_leasing", "_machine")(pool)
+    ask_backend = attrgetter("_checkpoint_if_cancelled")(leasing)
+    entry = machine.acquire(leasing.now())
+    machine.release(entry, leasing.now(), None)
     slots = anyio.CapacityLimiter(10)
     lock = threading.Lock()
 
@@ -64,8 +64,8 @@ async def measure(pool: ConnectionPool) -> dict[str, float]:
         slots.acquire_on_behalf_of_nowait(entry)
         slots.release_on_behalf_of(entry)
 
-    def check_out_and_in() -> None:
-        machine.release(machine.checkout(lender.now()), lender.now(), None)
+    def acquire_and_release() -> None:
+        machine.release(machine.acquire(leasing.now()), leasing.now(), None)
 
     async def borrow() -> None:
         async with pool.acquire():
@@ -76,12 +76,12 @@ async def measure(pool: ConnectionPool) -> dict[str, float]:
         "a coroutine": await fastest_awaited(nothing),
         "is it cancelled? (AnyIO)": await fastest_awaited(checkpoint_if_cancelled),
         "the same, asked of the backend": await fastest_awaited(ask_backend),
-        "in the right event loop?": fastest(lender.check),
-        "the time, once": fastest(lender.now),
+        "in the right event loop?": fastest(leasing.check),
+        "the time, once": fastest(leasing.now),
         "the lock, once": fastest(locked),
         "a slot, taken and freed": fastest(take_and_free),
-        "the probe (one poll)": fastest(entry.link.probe),
-        "books: out and in, all of these": fastest(check_out_and_in),
+        "the probe (one poll)": fastest(entry.transport.probe),
+        "the state machine, all of these": fastest(acquire_and_release),
         "a borrow, all of it": await fastest_awaited(borrow),
     }
 

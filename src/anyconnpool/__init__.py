@@ -6,11 +6,12 @@ from anyconnpool._engine.connection import PooledConnection
 from anyconnpool._exceptions import (
     AcquireTimeout,
     PackageTooLarge,
+    PackageTooSmall,
     PoolClosed,
     PoolError,
     PoolFull,
 )
-from anyconnpool._formats import PackageFormat
+from anyconnpool._formats import FrameFormat, LineFormat, PackageFormat
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._manager import PoolManager
 from anyconnpool._pool import ConnectionPool
@@ -21,10 +22,13 @@ from anyconnpool._streams.framed import FramedStream
 __all__ = [
     "AcquireTimeout",
     "ConnectionPool",
+    "FrameFormat",
     "FramedStream",
     "KeepAlive",
+    "LineFormat",
     "PackageFormat",
     "PackageTooLarge",
+    "PackageTooSmall",
     "PoolClosed",
     "PoolError",
     "PoolFull",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from anyio import ClosedResourceError, WouldBlock
 
 from anyconnpool._statistics import PoolStatistics
-from anyconnpool._util.log import tell_with_cause
+from anyconnpool._util.log import describe_with_cause
 
 
 def _state(statistics: PoolStatistics) -> str:
@@ -74,7 +74,7 @@ class AcquireTimeout(PoolError, TimeoutError):
             f"({_state(statistics)})"
         )
         if last_connect_error is not None:
-            message += f"; last connect error: {tell_with_cause(last_connect_error)}"
+            message += f"; last connect error: {describe_with_cause(last_connect_error)}"
         if held:
             message += f"; the task that waits holds {held} of those in use itself"
         elif last_connect_error is None and statistics.in_use >= statistics.max_size:
@@ -103,3 +103,21 @@ class PackageTooLarge(PoolError, ValueError):
         )
         self.size = size
         self.max_size = max_size
+
+
+class PackageTooSmall(PoolError, ValueError):
+    """Raised when a package's header announces less than the header itself.
+
+    It happens only with formats whose length includes the header. The connection is not reused.
+
+    :ivar size: what the header announces, in bytes
+    :ivar header_size: length of the header, in bytes
+    """
+
+    def __init__(self, size: int, header_size: int) -> None:
+        super().__init__(
+            f"a package announces {size} bytes, less than the {header_size} of its own header; "
+            f"use includes_header=False if the peer counts the body alone"
+        )
+        self.size = size
+        self.header_size = header_size

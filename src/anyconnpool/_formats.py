@@ -1,74 +1,233 @@
-"""The package format of gtcp and its many relatives: a big-endian length, then the body.
+"""What frames are like: lines, length-prefixed packages, and formats of one's own.
 
-A value and its arithmetic; nothing here knows streams.
+Values and their arithmetic; nothing here knows streams. A new format is one small class with the
+two methods of :class:`FrameFormat`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Literal, Protocol, TypeVar, cast
 
-from anyconnpool._exceptions import PackageTooLarge
+from anyio import DelimiterNotFound
+
+from anyconnpool._exceptions import PackageTooLarge, PackageTooSmall
+from anyconnpool._util.checks import as_bytes, byte_size, check_count, check_size
+
+DataT_contra = TypeVar("DataT_contra", contravariant=True)
+FrameT_co = TypeVar("FrameT_co", covariant=True)
 
 _LARGEST_HEADER = 4
 _GTCP_MAX_SIZE = (0xFF, 0xFFFF, 0xFFFFFF, 0x7FFFFFFF)
 
 
-def _require_int(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+class FrameFormat(Protocol[DataT_contra, FrameT_co]):
+    """How data is put into a frame, and where in a stream of bytes a frame ends.
+
+    Any object with these two methods is a format; :class:`LineFormat` and :class:`PackageFormat`
+    are two of them. A format holds no state of a connection: one object serves all connections.
+    """
+
+    def encode(self, data: DataT_contra, /) -> bytes:
+        """Put data into a frame.
+
+        :param data: what to send
+        :return: the frame, as it goes over the wire
+        :raises Exception: if the data can't be sent in this format; nothing is sent then
+        """
+        ...
+
+    def decode(self, buffer: bytes, start: int, eof: bool) -> tuple[FrameT_co, int] | None:
+        """Find the next frame in what has been received.
+
+        It is asked with all that is buffered, and again after each chunk that arrives.
+
+        :param buffer: bytes that were received; those before ``start`` belong to earlier frames
+        :param start: where the frame begins, an index into ``buffer``
+        :param eof: whether nothing more will come; it is asked like this at most once, and only if
+            bytes are left
+        :return: the frame, which may be any object, and the index into ``buffer`` at which it ends;
+            ``None`` if more bytes are needed
+        :raises Exception: if this is no frame; the connection is not reused then
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LineFormat:
+    r"""Lines: data up to a newline, which is added and taken away.
+
+    :param newline: what ends a line; with ``b"\n"``, the default, a ``\r`` before it stays
+    :param max_bytes: longest line to send or to accept, in bytes without its end; 65 536, AnyIO's
+        size of one receive, by default
+    :raises TypeError: if the newline is not bytes, or the limit not an integer
+    :raises ValueError: if the newline is empty, or the limit less than 1
+    """
+
+    newline: bytes = b"\n"
+    _: KW_ONLY
+    max_bytes: int = 65_536
+
+    def __post_init__(self) -> None:
+        check_size("newline", byte_size("newline", self.newline))
+        check_count("max_bytes", self.max_bytes, least=1, unlimited=False)
+
+    def encode(self, data: bytes) -> bytes:
+        """Put the newline to the end of a line.
+
+        :param data: the line without its end
+        :raises ValueError: if the newline occurs before the end, or the line is too long
+        """
+        line = frame_line(data, self.newline)
+        size = len(line) - len(self.newline)
+        if size > self.max_bytes:
+            raise ValueError(f"a line of {size} bytes exceeds max_bytes, {self.max_bytes}")
+        return line
+
+    def decode(self, buffer: bytes, start: int, eof: bool) -> tuple[bytes, int] | None:
+        """Find the next line.
+
+        :raises ~anyio.DelimiterNotFound: if it is longer than ``max_bytes``
+        """
+        end = buffer.find(self.newline, start, start + self.max_bytes + len(self.newline))
+        if end >= 0:
+            return buffer[start:end], end + len(self.newline)
+        if len(buffer) - start >= self.max_bytes + len(self.newline):
+            raise DelimiterNotFound(self.max_bytes)
+        return None
+
+
+def frame_line(data: bytes, newline: bytes) -> bytes:
+    """Put the end to a line.
+
+    :raises ValueError: if the newline is empty, or first occurs anywhere but at the end
+    """
+    line = as_bytes("a line", data) + newline
+    if not newline or line.find(newline) != len(line) - len(newline):
+        raise ValueError(
+            f"a line ended by {newline!r} can't be sent if "
+            f"{'the newline occurs before its end' if newline else 'that is empty'}"
+        )
+    return line
 
 
 @dataclass(frozen=True, init=False)
 class PackageFormat:
-    """Describe length-prefixed packages: a big-endian header with the length of the body.
+    """Length-prefixed packages: a header with the length of the body, then the body.
 
-    The header counts the body alone, not itself. A package without a body is legal. The defaults
-    are those of GoFrame's ``gtcp.PkgOption``.
+    A package without a body is legal. The defaults are those of GoFrame's ``gtcp.PkgOption``: a
+    big-endian header that counts the body alone, not itself.
 
     :param header_size: length of the header in bytes, 1 to 4
     :param max_size: largest body to send or to accept, in bytes; by default what gtcp allows for
-        the header: 255, 65 535, 16 777 215 or 2 147 483 647
-    :raises ValueError: if the header size is not 1 to 4, or the header can't express ``max_size``
-    :raises TypeError: if an argument is not an integer
+        the header (255, 65 535, 16 777 215 or 2 147 483 647), less what the header counts of itself
+    :param byteorder: the order of the header's bytes, ``"big"`` or ``"little"``
+    :param includes_header: whether the length in the header counts the header as well
+    :raises ValueError: if the header size is not 1 to 4, the header can't express ``max_size``, or
+        the byte order is neither
+    :raises TypeError: if an argument is of the wrong type
     """
 
     #: length of the header in bytes
     header_size: int
     #: largest body, in bytes
     max_size: int
+    #: the order of the header's bytes
+    byteorder: Literal["big", "little"]
+    #: whether the length in the header counts the header as well
+    includes_header: bool
+    #: how much of the length in the header is no body, in bytes
+    overhead: int = field(init=False, repr=False, compare=False)
 
-    def __init__(self, header_size: int = 2, *, max_size: int | None = None) -> None:
-        _require_int("header_size", header_size)
-        if not 1 <= header_size <= _LARGEST_HEADER:
+    def __init__(
+        self,
+        header_size: int = 2,
+        *,
+        max_size: int | None = None,
+        byteorder: Literal["big", "little"] = "big",
+        includes_header: bool = False,
+    ) -> None:
+        check_count("header_size", header_size, least=1, unlimited=False)
+        if header_size > _LARGEST_HEADER:
             raise ValueError(f"header_size must be 1, 2, 3 or 4 bytes, not {header_size}")
+        if byteorder not in ("big", "little"):
+            raise ValueError(f'byteorder must be "big" or "little", not {byteorder!r}')
+        if not isinstance(includes_header, bool):
+            given = type(includes_header).__name__
+            raise TypeError(f"includes_header must be a bool, not {given}")
+        overhead = header_size if includes_header else 0
+        most = 256**header_size - 1 - overhead
         if max_size is None:
-            max_size = _GTCP_MAX_SIZE[header_size - 1]
-        _require_int("max_size", max_size)
-        most = 256**header_size - 1
-        if not 0 <= max_size <= most:
+            max_size = min(_GTCP_MAX_SIZE[header_size - 1], most)
+        check_count("max_size", max_size, least=0, unlimited=False)
+        if max_size > most:
             raise ValueError(
                 f"max_size must be 0 to {most} bytes, which is what a header of "
                 f"{header_size} bytes can express, not {max_size}"
             )
-        object.__setattr__(self, "header_size", header_size)
-        object.__setattr__(self, "max_size", max_size)
+        for name, value in (
+            ("header_size", header_size),
+            ("max_size", max_size),
+            ("byteorder", byteorder),
+            ("includes_header", includes_header),
+            ("overhead", overhead),
+        ):
+            object.__setattr__(self, name, value)
 
     def check_size(self, size: int) -> None:
         """Refuse a body that is too large for this format.
 
         :param size: length of the body in bytes
         :raises PackageTooLarge: if it exceeds :attr:`max_size`
+        :raises PackageTooSmall: if it is negative: a header announced less than itself
         """
         if size > self.max_size:
             raise PackageTooLarge(size, self.max_size)
+        if size < 0:
+            raise PackageTooSmall(size + self.header_size, self.header_size)
 
     def pack(self, data: bytes) -> bytes:
+        """Put the header before a body; the same as :meth:`encode`.
+
+        :param data: the body
+        :return: header and body
+        :raises PackageTooLarge: if the body exceeds :attr:`max_size`
+        """
+        return self.encode(data)
+
+    def encode(self, data: bytes) -> bytes:
         """Put the header before a body.
 
         :param data: the body
         :return: header and body
         :raises PackageTooLarge: if the body exceeds :attr:`max_size`
         """
-        size = len(data)
+        size = byte_size("a package", data)
         self.check_size(size)
-        return size.to_bytes(self.header_size, "big") + data
+        return (size + self.overhead).to_bytes(self.header_size, self.byteorder) + data
+
+    def decode(self, buffer: bytes, start: int, eof: bool) -> tuple[bytes, int] | None:
+        """Find the next package.
+
+        :raises PackageTooLarge: if the header announces more than :attr:`max_size`
+        :raises PackageTooSmall: if it announces less than itself
+        """
+        body = start + self.header_size
+        if body > len(buffer):
+            return None
+        size = int.from_bytes(buffer[start:body], self.byteorder) - self.overhead
+        self.check_size(size)
+        end = body + size
+        return (buffer[body:end], end) if end <= len(buffer) else None
+
+
+def choose_package_format(given: PackageFormat | None, default: PackageFormat) -> PackageFormat:
+    """Return the format that is given in a call, or else the default.
+
+    :raises TypeError: if what is given is no package format
+    """
+    if given is None:
+        return default
+    if not isinstance(cast("object", given), PackageFormat):
+        raise TypeError(f"format must be a PackageFormat, not {type(given).__name__}")
+    return given

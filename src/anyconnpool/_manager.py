@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from anyio import AsyncContextManagerMixin, CapacityLimiter, current_time, sleep
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
-from anyconnpool._core.states import Liveness, PoolEntry
-from anyconnpool._engine.connection import AcquireContext
-from anyconnpool._engine.leasing import Lender
+from anyconnpool._core.states import PoolEntry
+from anyconnpool._engine.connection import AcquireContext, PooledConnection
+from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
 from anyconnpool._exceptions import PoolClosed
+from anyconnpool._formats import FrameFormat, PackageFormat
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._remote import Remote, remote_key, resolve_remote
-from anyconnpool._remote_exchanges import RemoteExchanges
+from anyconnpool._retry import Retry
 from anyconnpool._settings import PoolOptions, Settings
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import check_count
 from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.liveness import Liveness
 from anyconnpool._util.log import warn_of_neglect
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self, TypeVarTuple, Unpack
+
+    Args = TypeVarTuple("Args")
+
+T = TypeVar("T")
+DataT = TypeVar("DataT")
+FrameT = TypeVar("FrameT")
 
 _SWEEP_INTERVAL = 5.0
 _SHORTEST_PAUSE = 0.01
@@ -52,7 +60,7 @@ class ManagedPool(ConnectionPool):
     def make(self, lifecycle: PoolLifecycle, shared_limit: SharedLimit[Transport]) -> RunningPool:
         """Start the parts of this pool.
 
-        :param block: where to run
+        :param lifecycle: where to run
         :param shared_limit: what it shares with the other pools
         """
 
@@ -60,17 +68,18 @@ class ManagedPool(ConnectionPool):
             settings: Settings,
             slots: CapacityLimiter,
             inspect: Callable[[PoolEntry[Transport]], Liveness],
+            run_actions: Callable[[], None],
         ) -> SharedPoolStateMachine[Transport]:
-            return SharedPoolStateMachine(settings, slots, inspect, shared_limit)
+            return SharedPoolStateMachine(settings, slots, inspect, run_actions, shared_limit)
 
         return lifecycle.start(self._settings, self._connectable, make_machine)
 
-    def _running_lender(self) -> Lender:
-        lender = super()._running_lender()
-        if not lender.running:
+    def _running_leasing(self) -> Leasing:
+        leasing = super()._running_leasing()
+        if not leasing.running:
             self._use(self._start(self))
-            lender = super()._running_lender()
-        return lender
+            leasing = super()._running_leasing()
+        return leasing
 
     def __del__(self) -> None:
         """Leave it to the manager to warn."""
@@ -102,7 +111,7 @@ class StatisticsByRemote(Mapping[Remote, PoolStatistics]):
         return len(self._found)
 
 
-class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
+class PoolManager(AsyncContextManagerMixin):
     """Keep one :class:`ConnectionPool` per remote, with one maximum for all of them together.
 
     To be entered with ``async with``: all pools live in that block, and when it ends every socket
@@ -214,6 +223,118 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         """
         return self.pool(remote).acquire(timeout=timeout)
 
+    async def run(
+        self,
+        remote: Remote,
+        function: Callable[[PooledConnection, Unpack[Args]], Awaitable[T]],
+        *args: Unpack[Args],
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> T:
+        """Borrow a connection, call a function with it; see :meth:`ConnectionPool.run`."""
+        return await self.pool(remote).run(function, *args, timeout=timeout, retry=retry)
+
+    async def send(
+        self,
+        remote: Remote,
+        item: bytes,
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        """Send bytes; see :meth:`ConnectionPool.send`."""
+        await self.pool(remote).send(item, timeout=timeout, retry=retry)
+
+    async def send_line(
+        self,
+        remote: Remote,
+        data: bytes,
+        *,
+        newline: bytes = b"\n",
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        """Send a line; see :meth:`ConnectionPool.send_line`."""
+        await self.pool(remote).send_line(data, newline=newline, timeout=timeout, retry=retry)
+
+    async def send_package(
+        self,
+        remote: Remote,
+        data: bytes,
+        format: PackageFormat | None = None,
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        """Send a package; see :meth:`ConnectionPool.send_package`."""
+        await self.pool(remote).send_package(data, format, timeout=timeout, retry=retry)
+
+    async def send_receive(
+        self,
+        remote: Remote,
+        data: bytes,
+        nbytes: int | None = None,
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> bytes:
+        """Send bytes and receive the reply; see :meth:`ConnectionPool.send_receive`."""
+        return await self.pool(remote).send_receive(data, nbytes, timeout=timeout, retry=retry)
+
+    async def send_receive_line(
+        self,
+        remote: Remote,
+        data: bytes,
+        *,
+        newline: bytes = b"\n",
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> bytes:
+        """Send a line and receive one; see :meth:`ConnectionPool.send_receive_line`."""
+        return await self.pool(remote).send_receive_line(
+            data, newline=newline, max_bytes=max_bytes, timeout=timeout, retry=retry
+        )
+
+    async def send_receive_package(
+        self,
+        remote: Remote,
+        data: bytes,
+        format: PackageFormat | None = None,
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> bytes:
+        """Send a package and receive one; see :meth:`ConnectionPool.send_receive_package`."""
+        return await self.pool(remote).send_receive_package(
+            data, format, timeout=timeout, retry=retry
+        )
+
+    async def send_frame(
+        self,
+        remote: Remote,
+        data: DataT,
+        format: FrameFormat[DataT, Any],
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        """Send data in a frame; see :meth:`ConnectionPool.send_frame`."""
+        await self.pool(remote).send_frame(data, format, timeout=timeout, retry=retry)
+
+    async def send_receive_frame(
+        self,
+        remote: Remote,
+        data: DataT,
+        format: FrameFormat[DataT, FrameT],
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> FrameT:
+        """Send a frame and receive one; see :meth:`ConnectionPool.send_receive_frame`."""
+        pool = self.pool(remote)
+        return await pool.send_receive_frame(data, format, timeout=timeout, retry=retry)
+
     def retire(self) -> None:
         """Replace every present connection of all pools; see :meth:`ConnectionPool.retire`.
 
@@ -242,9 +363,6 @@ class PoolManager(RemoteExchanges, AsyncContextManagerMixin):
         self._check()
         assert self._lifecycle is not None
         self._running[pool] = running = pool.make(self._lifecycle, self._shared_limit)
-        machine = running.machine
-        assert isinstance(machine, SharedPoolStateMachine)
-        self._shared_limit.join(machine, running.run_actions)
         return running
 
     @defer_interrupts

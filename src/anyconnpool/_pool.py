@@ -4,37 +4,64 @@ from __future__ import annotations
 
 import dataclasses
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import AsyncContextManagerMixin
 from anyio.abc import ByteStreamConnectable
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._engine.connection import AcquireContext, PooledConnection
-from anyconnpool._engine.leasing import Lender
+from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
+from anyconnpool._engine.replay import check_retry, run_exchange
 from anyconnpool._exceptions import PoolClosed
-from anyconnpool._exchanges import Exchanges
+from anyconnpool._formats import FrameFormat, PackageFormat, choose_package_format, frame_line
 from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
+from anyconnpool._retry import Retry
 from anyconnpool._settings import PoolOptions, Settings, check_max_size
 from anyconnpool._statistics import PoolStatistics
+from anyconnpool._streams.framed import (
+    Exchange,
+    bytes_exchange,
+    frame_exchange,
+    line_exchange,
+    package_exchange,
+)
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import check_duration
+from anyconnpool._util.deadline import Deadline
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import warn_of_neglect
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self, TypeVarTuple, Unpack
+
+    Args = TypeVarTuple("Args")
+
+T = TypeVar("T")
+DataT = TypeVar("DataT")
+FrameT = TypeVar("FrameT")
 
 
-class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable):
+class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     """Keep connections to one remote, and lend each to one borrower at a time.
 
     To be entered with ``async with``: the pool's tasks live in that block, and when it ends every
     socket is closed. It can be entered again afterwards. All durations are in seconds, with
-    ``math.inf`` for no limit. Nothing is opened before a connection is needed, but by ``min_idle``.
+    ``math.inf`` for no limit. Connections are opened on demand, except those that ``min_idle``
+    keeps ready.
+
+    The exchanges (:meth:`run`, and all whose names begin with "send") borrow a connection, use it
+    once and give it back. They take ``timeout=``, the limit for acquire, send and receive together
+    in seconds, and ``retry=``, which says that the request may be sent more than once: without it,
+    an exchange is repeated only if nothing of it was sent. A reused connection that turns out dead
+    before the first byte of a reply is replaced at once and doesn't count as a try. They raise what
+    :meth:`acquire` raises and what the connection's method of the same name raises. When time runs
+    out, that is :exc:`TimeoutError`, of which :exc:`AcquireTimeout` is a kind. A connection whose
+    exchange failed, was cancelled or ran out of time is closed. Arguments that make no sense are
+    refused before a connection is borrowed.
 
     :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable
     :param tls: whether to speak TLS; this and the other TLS options are those of
@@ -100,7 +127,7 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
         self._settings = Settings(**settings)
         self._acquire_timeout = self._settings.acquire_timeout
         self._machine: PoolStateMachine[Transport] | None = None
-        self._lender: Lender | None = None
+        self._leasing: Leasing | None = None
 
     @classmethod
     def from_url(
@@ -133,11 +160,11 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
         return f"<{type(self).__name__} {self.name!r}>"
 
     def __del__(self) -> None:
-        if not hasattr(self, "_lender"):
+        if not hasattr(self, "_leasing"):
             return  # __init__ refused the settings
-        if self._lender is None:
+        if self._leasing is None:
             warn_of_neglect(self, "entered")
-        elif self._lender.running:
+        elif self._leasing.running:
             warn_of_neglect(self, "left")
 
     @property
@@ -160,8 +187,8 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
     def max_size(self, value: float) -> None:
         check_max_size(value)
         settings = dataclasses.replace(self._settings, max_size=value)
-        if self._lender is not None and self._lender.running:
-            self._lender.resize(value)
+        if self._leasing is not None and self._leasing.running:
+            self._leasing.resize(value)
         self._settings = settings
 
     @defer_interrupts
@@ -174,7 +201,7 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
 
     def _use(self, running: RunningPool) -> None:
         self._machine = running.machine
-        self._lender = running.lender
+        self._leasing = running.leasing
 
     def acquire(self, *, timeout: float | None = None) -> AcquireContext:
         """Borrow a connection: an idle one at once, else one that comes back or is opened.
@@ -193,10 +220,10 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
         :raises ValueError: if the timeout is negative or NaN
         """
         timeout = self._acquire_timeout if timeout is None else check_duration("timeout", timeout)
-        lender = self._lender
-        if lender is None or not lender.running:
-            lender = self._running_lender()
-        return AcquireContext(lender, timeout)
+        leasing = self._leasing
+        if leasing is None or not leasing.running:
+            leasing = self._running_leasing()
+        return AcquireContext(leasing, timeout)
 
     def acquire_nowait(self) -> PooledConnection:
         """Borrow an idle connection without waiting, nor opening one.
@@ -205,7 +232,7 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
         :raises PoolFull: if there is no idle connection
         :raises PoolClosed: outside the pool's block
         """
-        return self._running_lender().lend_nowait()
+        return self._running_leasing().acquire_nowait()
 
     async def connect(self) -> PooledConnection:
         """Borrow a connection, as AnyIO asks of a connectable; see :meth:`acquire`.
@@ -214,13 +241,122 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
         """
         return await self.acquire()
 
+    async def run(
+        self,
+        function: Callable[[PooledConnection, Unpack[Args]], Awaitable[T]],
+        *args: Unpack[Args],
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> T:
+        """Borrow a connection, call a function with it, and give it back.
+
+        :param function: an async function of a connection, which does one exchange
+        :param args: what else to call it with
+        :param timeout: limit for all tries together, in seconds
+        :param retry: whether the function may be called again after it has sent something
+        :return: what the function returns
+        :raises TypeError: if the function can't be called
+        """
+        if not callable(function):
+            raise TypeError(f"the function to run must be an async function, not {function!r}")
+        return await self._run(lambda connection: function(connection, *args), timeout, retry)
+
+    async def send(
+        self, item: bytes, *, timeout: float | None = None, retry: Retry | None = None
+    ) -> None:
+        """Send bytes on a borrowed connection.
+
+        Unless the pool is ``one_way``, the connection is closed afterwards: a reply may follow.
+        """
+        await self._run(lambda connection: connection.send(item), timeout, retry)
+
+    async def send_line(
+        self,
+        data: bytes,
+        *,
+        newline: bytes = b"\n",
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        """Send a line on a borrowed connection; see :meth:`send`."""
+        await self.send(frame_line(data, newline), timeout=timeout, retry=retry)
+
+    async def send_package(
+        self,
+        data: bytes,
+        format: PackageFormat | None = None,
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        """Send a package on a borrowed connection; see :meth:`send`."""
+        format = choose_package_format(format, self._settings.package_format)
+        await self.send(format.encode(data), timeout=timeout, retry=retry)
+
+    async def send_frame(
+        self,
+        data: DataT,
+        format: FrameFormat[DataT, Any],
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        """Send data in a frame on a borrowed connection; see :meth:`send`."""
+        await self.send(format.encode(data), timeout=timeout, retry=retry)
+
+    async def send_receive(
+        self,
+        data: bytes,
+        nbytes: int | None = None,
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> bytes:
+        """Send bytes and receive the reply; see :meth:`FramedStream.send_receive`."""
+        return await self._exchange(bytes_exchange(data, nbytes), timeout, retry)
+
+    async def send_receive_line(
+        self,
+        data: bytes,
+        *,
+        newline: bytes = b"\n",
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> bytes:
+        """Send a line and receive one; see :meth:`FramedStream.send_receive_line`."""
+        return await self._exchange(line_exchange(data, newline, max_bytes), timeout, retry)
+
+    async def send_receive_package(
+        self,
+        data: bytes,
+        format: PackageFormat | None = None,
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> bytes:
+        """Send a package and receive one; see :meth:`FramedStream.send_receive_package`."""
+        format = choose_package_format(format, self._settings.package_format)
+        return await self._exchange(package_exchange(data, format), timeout, retry)
+
+    async def send_receive_frame(
+        self,
+        data: DataT,
+        format: FrameFormat[DataT, FrameT],
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> FrameT:
+        """Send a frame and receive one; see :meth:`FramedStream.send_receive_frame`."""
+        return await self._exchange(frame_exchange(data, format), timeout, retry)
+
     async def wait_ready(self) -> None:
         """Wait until ``min_idle`` connections stand ready.
 
         :raises ~anyio.ConnectionFailed: if the remote can't be reached
         :raises PoolClosed: outside the pool's block, also if that ends meanwhile
         """
-        await self._running_lender().wait_ready()
+        await self._running_leasing().wait_ready()
 
     def retire(self) -> None:
         """Replace every present connection: idle ones are closed now, others when they come back.
@@ -229,7 +365,7 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
 
         :raises PoolClosed: outside the pool's block
         """
-        self._running_lender().retire()
+        self._running_leasing().retire()
 
     def statistics(self) -> PoolStatistics:
         """Return what the pool is doing and has done, at any time and from any thread.
@@ -240,10 +376,35 @@ class ConnectionPool(Exchanges, AsyncContextManagerMixin, ByteStreamConnectable)
             return PoolStatistics(name=self.name, max_size=self.max_size)
         return self._machine.statistics()
 
-    def _count_replay(self, error: Exception) -> None:
-        self._running_lender().count_replay(error)
+    async def _exchange(
+        self, exchange: Exchange[T], timeout: float | None, retry: Retry | None
+    ) -> T:
+        request, receive = exchange
 
-    def _running_lender(self) -> Lender:
-        if self._lender is None:
+        async def send_and_receive(connection: PooledConnection) -> T:
+            await connection.send(request)
+            return await receive(connection)
+
+        return await self._run(send_and_receive, timeout, retry)
+
+    async def _run(
+        self,
+        exchange: Callable[[PooledConnection], Awaitable[T]],
+        timeout: float | None,
+        retry: Retry | None,
+    ) -> T:
+        check_retry(retry)
+        return await run_exchange(
+            exchange, self._acquire_within, Deadline(timeout), retry, self._count_replay
+        )
+
+    def _acquire_within(self, limit: float) -> AcquireContext:
+        return self.acquire(timeout=min(limit, self._acquire_timeout))
+
+    def _count_replay(self, error: Exception) -> None:
+        self._running_leasing().count_replay(error)
+
+    def _running_leasing(self) -> Leasing:
+        if self._leasing is None:
             raise PoolClosed(self.name, 'has not been entered: use it inside "async with pool:"')
-        return self._lender
+        return self._leasing

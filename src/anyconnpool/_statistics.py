@@ -11,33 +11,43 @@ from types import MappingProxyType
 class CloseReason(str, Enum):
     """Why a connection left the pool: the keys of :attr:`PoolStatistics.closed`."""
 
-    #: it stood idle for ``max_idle_time``
-    IDLE_TIME = "max_idle_time"
+    #: whether the connection was good, so that it deserves an orderly end; in the other cases there
+    #: is nobody left to talk to
+    orderly: bool
+
+    def __new__(cls, value: str, orderly: bool) -> CloseReason:
+        reason = str.__new__(cls, value)
+        reason._value_ = value
+        reason.orderly = orderly
+        return reason
+
+    #: it was idle for ``max_idle_time``
+    IDLE_TIME = "max_idle_time", True
     #: it reached its (jittered) ``max_lifetime``
-    LIFETIME = "max_lifetime"
+    LIFETIME = "max_lifetime", True
     #: :meth:`ConnectionPool.retire` was called while it was open
-    RETIRED = "retired"
+    RETIRED = "retired", True
     #: the peer hung up while it was idle
-    PEER_CLOSED = "peer_closed"
+    PEER_CLOSED = "peer_closed", False
     #: the ``check`` hook failed or took too long
-    CHECK_FAILED = "check_failed"
+    CHECK_FAILED = "check_failed", False
     #: bytes that nobody asked for were waiting on it
-    UNREAD_DATA = "unread_data"
+    UNREAD_DATA = "unread_data", False
     #: its borrower left it in doubt: an operation failed or was cancelled, the body raised,
     #: or a reply was still owed
-    UNCLEAN = "unclean"
+    UNCLEAN = "unclean", False
     #: its borrower called :meth:`PooledConnection.discard`
-    DISCARDED = "discarded"
+    DISCARDED = "discarded", False
     #: ``max_size`` was lowered
-    SURPLUS = "surplus"
+    SURPLUS = "surplus", True
     #: another pool of the manager needed its place
-    GAVE_WAY = "gave_way"
+    GAVE_WAY = "gave_way", True
     #: the pool's block ended
-    POOL_CLOSED = "pool_closed"
+    POOL_CLOSED = "pool_closed", True
     #: it was still borrowed ``close_timeout`` after the pool's block had ended
-    SEIZED = "seized"
+    SEIZED = "seized", False
     #: its borrower called :meth:`PooledConnection.detach`: open, but no longer the pool's
-    DETACHED = "detached"
+    DETACHED = "detached", False
 
 
 def freeze_counts(counts: Mapping[CloseReason, int]) -> Mapping[str, int]:

@@ -8,11 +8,14 @@ block, and should not use the pool. What they raise is logged and goes no furthe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from anyconnpool._statistics import CloseReason, PoolStatistics
+
+_logger = logging.getLogger("anyconnpool.observers")
 
 __all__ = [
     "AcquireTimedOut",
@@ -202,3 +205,15 @@ class PoolObserver:
 
     def replayed(self, event: ExchangeReplayed) -> None:
         """Be told that an exchange is repeated."""
+
+
+def notify(observers: Iterable[Observer], event: PoolEvent) -> None:
+    """Call each observer with an event, one after the other; an error is logged.
+
+    To be called where nothing would be lost if an observer ended the program.
+    """
+    for observer in observers:
+        try:
+            observer(event)
+        except Exception:
+            _logger.exception("pool %s: an observer failed at %s", event.pool, type(event).__name__)

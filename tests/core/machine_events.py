@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from anyconnpool._core.states import Liveness, PoolEntry, State, Waiter
+from anyconnpool._core.states import PoolEntry, State, Waiter
 from anyconnpool._statistics import CloseReason
+from anyconnpool._util.liveness import Liveness
 
-from .machine_fakes import SetSlots, WatchedLedger, make_settings
+from .machine_fakes import SetSlots, WatchedMachine, make_settings
 from .machine_model import Conn, Model
 
 Method = TypeVar("Method", bound=Callable[..., None])
@@ -65,7 +66,7 @@ class LedgerEvents(RuleBasedStateMachine):
         self.now = 0.0
         self.slots = SetSlots(self.settings.max_size)
         self.model = Model(self.settings)
-        self.machine = WatchedLedger(self.settings, self.slots, self._inspect, lambda: jitter)
+        self.machine = WatchedMachine(self.settings, self.slots, self._inspect, lambda: jitter)
         self.conns: dict[PoolEntry[int], Conn] = {}
         self.names = iter(range(1_000_000))
         self.woken: list[Waiter[int]] = []
@@ -101,7 +102,7 @@ class LedgerEvents(RuleBasedStateMachine):
     @event(often=5, times=st.integers(1, 3))
     def acquire(self, times: int) -> None:
         for _ in range(times):
-            entry = self.machine.checkout(self.now)
+            entry = self.machine.acquire(self.now)
             lent = self.model.checkout(self.now)
             assert entry is (lent.entry if lent else None)
             if entry is not None:
@@ -191,8 +192,7 @@ class LedgerEvents(RuleBasedStateMachine):
 
     def opened(self, entry: PoolEntry[int], unsure: bool = False) -> None:
         self.opening.remove(entry)
-        link = next(self.names)
-        entry.transport = link
+        entry.transport = next(self.names)
         self.machine.opened(entry, self.now, unsure=unsure)
         longest = self.settings.max_lifetime
         assert 0.9 * longest <= entry.expires_at - self.now <= longest
@@ -267,7 +267,7 @@ class LedgerEvents(RuleBasedStateMachine):
     def shut(self, really: bool = True) -> None:
         if really and self.is_open():
             error = ConnectionAbortedError("the block has ended")
-            self.machine.shut(lambda: error, self._note_drained)
+            self.machine.end(lambda: error, self._note_drained)
             self.model.shut(error)
 
     def _note_drained(self) -> None:

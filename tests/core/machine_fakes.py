@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypedDict
 from anyio import WouldBlock
 
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._core.states import Action, Liveness, PoolEntry, State, Waiter
+from anyconnpool._core.states import Action, PoolEntry, State, Waiter
 from anyconnpool._formats import PackageFormat
 from anyconnpool._settings import IdleOrder, Settings
+from anyconnpool._util.liveness import Liveness
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -70,7 +71,7 @@ class SetSlots:
         self.borrowers.remove(borrower)
 
 
-class WatchedLedger(PoolStateMachine[int]):
+class WatchedMachine(PoolStateMachine[int]):
     """Remember every change of state, also those that last for a moment only."""
 
     def __init__(
@@ -80,22 +81,22 @@ class WatchedLedger(PoolStateMachine[int]):
         inspect: Callable[[PoolEntry[int]], Liveness],
         jitter: Callable[[], float],
     ) -> None:
-        super().__init__(settings, slots, inspect, jitter=jitter)
+        super().__init__(settings, slots, inspect, lambda: None, jitter=jitter)
         self.moves: list[tuple[State, State]] = []
 
     def _move(self, entry: PoolEntry[int], state: State) -> None:
         self.moves.append((entry.state, state))
         super()._move(entry, state)
 
-    def _lend(self, entry: PoolEntry[int], now: float) -> None:
+    def _grant(self, entry: PoolEntry[int], now: float) -> None:
         # What else is lent is moved.
         if entry.state in (State.IDLE, State.IN_USE):
             self.moves.append((entry.state, State.IN_USE))
-        super()._lend(entry, now)
+        super()._grant(entry, now)
 
-    def _lay_down(self, entry: PoolEntry[int], now: float) -> None:
+    def _make_idle(self, entry: PoolEntry[int], now: float) -> None:
         self.moves.append((entry.state, State.IDLE))
-        super()._lay_down(entry, now)
+        super()._make_idle(entry, now)
 
 
 class Pool:
@@ -106,7 +107,7 @@ class Pool:
         self.slots = SetSlots(settings.max_size)
         #: what a look at an entry shows, if not that it is alive
         self.shows: dict[PoolEntry[int], Liveness] = {}
-        self.machine = WatchedLedger(settings, self.slots, self._inspect, lambda: jitter)
+        self.machine = WatchedMachine(settings, self.slots, self._inspect, lambda: jitter)
         self.woken: list[Waiter[int]] = []
 
     def _inspect(self, entry: PoolEntry[int]) -> Liveness:
@@ -126,10 +127,9 @@ class Pool:
         return waiter
 
     def ordered(self, order: Action) -> PoolEntry[int]:
-        """Take the next order, which must be of this kind."""
+        """Take the next action, which must be of this kind."""
         given, entry = self.machine.actions.popleft()
         assert given is order
-        assert entry is not None
         return entry
 
     def open(self, *, now: float = 0.0, unsure: bool = False) -> PoolEntry[int]:
@@ -152,7 +152,7 @@ class Pool:
 
     def borrow(self, *, now: float = 0.0) -> PoolEntry[int]:
         """Borrow an idle connection, or a new one."""
-        entry = self.machine.checkout(now)
+        entry = self.machine.acquire(now)
         if entry is None:
             waiter = self.join()
             entry = self.open(now=now)

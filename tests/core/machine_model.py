@@ -6,9 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from anyconnpool._core.states import Liveness, PoolEntry, State, Waiter
+from anyconnpool._core.states import PoolEntry, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, PoolStatistics
+from anyconnpool._util.liveness import Liveness
 
 News = tuple[Waiter[int], "Conn | Exception | None"]
 
@@ -74,7 +75,7 @@ class Model:
             if self._drop_if_bad(conn, now):
                 continue
             lent = conn
-            self._lend(conn)
+            self._grant(conn)
         self._order_missing()
         return lent
 
@@ -96,14 +97,14 @@ class Model:
             conn.borrows -= 1
             self.acquired -= 1
             self.reused -= conn.borrows > 0
-            self._place(conn, now, look=True)
+            self._route(conn, now, look=True)
         self._order_missing()
 
     def release(self, conn: Conn, now: float, reason: CloseReason | None, unsure: bool) -> None:
         if conn.state is State.IN_USE:
             look = bool(self.waiters) and reason is None and not unsure
             given = () if reason is None else (reason,)
-            self._place(conn, now, given, doubt=unsure, look=look)
+            self._route(conn, now, given, doubt=unsure, look=look)
         self._order_missing()
 
     def detach(self, conn: Conn) -> bool:
@@ -118,7 +119,7 @@ class Model:
         self.opened_ever += 1
         self.refill_paused = False
         self.last_error = None
-        self._place(conn, now, doubt=unsure and not self.waiters)
+        self._route(conn, now, doubt=unsure and not self.waiters)
         self._order_missing()
 
     def open_failed(self, conn: Conn, error: Exception) -> None:
@@ -128,7 +129,7 @@ class Model:
         if self.waiters:
             self.news.append((self.waiters.pop(0), error))
         else:
-            self._tell_watchers(error)
+            self._wake_watchers(error)
         self._forget(conn)
 
     def open_cancelled(self, conn: Conn) -> None:
@@ -136,7 +137,7 @@ class Model:
 
     def checked(self, conn: Conn, liveness: Liveness, now: float) -> None:
         conn.liveness = liveness
-        self._place(conn, now, self._seen(conn))
+        self._route(conn, now, self._seen(conn))
         self._order_missing()
 
     def closed(self, conn: Conn, reason: CloseReason) -> None:
@@ -163,7 +164,7 @@ class Model:
 
     def watch(self, watcher: Waiter[int]) -> None:
         self.watchers.append(watcher)
-        self._tell_if_ready()
+        self._wake_if_ready()
 
     def unwatch(self, watcher: Waiter[int]) -> None:
         self.watchers = [other for other in self.watchers if other is not watcher]
@@ -184,7 +185,7 @@ class Model:
         self.shut_error = error
         self.news += [(waiter, error) for waiter in self.waiters]
         self.waiters = []
-        self._tell_watchers(error)
+        self._wake_watchers(error)
         self._close_idle(CloseReason.POOL_CLOSED, most=0)
 
     def seize(self, conn: Conn) -> None:
@@ -192,7 +193,7 @@ class Model:
             self._close(conn, {CloseReason.SEIZED})
         self._order_missing()
 
-    def _place(
+    def _route(
         self,
         conn: Conn,
         now: float,
@@ -213,12 +214,12 @@ class Model:
             waiter = self.waiters.pop(0)
             self.granted[waiter] = conn
             self.news.append((waiter, conn))
-            self._lend(conn)
+            self._grant(conn)
         else:
             conn.state = State.IDLE
             conn.idle_since = now
             self.idle.append(conn)
-            self._tell_if_ready()
+            self._wake_if_ready()
 
     def _faults(self, conn: Conn, now: float) -> set[CloseReason]:
         alive = len(self.conns) - len(self.those(State.CLOSING))
@@ -259,7 +260,7 @@ class Model:
         conn.state = State.CLOSING
         conn.faults = faults
 
-    def _lend(self, conn: Conn) -> None:
+    def _grant(self, conn: Conn) -> None:
         conn.state = State.IN_USE
         self.acquired += 1
         self.reused += conn.borrows > 0
@@ -279,10 +280,10 @@ class Model:
             self.conns.append(Conn())
             coming += 1
 
-    def _tell_if_ready(self) -> None:
+    def _wake_if_ready(self) -> None:
         if len(self.idle) >= self.settings.min_idle:
-            self._tell_watchers(None)
+            self._wake_watchers(None)
 
-    def _tell_watchers(self, error: Exception | None) -> None:
+    def _wake_watchers(self, error: Exception | None) -> None:
         self.news += [(watcher, error) for watcher in self.watchers]
         self.watchers = []

@@ -1,19 +1,20 @@
-"""A naive model of machines that share a shared_limit: every decision by looking at everything again."""
+"""A naive model of machines that share a limit: every decision by looking at everything again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
-from anyconnpool._core.states import Liveness, PoolEntry, State, Waiter
+from anyconnpool._core.states import PoolEntry, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
+from anyconnpool._util.liveness import Liveness
 
 from .machine_fakes import SetSlots
 from .machine_model import Conn, Model
 
 
-class WatchedSharingLedger(SharedPoolStateMachine[int]):
+class WatchedSharedMachine(SharedPoolStateMachine[int]):
     """Remember every change of state, also those that last for a moment only."""
 
     def __init__(
@@ -21,11 +22,13 @@ class WatchedSharingLedger(SharedPoolStateMachine[int]):
         settings: Settings,
         slots: SetSlots,
         inspect: Callable[[PoolEntry[int]], Liveness],
+        run_actions: Callable[[WatchedSharedMachine], object],
         shared_limit: SharedLimit[int],
         jitter: Callable[[], float],
     ) -> None:
-        super().__init__(settings, slots, inspect, shared_limit)
-        self._jitter = jitter
+        super().__init__(
+            settings, slots, inspect, lambda: run_actions(self), shared_limit, jitter=jitter
+        )
         self.slots = slots
         self.moves: list[tuple[State, State]] = []
 
@@ -33,15 +36,15 @@ class WatchedSharingLedger(SharedPoolStateMachine[int]):
         self.moves.append((entry.state, state))
         super()._move(entry, state)
 
-    def _lend(self, entry: PoolEntry[int], now: float) -> None:
+    def _grant(self, entry: PoolEntry[int], now: float) -> None:
         # What else is lent is moved.
         if entry.state in (State.IDLE, State.IN_USE):
             self.moves.append((entry.state, State.IN_USE))
-        super()._lend(entry, now)
+        super()._grant(entry, now)
 
-    def _lay_down(self, entry: PoolEntry[int], now: float) -> None:
+    def _make_idle(self, entry: PoolEntry[int], now: float) -> None:
         self.moves.append((entry.state, State.IDLE))
-        super()._lay_down(entry, now)
+        super()._make_idle(entry, now)
 
 
 class Common:
@@ -120,7 +123,7 @@ class SharingModel(Model):
         """Tell whether a refill is in order."""
         coming = len(self.those(State.IDLE, State.OPENING, State.CHECKING))
         wanted = 0 if self.refill_paused else self.settings.min_idle
-        # Waiters that the pool or the shared_limit has no room for don't count against the idle ones.
+        # Waiters that the pool or the limit has no room for don't count against the idle ones.
         missing = wanted - max(coming - len(self.waiters), 0)
         room = self.common.total() < self.common.max_total and len(self.conns) < self.max_size
         return missing > 0 and room and not self.common.needs()
@@ -147,7 +150,7 @@ class SharingModel(Model):
         self.idle.remove(conn)
         self._close(conn, {CloseReason.GAVE_WAY})
 
-    def _place(
+    def _route(
         self,
         conn: Conn,
         now: float,
@@ -158,7 +161,7 @@ class SharingModel(Model):
     ) -> None:
         if self.common.claims(self.waiters[0] if self.waiters else None):
             given = (*given, CloseReason.GAVE_WAY)
-        super()._place(conn, now, given, look=look, doubt=doubt)
+        super()._route(conn, now, given, look=look, doubt=doubt)
         if conn.state is State.IDLE:
             self.common.rested = [other for other in self.common.rested if other is not conn]
             self.common.rested.append(conn)

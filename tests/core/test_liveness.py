@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from anyio.abc import SocketAttribute
 
-from anyconnpool._core.states import Liveness
 from anyconnpool._streams.probes import (
     LivenessAttribute,
     OwnProbe,
@@ -20,6 +19,7 @@ from anyconnpool._streams.probes import (
     plain_socket_probe,
     probe_for,
 )
+from anyconnpool._util.liveness import Liveness
 
 Pair = tuple[socket.socket, socket.socket]
 

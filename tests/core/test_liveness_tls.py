@@ -13,8 +13,8 @@ import trustme
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
-from anyconnpool._core.states import Liveness
 from anyconnpool._streams.probes import SocketProbe, TLSProbe, probe_for
+from anyconnpool._util.liveness import Liveness
 
 AUTHORITY = trustme.CA()
 CERTIFICATE = AUTHORITY.issue_cert("localhost")

@@ -1,4 +1,4 @@
-"""The rules of a shared shared_limit, one by one, told as short stories."""
+"""The rules of a shared limit, one by one, told as short stories."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyconnpool._core.shared_limit import SharedLimit
-from anyconnpool._core.states import Action, Liveness, PoolEntry, State, Waiter
+from anyconnpool._core.states import Action, PoolEntry, State, Waiter
+from anyconnpool._util.liveness import Liveness
 
 from .machine_fakes import SetSlots, make_settings
-from .shared_limit_model import WatchedSharingLedger
+from .shared_limit_model import WatchedSharedMachine
 
 
 class Pools:
-    """Some machines that share a shared_limit; what they order is done when a test says so.
+    """Some machines that share a limit; what they order is done when a test says so.
 
     :param max_total: most connections of all of them
     :param sizes: ``max_size`` of each
@@ -29,29 +30,26 @@ class Pools:
         self, max_total: float, *sizes: float, min_idle: int = 0, max_waiting: float = math.inf
     ) -> None:
         self.shared_limit: SharedLimit[int] = SharedLimit(max_total)
-        self.machines: list[WatchedSharingLedger] = []
-        self.actions: list[tuple[Action, PoolEntry[int], WatchedSharingLedger]] = []
+        self.machines: list[WatchedSharedMachine] = []
+        self.actions: list[tuple[Action, PoolEntry[int], WatchedSharedMachine]] = []
         self.served: list[Waiter[int]] = []
         self.now = 0.0
         for size in sizes:
             settings = make_settings(max_size=size, min_idle=min_idle, max_waiting=max_waiting)
-            machine = WatchedSharingLedger(
+            machine = WatchedSharedMachine(
                 settings,
                 SetSlots(size),
                 lambda entry: Liveness.ALIVE,
+                self.run_actions,
                 self.shared_limit,
                 lambda: 0.0,
             )
-            self.shared_limit.join(machine, lambda machine=machine: self.run_actions(machine))  # type: ignore[misc]
             self.machines.append(machine)
 
-    def run_actions(self, machine: WatchedSharingLedger) -> None:
+    def run_actions(self, machine: WatchedSharedMachine) -> None:
         while machine.actions:
-            order, entry = machine.actions.popleft()
-            if entry is None:
-                machine.settle()
-            else:
-                self.actions.append((order, entry, machine))
+            action, entry = machine.actions.popleft()
+            self.actions.append((action, entry, machine))
 
     def join(self, index: int) -> Waiter[int]:
         waiter = self.try_join(index)
@@ -127,7 +125,7 @@ def pools_of(shared: Pools, entry: PoolEntry[int]) -> int:
     )
 
 
-def borrowed_slots(machine: WatchedSharingLedger) -> set[object]:
+def borrowed_slots(machine: WatchedSharedMachine) -> set[object]:
     slots = machine.slots
     assert isinstance(slots, SetSlots)
     return slots.borrowers
@@ -235,7 +233,7 @@ def test_a_ledger_that_was_shut_leaves_the_line() -> None:
     pools = Pools(1, 5, 5)
     pools.borrow(0)
     gone = pools.join(1)
-    pools.machines[1].shut(lambda: ConnectionAbortedError("shut"), list)
+    pools.machines[1].end(lambda: ConnectionAbortedError("shut"), list)
     assert isinstance(gone.error, ConnectionAbortedError)
     assert not pools.shared_limit.claims(math.inf)
 
@@ -263,7 +261,7 @@ def test_a_ledger_that_was_shut_is_forgotten() -> None:
     pools = Pools(1, 5, 5)
     pools.release(1, pools.borrow(1))
     pools.release(0, pools.borrow(0))
-    pools.machines[1].shut(lambda: ConnectionAbortedError("shut"), list)
+    pools.machines[1].end(lambda: ConnectionAbortedError("shut"), list)
     dropped = ref(pools.machines.pop())
     gc.collect()
     assert dropped() is None

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, machines that share a shared_limit do what the naive model does."""
+"""Whatever happens in whatever order, machines that share a limit do what the naive model does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from anyconnpool._statistics import CloseReason
 from .machine_events import EVENTS, PICKS
 from .machine_fakes import SetSlots
 from .machine_model import Conn
-from .shared_limit_model import Common, SharingModel, WatchedSharingLedger
+from .shared_limit_model import Common, SharingModel, WatchedSharedMachine
 from .test_state_machine_model import PoolMachine
 
 MEMBER_SETTINGS = st.fixed_dictionaries(
@@ -55,26 +55,27 @@ class Member(PoolMachine):
     def _start(self) -> None:
         group, jitter = self.group, self.chosen["jitter"]
         self.slots = SetSlots(self.settings.max_size)
+        self.opens: list[PoolEntry[int]] = []
         self.model = self.sharing_model = SharingModel(self.settings, group.common)
-        self.sharing = WatchedSharingLedger(
-            self.settings, self.slots, self._inspect, group.shared_limit, lambda: jitter
+        self.sharing = WatchedSharedMachine(
+            self.settings,
+            self.slots,
+            self._inspect,
+            lambda machine: self.run_actions(),
+            group.shared_limit,
+            lambda: jitter,
         )
         # Only what both kinds of machine have is used by the events.
         self.machine = cast("Any", self.sharing)
-        group.shared_limit.join(self.sharing, self.run_actions)
-        self.opens: list[PoolEntry[int]] = []
         self.last_size = 0
 
     def run_actions(self) -> None:
         """Take the actions down, as if a task were started for each."""
         lists = {Action.OPEN: self.opens, Action.CHECK: self.checking, Action.CLOSE: self.closing}
         while self.sharing.actions:
-            order, entry = self.sharing.actions.popleft()
-            if entry is None:
-                self.sharing.settle()
-                continue
-            lists[order].append(entry)
-            if order is Action.CLOSE:
+            action, entry = self.sharing.actions.popleft()
+            lists[action].append(entry)
+            if action is Action.CLOSE:
                 assert entry.close_reason in self.conns[entry].faults
                 SEEN.add(entry.close_reason.value)
 
@@ -122,7 +123,7 @@ class Member(PoolMachine):
         unused = not (self.model.conns or self.model.waiters or self.model.watchers)
         assert self.machine.unused() is unused
         if unused:
-            self.sharing.shut(lambda: ConnectionAbortedError("dropped"), list)
+            self.sharing.end(lambda: ConnectionAbortedError("dropped"), list)
             self.group.common.models.remove(self.sharing_model)
             self._start()
 
@@ -214,7 +215,7 @@ class BudgetMachine(RuleBasedStateMachine):
 def test_ledgers_that_share_a_budget_agree_with_a_naive_model() -> None:
     """Any sequence of events leads to the states, wakings and actions of the model.
 
-    Never is more open than the shared_limit allows, room goes to who has waited longest, and a
+    Never is more open than the limit allows, room goes to who has waited longest, and a
     connection gives way only if it is needed.
     """
     SEEN.clear()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from anyconnpool._core.states import Action, Liveness, State
+from anyconnpool._core.states import Action, State
 from anyconnpool._settings import IdleOrder
 from anyconnpool._statistics import CloseReason
+from anyconnpool._util.liveness import Liveness
 
 from .machine_fakes import Pool
 
@@ -27,7 +28,7 @@ def test_the_idle_order_says_which_idle_connection_is_lent(
     """Last in, first out lends the one used last, first in, first out the longest idle one."""
     pool = Pool(idle_order=idle_order)
     entries = pool.idle(3)
-    assert pool.machine.checkout(0) is entries[lent]
+    assert pool.machine.acquire(0) is entries[lent]
 
 
 def test_what_comes_back_goes_to_the_oldest_waiter() -> None:
@@ -39,7 +40,7 @@ def test_what_comes_back_goes_to_the_oldest_waiter() -> None:
         pool.machine.release(entry, 0, None)
         assert pool.woken[-1] is waiter
         assert waiter.entry is entry
-        assert pool.machine.checkout(0) is None
+        assert pool.machine.acquire(0) is None
     pool.machine.release(entry, 0, None)
     assert pool.machine.idle_entries() == [entry]
 
@@ -88,7 +89,7 @@ def test_a_grant_that_was_seized_is_not_booked_when_it_is_abandoned() -> None:
     pool = Pool(max_size=1)
     waiter = pool.join()
     entry = pool.open()
-    pool.machine.shut(RuntimeError, lambda: None)
+    pool.machine.end(RuntimeError, lambda: None)
     pool.machine.seize(entry)
     pool.machine.abandon(waiter, 0)
     assert pool.close() is entry
@@ -135,9 +136,9 @@ def test_a_greeting_belongs_to_the_first_borrower_only() -> None:
     entry = pool.open()
     pool.shows[entry] = Liveness.UNREAD
     pool.machine.look_over(0, 10, 0)
-    assert pool.machine.checkout(0) is entry
+    assert pool.machine.acquire(0) is entry
     pool.machine.release(entry, 0, None)
-    assert pool.machine.checkout(0) is None
+    assert pool.machine.acquire(0) is None
     assert entry.close_reason is CloseReason.UNREAD_DATA
 
 
@@ -150,7 +151,7 @@ def test_checkout_passes_over_what_is_known_to_be_bad(shows: Liveness, reason: C
     pool = Pool()
     good, bad = pool.idle(2)
     pool.shows[bad] = shows
-    assert pool.machine.checkout(0) is good
+    assert pool.machine.acquire(0) is good
     assert pool.ordered(Action.CLOSE) is bad
     assert bad.close_reason is reason
 
@@ -173,7 +174,7 @@ def test_doubt_is_removed_by_a_check_before_anybody_gets_the_connection() -> Non
     pool = Pool(max_size=2)
     (entry,) = pool.idle(1)
     pool.shows[entry] = Liveness.UNSURE
-    assert pool.machine.checkout(0) is None
+    assert pool.machine.acquire(0) is None
     waiter = pool.join()
     assert pool.ordered(Action.CHECK) is entry
     assert not pool.machine.actions, "the check counts as an opening under way"
@@ -247,7 +248,7 @@ def test_the_end_of_the_block_wakes_all_and_lends_nothing_more() -> None:
     pool.machine.watch(watcher)
     drained: list[bool] = []
     error = ConnectionAbortedError()
-    pool.machine.shut(lambda: error, lambda: drained.append(True))
+    pool.machine.end(lambda: error, lambda: drained.append(True))
     assert pool.woken == [waiter, watcher]
     assert waiter.error is watcher.error is error
     opening.transport = 1
@@ -266,7 +267,7 @@ def test_detaching_the_last_borrowed_connection_drains_the_pool() -> None:
     pool = Pool()
     entry = pool.borrow()
     drained: list[bool] = []
-    pool.machine.shut(ConnectionAbortedError, lambda: drained.append(True))
+    pool.machine.end(ConnectionAbortedError, lambda: drained.append(True))
     assert not drained
     assert pool.machine.detach(entry)
     assert drained
@@ -277,7 +278,7 @@ def test_an_idle_pool_is_drained_at_once() -> None:
     pool = Pool()
     entries = pool.idle(2)
     drained: list[bool] = []
-    pool.machine.shut(ConnectionAbortedError, lambda: drained.append(True))
+    pool.machine.end(ConnectionAbortedError, lambda: drained.append(True))
     assert drained
     assert [pool.close(), pool.close()] == entries
     assert pool.machine.statistics().closed == {"pool_closed": 2}

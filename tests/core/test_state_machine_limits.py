@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from anyconnpool._core.states import Action, Liveness, State
+from anyconnpool._core.states import Action, State
 from anyconnpool._statistics import CloseReason
+from anyconnpool._util.liveness import Liveness
 
 from .machine_fakes import Pool
 
@@ -47,7 +48,7 @@ def test_a_check_under_way_is_there_to_be_waited_for() -> None:
     pool = Pool(max_size=1, max_waiting=0)
     (entry,) = pool.idle(1)
     pool.shows[entry] = Liveness.UNSURE
-    assert pool.machine.checkout(0) is None
+    assert pool.machine.acquire(0) is None
     pool.join()
     assert pool.try_join() is None
 
@@ -132,7 +133,7 @@ def test_checkout_lends_nothing_that_has_been_idle_for_too_long() -> None:
     """The reaper being late lends nobody a connection that should be gone."""
     pool = Pool(max_idle_time=10)
     (entry,) = pool.idle(1)
-    assert pool.machine.checkout(10) is None
+    assert pool.machine.acquire(10) is None
     assert entry.close_reason is CloseReason.IDLE_TIME
 
 
@@ -189,7 +190,7 @@ def test_retire_closes_idle_ones_now_and_others_when_they_come() -> None:
     pool = Pool()
     idle, doubtful, borrowed = pool.idle(3)
     pool.shows[doubtful] = Liveness.UNSURE
-    assert pool.machine.checkout(0) is borrowed
+    assert pool.machine.acquire(0) is borrowed
     pool.machine.look_over(0, 10, 0)
     assert pool.ordered(Action.CHECK) is doubtful
     pool.machine.retire()
@@ -199,7 +200,7 @@ def test_retire_closes_idle_ones_now_and_others_when_they_come() -> None:
         assert pool.close() is entry
         assert entry.close_reason is CloseReason.RETIRED
     (new,) = pool.idle(1)
-    assert pool.machine.checkout(0) is new
+    assert pool.machine.acquire(0) is new
 
 
 def test_a_task_whose_opening_was_retired_gets_another() -> None:
@@ -220,10 +221,10 @@ def test_min_idle_is_kept_ready_while_there_is_room() -> None:
     assert len(pool.machine.actions) == 2
     pool.open()
     pool.open()
-    pool.machine.checkout(0)
+    pool.machine.acquire(0)
     assert len(pool.machine.actions) == 1
     pool.open()
-    pool.machine.checkout(0)
+    pool.machine.acquire(0)
     assert not pool.machine.actions
 
 

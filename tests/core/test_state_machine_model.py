@@ -9,7 +9,8 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
-from anyconnpool._core.states import TRANSITIONS, Action, Liveness, State
+from anyconnpool._core.states import TRANSITIONS, Action, State
+from anyconnpool._util.liveness import Liveness
 
 from .machine_events import LedgerEvents, event
 from .machine_model import Conn
@@ -43,7 +44,6 @@ class PoolMachine(LedgerEvents):
         opens = 0
         while self.machine.actions:
             order, entry = self.machine.actions.popleft()
-            assert entry is not None
             if order is Action.OPEN:
                 new[opens].entry = entry
                 self.conns[entry] = new[opens]

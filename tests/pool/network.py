@@ -18,8 +18,8 @@ from anyio.abc import ByteStream, ByteStreamConnectable
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from anyconnpool import ConnectionPool, FramedStream
-from anyconnpool._core.states import Liveness
 from anyconnpool._streams.probes import LivenessAttribute
+from anyconnpool._util.liveness import Liveness
 
 #: given the number of the attempt, or of the connection, from 1 on: may sleep, wait or raise
 Hook: TypeAlias = Callable[[int], Awaitable[object]]

@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 from trio.testing import MockClock
 
 from anyconnpool._util.deadline import time_limit
-from anyconnpool._util.interrupts import tell_trio
+from anyconnpool._util.interrupts import protect_on_trio
 
 from .interrupts import Striker, interrupt
 from .scenarios import SCENARIOS
@@ -48,7 +48,7 @@ def test_an_interrupt_at_any_line_leaves_nothing(observed: bool, long_form: bool
 
 
 async def _be_limited(striker: Striker) -> bool:
-    tell_trio()
+    protect_on_trio()
     tracer = sys.gettrace()
     sys.settrace(striker.trace)
     try:

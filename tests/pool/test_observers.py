@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PoolManager, Retry
-from anyconnpool._engine.leasing import Lender
+from anyconnpool._engine.leasing import Leasing
 from anyconnpool.events import (
     AcquireTimedOut,
     CloseReason,
@@ -205,7 +205,7 @@ async def test_the_pools_of_a_manager_share_its_observers() -> None:
 async def test_nobody_to_tell_costs_nothing() -> None:
     """Borrows of a pool without observers go through no code for them."""
     async with ConnectionPool(MemoryNetwork()) as pool:
-        assert type(pool._lender) is Lender  # pyright: ignore[reportPrivateUsage]
+        assert type(pool._leasing) is Leasing  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize("observers", [print, [None], "ab", 5, None])

@@ -18,7 +18,7 @@ import trio
 from anyio.lowlevel import checkpoint
 
 import anyconnpool
-from anyconnpool._core import books, shared_limit, states
+from anyconnpool._core import shared_limit, state_machine, states
 from anyconnpool._engine import lifecycle
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class CostMeter:
             self.count += self._running
             return one is other
 
-        monkeypatch.setattr(books, "deque", CountedDeque)
-        monkeypatch.setattr(books, "OrderedDict", CountedDict)
+        monkeypatch.setattr(state_machine, "deque", CountedDeque)
+        monkeypatch.setattr(state_machine, "OrderedDict", CountedDict)
         monkeypatch.setattr(shared_limit, "OrderedDict", CountedDict)
         for kind in (states.PoolEntry, states.Waiter, lifecycle.RunningPool):
             monkeypatch.setattr(kind, "__eq__", is_same)

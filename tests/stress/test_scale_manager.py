@@ -123,7 +123,7 @@ def drop(manager: PoolManager, network: MemoryNetwork) -> None:
     """Have the manager drop a pool now, without the others being looked at."""
     pool: ConnectionPool = manager.pool(network)
     running = attrgetter("_running")(manager)[pool]
-    attrgetter("_block")(manager).stop(running)
+    attrgetter("_lifecycle")(manager).stop(running)
 
 
 async def test_one_event_costs_the_same_among_any_number_of_remotes(meter: CostMeter) -> None:

@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection
+from anyconnpool._engine import housekeeper
 from tests.sockets.checks import eventually
 from tests.sockets.conftest import no_unix_noise
 

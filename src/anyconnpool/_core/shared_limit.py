@@ -1,11 +1,11 @@
 """How the pools of a manager share one maximum of sockets, in one fair order of waiters.
 
-The rules, which :class:`SharedPoolStateMachine` adds to those of the machine:
+These are the rules that :class:`SharedPoolStateMachine` adds to those of the pool's own machine:
 
-- A connection is opened for a waiter only by the shared_limit, for the waiter that has waited longest of
-  all that need one and whose pool has room.
-- When the shared_limit is used up, the longest idle connection of all pools gives way: one for each that
-  is needed and that no closing connection makes room for already.
+- A connection is opened for a waiter only by the shared limit, for the waiter that has waited
+  longest of all that need one and whose pool has room.
+- When the limit is reached, the connection of all pools that was idle longest gives way: one for
+  each that is needed and that no closing connection makes room for already.
 - A connection that becomes available gives way, too, if somebody who needs room has waited longer
   than everybody who waits for that connection, and no closing connection makes room already.
 - Idle connections are refilled only into room that no waiter needs.
@@ -17,17 +17,18 @@ number of pools; it doesn't grow with the number of waiters.
 from __future__ import annotations
 
 import math
+import random
 from collections import OrderedDict
 from collections.abc import Callable
 from heapq import heappop, heappush, merge
 from itertools import count, islice
 from typing import TYPE_CHECKING, Generic
 
-from anyconnpool._core.books import Slots
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._core.states import Action, Liveness, PoolEntry, State, TransportT, Waiter
+from anyconnpool._core.states import PoolEntry, Slots, State, TransportT, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
+from anyconnpool._util.liveness import Liveness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,32 +49,18 @@ class SharedLimit(Generic[TransportT]):
         )
         self._max_total = max_total
         self._numbers = count()
-        self._members: dict[SharedPoolStateMachine[TransportT], Callable[[], None]] = {}
-        # A heap of the places of the members' first waiters in need. An entry may be out of date,
+        # A heap of the numbers of the members' first waiters in need. An entry may be out of date,
         # but only too early: it is put right when it comes to the top.
         self._line: list[tuple[float, SharedPoolStateMachine[TransportT]]] = []
         self._listed: dict[SharedPoolStateMachine[TransportT], float] = {}
-        self._settling = False
-
-    def join(
-        self, member: SharedPoolStateMachine[TransportT], run_actions: Callable[[], None]
-    ) -> None:
-        """Take a machine in.
-
-        :param run_actions: carries out its actions
-        """
-        self._members[member] = run_actions
-
-    def leave(self, member: SharedPoolStateMachine[TransportT]) -> None:
-        """Forget a machine that will open nothing more; what it has open still counts."""
-        self._members.pop(member, None)
+        self._sharing = False
 
     def next_number(self) -> int:
-        """Return the place of a new waiter in the order of all."""
+        """Return the number of a new waiter in the order of all."""
         return next(self._numbers)
 
     def enlist(self, member: SharedPoolStateMachine[TransportT]) -> None:
-        """Take note that somebody may need room whose place comes before the one known."""
+        """Note that a member may have a waiter in need that is older than the one known."""
         number = next(member.needy(), math.inf)
         if number < self._listed.get(member, math.inf):
             self._listed[member] = number
@@ -96,27 +83,26 @@ class SharedLimit(Generic[TransportT]):
     def claims(self, number: float) -> bool:
         """Tell whether a connection has to give way to somebody who has waited longer.
 
-        :param number: the place in the order of whoever could use the connection otherwise
+        :param number: the number of the waiter who could use the connection otherwise
         """
         return not self.has_room() and self._need(self.closing) < number
 
-    def settle(self) -> None:
+    def share(self) -> None:
         """Open connections for those who have waited longest; make room for them if need be."""
-        if self._settling:
+        # What this leads to is an event of some member, which would share again.
+        if self._sharing:
             return
-        self._settling = True
+        self._sharing = True
         try:
             while (member := self._neediest()) is not None:
                 if self.has_room():
                     member.open_for_waiter()
                 elif self.idle and self.claims(math.inf):
-                    member = next(iter(self.idle.values()))
-                    member.give_way()
+                    next(iter(self.idle.values())).give_way()
                 else:
                     break
-                self._members[member]()
         finally:
-            self._settling = False
+            self._sharing = False
 
     def _neediest(self) -> SharedPoolStateMachine[TransportT] | None:
         """Return the member whose waiter in need has waited longest, if any needs room."""
@@ -131,40 +117,34 @@ class SharedLimit(Generic[TransportT]):
         return None
 
     def _need(self, index: int) -> float:
-        """Return the place of a waiter in need, counted from 0 on; infinity if there is none."""
+        """Return the number of the waiter in need at an index; infinity if there is none."""
         first: dict[SharedPoolStateMachine[TransportT], float] = {}
         while len(first) <= index and (member := self._neediest()) is not None:
             first[member], _ = heappop(self._line)
         for member, number in first.items():
             heappush(self._line, (number, member))
-        places = merge(*(member.needy() for member in first))
-        return next(islice(places, index, None), math.inf)
+        numbers = merge(*(member.needy() for member in first))
+        return next(islice(numbers, index, None), math.inf)
 
 
 class SharedPoolStateMachine(PoolStateMachine[TransportT]):
-    """A machine that shares a shared_limit with others."""
+    """A pool's machine that shares a limit with those of other pools."""
 
     def __init__(
         self,
         settings: Settings,
         slots: Slots,
         inspect: Callable[[PoolEntry[TransportT]], Liveness],
+        run_actions: Callable[[], object],
         shared_limit: SharedLimit[TransportT],
+        *,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(settings, slots, inspect)
+        super().__init__(settings, slots, inspect, run_actions, jitter=jitter)
         self._shared_limit = shared_limit
 
-    def shut(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
-        """Lend nothing more, and leave the shared_limit to the others."""
-        super().shut(error, drained)
-        self._shared_limit.leave(self)
-
-    def settle(self) -> None:
-        """Have the shared_limit decide who opens what."""
-        self._shared_limit.settle()
-
     def needy(self) -> Iterator[int]:
-        """Yield the places of the waiters for whom there is room here and nothing under way."""
+        """Yield the numbers of the waiters for whom there is room here and nothing under way."""
         under_way = self._under_way()
         in_need = len(self._waiters) - under_way
         room = self._max_size - self._size
@@ -178,17 +158,17 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         return (waiter.number for waiter in islice(line, None if room == math.inf else int(room)))
 
     def open_for_waiter(self) -> None:
-        """Action a connection for the waiter that has waited longest."""
-        with self._lock:
-            self._order_open()
+        """Have a connection opened for the waiter that has waited longest."""
+        with self._event:
+            self._open_one()
 
     def give_way(self) -> None:
-        """Action the longest idle connection to be closed, to make room for another pool's."""
-        with self._lock:
-            self._remove(self._idle.popleft(), CloseReason.GAVE_WAY)
+        """Have the connection closed that was idle longest, to make room for another pool's."""
+        with self._event:
+            self._close_or_check(self._idle.popleft(), CloseReason.GAVE_WAY)
 
     def join(self, waiter: Waiter[TransportT]) -> bool:
-        """Put a task in line, with its place in the order of all.
+        """Put a task in line, with its number in the order of all.
 
         :return: false if as many as may are waiting already, for a slot or for the others' room
         """
@@ -198,13 +178,13 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         waiter.number = self._shared_limit.next_number()
         return super().join(waiter)
 
-    def _place(
+    def _route(
         self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None, unsure: bool
     ) -> None:
         first = next(iter(self._waiters)).number if self._waiters else math.inf
         if reason is None and self._shared_limit.claims(first):
             reason = CloseReason.GAVE_WAY
-        super()._place(entry, now, reason, unsure)
+        super()._route(entry, now, reason, unsure)
 
     def _balance(self) -> None:
         """Refill where nobody needs the room more; the shared_limit opens for waiters."""
@@ -214,17 +194,21 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         # Where waiters of this pool are among those missing, no room is to spare.
         missing = self._missing()
         while missing > 0 and self._size < self._max_size and self._shared_limit.has_spare_room():
-            self._order_open()
+            self._open_one()
             missing -= 1
-        self.actions.append((Action.SHARE, None))
+        self._due = True
 
-    def _order_open(self) -> None:
-        super()._order_open()
+    def _finish_event(self) -> None:
+        super()._finish_event()
+        self._shared_limit.share()
+
+    def _open_one(self) -> None:
+        super()._open_one()
         self._shared_limit.total += 1
 
-    def _leave(self, entry: PoolEntry[TransportT]) -> None:
+    def _forget(self, entry: PoolEntry[TransportT]) -> None:
         self._shared_limit.total -= 1
-        super()._leave(entry)
+        super()._forget(entry)
 
     def _move(self, entry: PoolEntry[TransportT], state: State) -> None:
         shared_limit = self._shared_limit
@@ -233,11 +217,11 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             del shared_limit.idle[entry]
         super()._move(entry, state)
 
-    def _lay_down(self, entry: PoolEntry[TransportT], now: float) -> None:
-        super()._lay_down(entry, now)
+    def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
+        super()._make_idle(entry, now)
         self._shared_limit.idle[entry] = self
 
-    def _lend(self, entry: PoolEntry[TransportT], now: float) -> None:
+    def _grant(self, entry: PoolEntry[TransportT], now: float) -> None:
         if entry.state is State.IDLE:
             del self._shared_limit.idle[entry]
-        super()._lend(entry, now)
+        super()._grant(entry, now)

@@ -1,8 +1,8 @@
-"""THE state machine of a pool: who is idle, borrowed, opening, closing, and who waits.
+"""The state machine of a pool: who is idle, borrowed, opening, closing, and who waits.
 
-Everything that decides lives here, and its single steps in ``_books``. It is synchronous, does no
-I/O, and gets the time and the slots from outside; what has to be done it writes to
-:attr:`PoolStateMachine.actions`. The rules:
+Everything that decides stands here. The machine is synchronous, does no I/O, and gets the time and
+the slots from outside. It appends what has to be done to :attr:`PoolStateMachine.actions`, and
+calls ``run_actions`` for it when the event is over and the lock is free. The rules:
 
 - Every connection that isn't idle holds a slot, and ``idle + slots held`` never exceeds
   ``max_size``: a connection is opened only where there is room for it.
@@ -10,34 +10,122 @@ I/O, and gets the time and the slots from outside; what has to be done it writes
   whoever finds an idle connection overtakes nobody.
 - As many connections are under way as there are waiters and missing idle ones, where there is
   room; none of them belongs to a particular waiter.
-- A connection is lent or becomes idle only if nothing is known against it.
+- A connection is acquired or becomes idle only if nothing is known against it.
 
 The idle deque and all counts change under a lock that is never held across an await: statistics
-are read from other threads.
+are read from other threads. Methods without an underscore are events and take the lock; the others
+are the steps that events consist of, and expect it to be held.
 """
 
 from __future__ import annotations
 
 import math
+import random
+import threading
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic
 
-from anyconnpool._core.books import Books
-from anyconnpool._core.states import ALIVE, IN_USE, Liveness, PoolEntry, State, TransportT, Waiter
+from anyconnpool._core.states import (
+    IDLE,
+    IN_USE,
+    Action,
+    PoolEntry,
+    Slots,
+    State,
+    TransportT,
+    Waiter,
+)
+from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, PoolStatistics, freeze_counts
 from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.liveness import ALIVE, Liveness
 
 # A lifetime ends up to a tenth early, so that connections opened together don't end together.
 _LIFETIME_JITTER = 0.1
 
 
-class PoolStateMachine(Books[TransportT]):
+class _Event:
+    """Hold a machine's lock for one event, then have done what the event has led to."""
+
+    __slots__ = ("_machine",)
+
+    def __init__(self, machine: PoolStateMachine[Any]) -> None:
+        self._machine = machine
+
+    def __enter__(self) -> None:
+        self._machine._lock.acquire()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self._machine._lock.release()
+        if self._machine._due:
+            self._machine._finish_event()
+
+
+class PoolStateMachine(Generic[TransportT]):
     """Decide what every event in the life of a pool's connections leads to.
 
-    See :class:`~anyconnpool._core.books.Books` for the parameters.
+    :param settings: the pool's settings
+    :param slots: one token for every connection that isn't idle
+    :param inspect: looks at an entry's transport without waiting
+    :param run_actions: carries out what stands in :attr:`actions`
+    :param jitter: returns a random number from 0 to 1
     """
 
-    def checkout(self, now: float) -> PoolEntry[TransportT] | None:
-        """Lend an idle connection, if there is a good one; bad ones are ordered to be closed."""
+    def __init__(
+        self,
+        settings: Settings,
+        slots: Slots,
+        inspect: Callable[[PoolEntry[TransportT]], Liveness],
+        run_actions: Callable[[], object],
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.actions: deque[tuple[Action, PoolEntry[TransportT]]] = deque()
+        self.last_connect_error: Exception | None = None
+        self.timed_out = self.cancelled = self.replayed = 0
+        self._settings = settings
+        self._max_size = settings.max_size
+        self._min_idle = settings.min_idle
+        self._longest_idle = settings.max_idle_time
+        self._max_waiting = settings.max_waiting
+        check_after = math.inf if settings.check is None else settings.check_after
+        self._longest_rest = min(settings.max_idle_time, check_after)
+        self._slots = slots
+        self._take_slot = slots.acquire_on_behalf_of_nowait
+        self._free_slot = slots.release_on_behalf_of
+        self._inspect = inspect
+        self._run_actions = run_actions
+        self._jitter = jitter
+        self._lock = threading.Lock()
+        self._event = _Event(self)
+        #: whether the event under way leads to something to be done
+        self._due = False
+        self._idle: deque[PoolEntry[TransportT]] = deque()
+        self._pop_idle = self._idle.pop if settings.idle_order == "lifo" else self._idle.popleft
+        self._waiters: OrderedDict[Waiter[TransportT], None] = OrderedDict()
+        self._watchers: dict[Waiter[TransportT], None] = {}
+        #: how many are in the states that pass; from these follows how many are in use
+        self._passing = {State.OPENING: 0, State.CHECKING: 0, State.CLOSING: 0}
+        self._size = 0
+        self._generation = 0
+        self._refill_paused = False
+        self._drained: Callable[[], object] | None = None
+        self._acquired = 0
+        self._reused = 0
+        self._opened: int = 0
+        self._open_failed: int = 0
+        self._closed: Counter[CloseReason] = Counter()
+
+    def acquire(self, now: float) -> PoolEntry[TransportT] | None:
+        """Give out an idle connection, if there is a good one; bad ones are closed."""
+        # A "with" costs as much again as the lock itself: on the path of every borrow it shows.
         self._lock.acquire()
         try:
             while self._idle:
@@ -45,22 +133,24 @@ class PoolStateMachine(Books[TransportT]):
                 if now < entry.recheck_at:
                     liveness = self._inspect(entry)
                     if liveness is ALIVE or self._is_greeting(entry, liveness):
-                        self._lend(entry, now)
+                        self._grant(entry, now)
                         return entry
                     reason = self._reason(entry, liveness)
                 else:
                     reason, _ = self._judge_idle(entry, now)
-                self._remove(entry, reason)
+                self._close_or_check(entry, reason)
             return None
         finally:
             self._lock.release()
+            if self._due:
+                self._finish_event()
 
     def join(self, waiter: Waiter[TransportT]) -> bool:
-        """Put a task in line, and order a connection for it where there is room.
+        """Put a task in line, and have a connection opened for it where there is room.
 
         :return: false if as many as may are waiting for a slot already
         """
-        with self._lock:
+        with self._event:
             if self._max_waiting < math.inf and self._size >= self._max_size:
                 freeing = self._passing[State.CLOSING] - (self._size - self._max_size)
                 waiting = len(self._waiters) - self._under_way() - max(freeing, 0)
@@ -72,13 +162,13 @@ class PoolStateMachine(Books[TransportT]):
 
     def abandon(self, waiter: Waiter[TransportT], now: float) -> None:
         """Take a task out of the line; what it was granted in that moment goes to the next."""
-        with self._lock:
+        with self._event:
             entry = waiter.entry
             if entry is None:
                 self._waiters.pop(waiter, None)
             elif entry.state is State.IN_USE:
-                self._unlend(entry)
-                self._place(entry, now, *self._judge(entry))
+                self._ungrant(entry)
+                self._route(entry, now, *self._judge(entry))
 
     def release(
         self,
@@ -98,88 +188,90 @@ class PoolStateMachine(Books[TransportT]):
                 return
             if self._waiters and reason is None and not unsure:
                 reason, unsure = self._judge(entry)
-            self._place(entry, now, reason, unsure)
+            self._route(entry, now, reason, unsure)
         finally:
             self._lock.release()
+            if self._due:
+                self._finish_event()
 
     def detach(self, entry: PoolEntry[TransportT]) -> bool:
         """Let a borrowed connection leave the pool open; false if it was seized meanwhile."""
-        with self._lock:
+        with self._event:
             if entry.state is not State.IN_USE:
                 return False
             entry.close_reason = CloseReason.DETACHED
             self._closed[entry.close_reason] += 1
-            self._leave(entry)
+            self._forget(entry)
             return True
 
     def opened(self, entry: PoolEntry[TransportT], now: float, *, unsure: bool = False) -> None:
         """Book a new connection: for the oldest waiter, or idle (once checked, if unsure)."""
-        with self._lock:
+        with self._event:
             lifetime = self._settings.max_lifetime
             if lifetime < math.inf:
                 lifetime *= 1 - _LIFETIME_JITTER * self._jitter()
             entry.expires_at = now + lifetime
             self._opened += 1
             self.last_connect_error = None
-            self._place(entry, now, None, unsure and not self._waiters)
+            self._route(entry, now, None, unsure and not self._waiters)
             if self._refill_paused:
                 self._refill_paused = False
                 self._balance()
 
     def attempt_failed(self, error: Exception) -> None:
         """Book a failure to connect, whether or not it will be tried again."""
-        with self._lock:
+        with self._event:
             self._open_failed += 1
             self.last_connect_error = error
 
     def open_failed(self, entry: PoolEntry[TransportT], error: Exception) -> None:
         """Give the error to the oldest waiter; the next one gets a new attempt."""
-        with self._lock:
+        with self._event:
             self._refill_paused = True
             if self._waiters:
-                self._tell(self._waiters.popitem(last=False)[0], error)
+                self._wake(self._waiters.popitem(last=False)[0], error)
             else:
-                self._tell_watchers(error)
-            self._leave(entry)
+                self._wake_watchers(error)
+            self._forget(entry)
 
     def open_cancelled(self, entry: PoolEntry[TransportT]) -> None:
         """Forget a connection whose opening was cancelled."""
-        with self._lock:
-            self._leave(entry)
+        with self._event:
+            self._forget(entry)
 
     def lost(self, entry: PoolEntry[TransportT]) -> None:
         """Forget a connection whose task was cancelled before its first step; it is closed."""
-        with self._lock:
+        with self._event:
             if entry.state is not State.OPENING:
                 entry.close_reason = CloseReason.POOL_CLOSED
                 self._closed[entry.close_reason] += 1
-            self._leave(entry)
+            self._forget(entry)
 
     def checked(
         self, entry: PoolEntry[TransportT], found: Liveness | CloseReason, now: float
     ) -> None:
         """Book what a look at a doubtful connection has shown."""
-        with self._lock:
+        with self._event:
             reason = self._reason(entry, found) if isinstance(found, Liveness) else found
-            self._place(entry, now, reason, unsure=False)
+            self._route(entry, now, reason, unsure=False)
 
     def closed(self, entry: PoolEntry[TransportT]) -> None:
         """Book that a socket is closed: its slot is free."""
-        with self._lock:
+        with self._event:
             self._closed[entry.close_reason] += 1
-            self._leave(entry)
+            self._forget(entry)
 
     def reap(self, now: float, limit: int) -> bool:
-        """Action the entries that have been idle for too long to be closed, the oldest first.
+        """Have the entries closed that have been idle for too long, the oldest first.
 
         :param limit: most entries to take at once
         :return: whether there may be more
         """
-        with self._lock:
+        with self._event:
             for _ in range(limit):
                 if not self._idle or now - self._idle[0].idle_since < self._longest_idle:
                     return False
-                self._remove(self._idle.popleft(), CloseReason.IDLE_TIME)
+                self._close_or_check(self._idle.popleft(), CloseReason.IDLE_TIME)
             return True
 
     def idle_entries(self) -> list[PoolEntry[TransportT]]:
@@ -195,7 +287,7 @@ class PoolStateMachine(Books[TransportT]):
         :return: where the next slice starts, if there is one
         """
         idle, kept = self._idle, 0
-        with self._lock:
+        with self._event:
             idle.rotate(-start)
             try:
                 for _ in range(min(limit, len(idle) - start)):
@@ -204,7 +296,7 @@ class PoolStateMachine(Books[TransportT]):
                         idle.rotate(-1)
                         kept += 1
                     else:
-                        self._remove(idle.popleft(), reason)
+                        self._close_or_check(idle.popleft(), reason)
             finally:
                 idle.rotate(start + kept)
             return start + kept if start + kept < len(idle) else None
@@ -215,11 +307,8 @@ class PoolStateMachine(Books[TransportT]):
             since = self._idle[0].idle_since if self._idle else math.inf
             return since + self._longest_idle
 
-    def settle(self) -> None:
-        """Do what :attr:`Action.SHARE` asks for: nothing, unless a shared_limit is shared."""
-
     def unused(self) -> bool:
-        """Tell whether nothing is open, nor anybody waiting."""
+        """Tell whether nothing is open and nobody waits."""
         with self._lock:
             return not self._size and not self._waiters and not self._watchers
 
@@ -229,57 +318,57 @@ class PoolStateMachine(Books[TransportT]):
             return bool(self._waiters) or self._min_idle > len(self._idle)
 
     def refill(self) -> None:
-        """Action what is missing of the idle connections, also after a failure to connect."""
-        with self._lock:
+        """Have idle connections opened that are missing, also after a failure to connect."""
+        with self._event:
             self._refill_paused = False
             self._balance()
 
     def watch(self, watcher: Waiter[TransportT]) -> None:
-        """Tell a task when enough connections are idle, or why they can't be opened."""
-        with self._lock:
+        """Wake a task when enough connections are idle, or with why they can't be opened."""
+        with self._event:
             self._watchers[watcher] = None
             self._check_ready()
 
     def unwatch(self, watcher: Waiter[TransportT]) -> None:
-        """Forget a task that watched; no matter if it has been told."""
-        with self._lock:
+        """Forget a task that watched, whether or not it was woken."""
+        with self._event:
             self._watchers.pop(watcher, None)
 
     def retire(self) -> None:
-        """Action every present connection to be closed, those in use when they come back."""
-        with self._lock:
+        """Have every present connection closed, those in use when they come back."""
+        with self._event:
             self._generation += 1
             while self._idle:
-                self._remove(self._idle.popleft(), CloseReason.RETIRED)
+                self._close_or_check(self._idle.popleft(), CloseReason.RETIRED)
 
     def resize(self, max_size: float) -> None:
         """Change the most connections; a surplus is closed, what is in use when it comes back."""
-        with self._lock:
+        with self._event:
             self._max_size = max_size
             while self._idle and self._size - self._passing[State.CLOSING] > max_size:
-                self._remove(self._idle.popleft(), CloseReason.SURPLUS)
+                self._close_or_check(self._idle.popleft(), CloseReason.SURPLUS)
             self._fit_slots()
             self._balance()
 
-    def shut(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
-        """Lend nothing more: waiters get an error, idle entries are ordered to be closed.
+    def end(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
+        """Give out nothing more: waiters get an error, idle entries are closed.
 
-        :param drained: called when nothing is borrowed any more
+        :param drained: called when nothing is in use any more
         """
-        with self._lock:
+        with self._event:
             self._drained = drained
             while self._waiters:
-                self._tell(self._waiters.popitem(last=False)[0], error())
-            self._tell_watchers(error())
+                self._wake(self._waiters.popitem(last=False)[0], error())
+            self._wake_watchers(error())
             while self._idle:
-                self._remove(self._idle.popleft(), CloseReason.POOL_CLOSED)
+                self._close_or_check(self._idle.popleft(), CloseReason.POOL_CLOSED)
             self._check_drained()
 
     def seize(self, entry: PoolEntry[TransportT]) -> None:
-        """Action a connection to be closed under its borrower's hands."""
-        with self._lock:
+        """Have a connection closed while its borrower still holds it."""
+        with self._event:
             if entry.state is State.IN_USE:
-                self._remove(entry, CloseReason.SEIZED)
+                self._close_or_check(entry, CloseReason.SEIZED)
 
     @defer_interrupts
     def statistics(self) -> PoolStatistics:
@@ -303,3 +392,189 @@ class PoolStateMachine(Books[TransportT]):
                 cancelled=self.cancelled,
                 replayed=self.replayed,
             )
+
+    def _request(self, action: Action, entry: PoolEntry[TransportT]) -> None:
+        """Note what has to be done with an entry as soon as this event is over."""
+        self.actions.append((action, entry))
+        self._due = True
+
+    def _finish_event(self) -> None:
+        """Have done what the event has led to; called without the lock."""
+        self._due = False
+        self._run_actions()
+
+    def _route(
+        self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None, unsure: bool
+    ) -> None:
+        """Decide what becomes of a connection that nobody holds any more."""
+        # What can make it unfit is asked in short first: most often nothing does.
+        if reason is None and (
+            entry.generation != self._generation
+            or now >= entry.expires_at
+            or self._size > self._max_size
+            or self._drained is not None
+        ):
+            reason = self._unfit(entry, now)
+        if reason is not None or unsure:
+            self._close_or_check(entry, reason)
+        elif self._waiters:
+            waiter, _ = self._waiters.popitem(last=False)
+            self._grant(entry, now)
+            waiter.entry = entry
+            waiter.wake()
+        else:
+            self._make_idle(entry, now)
+            if self._watchers:
+                self._check_ready()
+
+    def _unfit(self, entry: PoolEntry[TransportT], now: float) -> CloseReason | None:
+        if self._drained is not None:
+            return CloseReason.POOL_CLOSED
+        if entry.generation != self._generation:
+            return CloseReason.RETIRED
+        # However short its life, a new connection serves whoever waits for it.
+        if entry.borrows and now >= entry.expires_at:
+            return CloseReason.LIFETIME
+        if self._size - self._passing[State.CLOSING] > self._max_size:
+            return CloseReason.SURPLUS
+        return None
+
+    def _judge_idle(
+        self, entry: PoolEntry[TransportT], now: float
+    ) -> tuple[CloseReason | None, bool]:
+        if now - entry.idle_since >= self._longest_idle:
+            return CloseReason.IDLE_TIME, False
+        if now >= entry.expires_at:
+            return CloseReason.LIFETIME, False
+        return self._judge(entry)
+
+    def _judge(self, entry: PoolEntry[TransportT]) -> tuple[CloseReason | None, bool]:
+        liveness = self._inspect(entry)
+        return self._reason(entry, liveness), liveness is Liveness.UNSURE
+
+    def _reason(self, entry: PoolEntry[TransportT], liveness: Liveness) -> CloseReason | None:
+        if liveness is Liveness.CLOSED:
+            return CloseReason.PEER_CLOSED
+        if liveness is Liveness.UNREAD and not self._is_greeting(entry, liveness):
+            return CloseReason.UNREAD_DATA
+        return None
+
+    @staticmethod
+    def _is_greeting(entry: PoolEntry[TransportT], liveness: Liveness) -> bool:
+        """Tell whether what a server has sent is for the first borrower."""
+        return liveness is Liveness.UNREAD and not entry.borrows
+
+    def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Make an entry idle."""
+        if entry.state is not IN_USE:
+            self._passing[entry.state] -= 1
+        entry.state = IDLE
+        self._free_slot(entry)
+        entry.idle_since = now
+        recheck_at = now + self._longest_rest
+        entry.recheck_at = recheck_at if recheck_at < entry.expires_at else entry.expires_at
+        self._idle.append(entry)
+
+    def _grant(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Give an entry to a borrower; one that is handed on keeps its slot."""
+        if entry.state is IDLE:
+            entry.state = IN_USE
+            self._take_slot(entry)
+            if self._min_idle:
+                self._balance()
+        elif entry.state is not IN_USE:
+            self._move(entry, IN_USE)
+        entry.acquired_at = now
+        self._acquired += 1
+        if entry.borrows:
+            self._reused += 1
+        entry.borrows += 1
+
+    def _ungrant(self, entry: PoolEntry[TransportT]) -> None:
+        """Undo a grant that never reached its borrower."""
+        self._acquired -= 1
+        entry.borrows -= 1
+        if entry.borrows:
+            self._reused -= 1
+
+    def _close_or_check(self, entry: PoolEntry[TransportT], reason: CloseReason | None) -> None:
+        """Have an entry closed or, if there is no reason to close it, checked."""
+        if reason is None:
+            self._move(entry, State.CHECKING)
+            self._request(Action.CHECK, entry)
+            return
+        entry.close_reason = reason
+        self._move(entry, State.CLOSING)
+        self._request(Action.CLOSE, entry)
+        self._check_drained()
+        self._balance()
+
+    def _forget(self, entry: PoolEntry[TransportT]) -> None:
+        self._move(entry, State.GONE)
+        self._size -= 1
+        self._fit_slots()
+        self._check_drained()
+        self._balance()
+
+    def _move(self, entry: PoolEntry[TransportT], state: State) -> None:
+        held = entry.state is not State.IDLE
+        holds = state is not State.IDLE and state is not State.GONE
+        if entry.state in self._passing:
+            self._passing[entry.state] -= 1
+        if state in self._passing:
+            self._passing[state] += 1
+        entry.state = state
+        if holds and not held:
+            self._take_slot(entry)
+        elif not holds:
+            self._free_slot(entry)
+
+    def _balance(self) -> None:
+        """Have as many connections opened as are missing and have room."""
+        if self._size >= self._max_size or self._drained is not None:
+            return
+        missing = self._missing()
+        while missing > 0 and self._size < self._max_size:
+            self._open_one()
+            missing -= 1
+
+    def _missing(self) -> int:
+        """Count the connections that waiters and the idle ones lack, beyond those under way."""
+        ready = 0 if self._refill_paused else self._min_idle
+        return len(self._waiters) + ready - len(self._idle) - self._under_way()
+
+    def _under_way(self) -> int:
+        return self._passing[State.OPENING] + self._passing[State.CHECKING]
+
+    def _in_use(self) -> int:
+        return self._size - len(self._idle) - self._under_way() - self._passing[State.CLOSING]
+
+    def _open_one(self) -> None:
+        entry: PoolEntry[TransportT] = PoolEntry(self._generation)
+        self._take_slot(entry)
+        self._passing[State.OPENING] += 1
+        self._size += 1
+        self._request(Action.OPEN, entry)
+
+    def _fit_slots(self) -> None:
+        # After max_size was lowered, the surplus keeps its slots until it is gone.
+        tokens = max(self._max_size, self._size)
+        if self._slots.total_tokens != tokens:
+            self._slots.total_tokens = tokens
+
+    def _check_ready(self) -> None:
+        if len(self._idle) >= self._min_idle:
+            self._wake_watchers(None)
+
+    def _check_drained(self) -> None:
+        if self._drained is not None and not self._in_use():
+            self._drained()
+
+    def _wake_watchers(self, error: Exception | None) -> None:
+        for watcher in self._watchers:
+            self._wake(watcher, error)
+        self._watchers.clear()
+
+    def _wake(self, waiter: Waiter[TransportT], error: Exception | None) -> None:
+        waiter.error = error
+        waiter.wake()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, IntEnum, auto
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from anyconnpool._statistics import CloseReason
 
@@ -39,33 +39,17 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
-class Liveness(Enum):
-    """What can be known of a connection without waiting."""
-
-    #: open, and nothing to read
-    ALIVE = auto()
-    #: the peer hung up, or the connection was closed here
-    CLOSED = auto()
-    #: bytes that nobody has asked for are waiting
-    UNREAD = auto()
-    #: something is waiting that may be harmless (TLS session tickets): only receiving can tell
-    UNSURE = auto()
-
-
 # Looking up a member of an enumeration takes longer than looking up a global.
 IDLE = State.IDLE
 IN_USE = State.IN_USE
-ALIVE = Liveness.ALIVE
 
 
 class Action(Enum):
-    """What the machine wants to have done, with an entry but for the last."""
+    """What the machine wants to have done with an entry."""
 
     OPEN = auto()
     CHECK = auto()
     CLOSE = auto()
-    #: settle with the other pools of a manager who opens what
-    SHARE = auto()
 
 
 class PoolEntry(Generic[TransportT]):
@@ -78,12 +62,12 @@ class PoolEntry(Generic[TransportT]):
         "acquired_at",
         "borrower",
         "borrows",
+        "call_site",
         "close_reason",
         "expires_at",
         "generation",
         "idle_since",
         "opened_at",
-        "place",
         "recheck_at",
         "state",
         "transport",
@@ -98,8 +82,8 @@ class PoolEntry(Generic[TransportT]):
         self.borrows: int = 0
         #: the task that has borrowed it, of the backend's own kind
         self.borrower: object = None
-        #: where it was acquired, if that is recorded
-        self.place: str = ""
+        #: where acquire() was called for it, if that is recorded
+        self.call_site: str = ""
         self.acquired_at: float = 0.0
         self.opened_at: float = 0.0
         self.idle_since: float = 0.0
@@ -120,5 +104,23 @@ class Waiter(Generic[TransportT]):
         self.wake = wake
         self.entry: PoolEntry[TransportT] | None = None
         self.error: Exception | None = None
-        #: its place in the order of all waiters of a manager
+        #: counts all waiters of a manager, in the order of their coming
         self.number = 0
+
+
+class Slots(Protocol):
+    """What the machine needs of a :class:`~anyio.CapacityLimiter`."""
+
+    @property
+    def total_tokens(self) -> float:
+        """How many tokens there are."""
+        ...
+
+    @total_tokens.setter
+    def total_tokens(self, value: float) -> None: ...
+
+    def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
+        """Take a token."""
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """Give it back."""

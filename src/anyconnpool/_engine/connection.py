@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from types import CoroutineType, TracebackType
 from typing import Any, Protocol
 
-from anyio import ClosedResourceError, TypedAttributeLookupError
+from anyio import ClosedResourceError, ConnectionFailed, TypedAttributeLookupError
 
 from anyconnpool._core.states import PoolEntry
+from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import FrameDefaults, FramedStream
@@ -19,7 +20,7 @@ from anyconnpool._util.interrupts import defer_interrupts
 
 
 class Owner(Protocol):
-    """Whom a borrowed connection goes back to."""
+    """Whom a borrowed connection is released to."""
 
     settings: Settings
 
@@ -27,12 +28,12 @@ class Owner(Protocol):
 
     now: Callable[[], float]
 
-    def take_back(
+    def release(
         self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
     ) -> None:
         """Take a connection back; with a reason, to close it."""
 
-    def let_go(self, entry: PoolEntry[Transport]) -> bool:
+    def detach(self, entry: PoolEntry[Transport]) -> bool:
         """Give a connection away for good; false if it has been closed already."""
         ...
 
@@ -148,8 +149,8 @@ class PooledConnection(FramedStream):
         """
         self._check_open()
         buffered = self.buffer
-        stream = self._shut()
-        if not self._owner.let_go(self._entry):
+        stream = self._end()
+        if not self._owner.detach(self._entry):
             raise ClosedResourceError
         framed = FramedStream(
             stream,
@@ -174,8 +175,8 @@ class PooledConnection(FramedStream):
             unsure = unsure or transport.probe.may_hide(
                 self._bytes_received, self._chunks_received, self._last_chunk_size
             )
-        self._shut()
-        self._owner.take_back(self._entry, reason, unsure or transport.never_read)
+        self._end()
+        self._owner.release(self._entry, reason, unsure or transport.never_read)
 
     def _silence_probe(self) -> SocketProbe | None:
         probe = self._entry.transport.probe
@@ -187,13 +188,15 @@ def entry_of(connection: PooledConnection) -> PoolEntry[Transport]:
     return connection._entry  # pyright: ignore[reportPrivateUsage]
 
 
-class Lender(Protocol):
-    """Whom an context asks for a connection."""
+class Acquirer(Protocol):
+    """Whom an :class:`AcquireContext` asks for a connection."""
 
-    async def lend(self, timeout: float, context: AcquireContext | None = None) -> PooledConnection:
-        """Borrow an idle connection, or wait for one.
+    async def acquire(
+        self, timeout: float, context: AcquireContext | None = None
+    ) -> PooledConnection:
+        """Acquire an idle connection, or wait for one.
 
-        :param context: what is to give it back
+        :param context: what is to release it
         """
         ...
 
@@ -206,12 +209,12 @@ class AcquireContext:
     ``async with`` of its own.
     """
 
-    __slots__ = ("_lender", "_timeout", "connection")
+    __slots__ = ("_acquirer", "_timeout", "connection")
 
-    def __init__(self, lender: Lender, timeout: float) -> None:
-        self._lender = lender
+    def __init__(self, acquirer: Acquirer, timeout: float) -> None:
+        self._acquirer = acquirer
         self._timeout = timeout
-        #: what was borrowed by entering
+        #: what was acquired by entering
         self.connection: PooledConnection | None = None
 
     # No coroutine functions themselves: one coroutine each way is enough. Pyright asks what enters
@@ -219,7 +222,7 @@ class AcquireContext:
     def __aenter__(self) -> CoroutineType[Any, Any, PooledConnection]:
         if self.connection is not None:
             raise RuntimeError("this acquire() is entered already: call acquire() once a borrow")
-        return self._lender.lend(self._timeout, self)  # type: ignore[return-value]
+        return self._acquirer.acquire(self._timeout, self)  # type: ignore[return-value]
 
     @defer_interrupts
     def __aexit__(
@@ -234,8 +237,76 @@ class AcquireContext:
         return connection.__aexit__(exc_type, exc_val, exc_tb)  # type: ignore[return-value]
 
     def __await__(self) -> Generator[Any, Any, PooledConnection]:
-        return self._lender.lend(self._timeout).__await__()
+        return self._acquirer.acquire(self._timeout).__await__()
 
 
 async def _do_nothing() -> None:
     """Leave what has been left already."""
+
+
+def _given_away() -> PoolError:
+    return PoolError("the hook gave the connection away: it should only use it")
+
+
+class _HookOwner:
+    """The owner of a connection that is lent to one of the pool's hooks."""
+
+    def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
+        self.settings = settings
+        self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
+        self.now = now
+
+    def release(
+        self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
+    ) -> None:
+        """Do nothing: a hook can't give back what was not borrowed."""
+
+    def detach(self, entry: PoolEntry[Transport]) -> bool:
+        """Refuse.
+
+        :raises PoolError: always
+        """
+        raise _given_away()
+
+
+class _HookConnection(PooledConnection):
+    """A connection in the hands of a hook."""
+
+    def finish(self, *, greeting: bool) -> None:
+        """Refuse the connection if it is unfit.
+
+        :param greeting: whether what the hook left unread, or has yet to come, is for the first
+            borrower
+        :raises ~anyio.ConnectionFailed: if the connection is unfit
+        :raises PoolError: if the hook gave it back, discarded or detached it
+        """
+        if self._ended:
+            raise _given_away()
+        fault = self._find_fault()
+        if fault is not None and (self._unfinished or not greeting):
+            raise ConnectionFailed(f"the hook left the connection unfit: {fault.value}")
+        self._entry.transport.early = self.buffer
+
+
+async def run_hook(
+    entry: PoolEntry[Transport],
+    settings: Settings,
+    now: Callable[[], float],
+    hook: Callable[[PooledConnection], Awaitable[object]],
+    *,
+    greeting: bool,
+) -> None:
+    """Call ``on_connect`` or ``check`` with a connection, and see in what state it comes back.
+
+    :param greeting: whether what the hook left unread, or has yet to come, is for the first
+        borrower
+    :raises ~anyio.ConnectionFailed: if the hook left the connection unfit
+    :raises PoolError: if the hook gave it away
+    :raises Exception: what the hook raised
+    """
+    connection = _HookConnection(_HookOwner(settings, now), entry)
+    try:
+        await hook(connection)
+        connection.finish(greeting=greeting)
+    finally:
+        await connection.aclose()

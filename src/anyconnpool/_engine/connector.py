@@ -21,13 +21,12 @@ from anyio import (
 from anyio.abc import ByteStream, ByteStreamConnectable
 
 from anyconnpool._core.states import PoolEntry
-from anyconnpool._engine.hooks import lend_to_hook
+from anyconnpool._engine.connection import run_hook
 from anyconnpool._engine.replay import is_retryable
-from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close
 from anyconnpool._util.log import OutageLog
-from anyconnpool.events import ConnectionOpened, OpenFailed
+from anyconnpool.events import ConnectionOpened, OpenFailed, notify
 
 _logger = logging.getLogger("anyconnpool.pool")
 
@@ -56,7 +55,7 @@ class Connector:
         self._report = report
         self._wanted = wanted
         self._outage = OutageLog(_logger, settings.name, "connecting")
-        self._tell = partial(tell, settings.observers)
+        self._notify = partial(notify, settings.observers)
         self._turn = Lock()
         #: failed attempts since the last success, and ever
         self._failures: int = 0
@@ -101,11 +100,11 @@ class Connector:
         try:
             await self._open_in_time(entry)
         except Exception as error:
-            self._tell(OpenFailed(self._settings.name, self._now() - began, error))
+            self._notify(OpenFailed(self._settings.name, self._now() - began, error))
             self._last_error = error
             self._report(error)
             self._outage.failed(error, self._now())
-            # What a repeat can't mend is no outage.
+            # An error that a retry can't help doesn't count as an outage.
             if self._failures == known and is_retryable(error):
                 self._count_failure()
             raise
@@ -135,8 +134,8 @@ class Connector:
             entry.opened_at = self._now()
             hook = self._settings.on_connect
             if hook is not None:
-                await lend_to_hook(entry, self._settings, self._now, hook, greeting=True)
-            self._tell(ConnectionOpened(self._settings.name, self._now() - began))
+                await run_hook(entry, self._settings, self._now, hook, greeting=True)
+            self._notify(ConnectionOpened(self._settings.name, self._now() - began))
         except BaseException:
             await force_close(stream)
             raise

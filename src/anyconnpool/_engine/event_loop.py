@@ -15,12 +15,12 @@ from anyio import current_effective_deadline
 from anyio.lowlevel import current_token
 
 from anyconnpool._exceptions import PoolError
-from anyconnpool._util.interrupts import tell_trio
+from anyconnpool._util.interrupts import protect_on_trio
 
 # Where a pool belongs that a forked child has got from its parent.
 _PARENT_PROCESS = object()
 
-_runtimes: WeakSet[HomeLoop] = WeakSet()
+_homes: WeakSet[HomeLoop] = WeakSet()
 
 
 class Signal(Protocol):
@@ -98,8 +98,8 @@ class HomeLoop:
             self.current_task = current_task
             self._where = current_trio_token
             self.checkpoint_if_cancelled = checkpoint_if_cancelled
-            tell_trio()
-        _runtimes.add(self)
+            protect_on_trio()
+        _homes.add(self)
 
     def leave_to_the_parent(self) -> None:
         """Refuse all use from now on: this is a forked child, the connections are its parent's."""
@@ -135,7 +135,7 @@ class HomeLoop:
 
 
 def _leave_pools_to_the_parent() -> None:
-    for home in _runtimes:
+    for home in _homes:
         home.leave_to_the_parent()
 
 

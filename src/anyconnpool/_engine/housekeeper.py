@@ -82,7 +82,7 @@ class Housekeeper:
 
     async def _sweep(self) -> None:
         while self._machine.reap(self._now(), _SLICE):
-            await self._finish_slice()
+            await checkpoint()
         # Expiries may call more often; all idle entries are looked at once an interval.
         if self._now() >= self._look_at:
             self._look_at = self._now() + self._interval
@@ -91,14 +91,9 @@ class Housekeeper:
         if self._now() >= self._refill_at:
             self._refill_at = self._now() + _SWEEP_INTERVAL
             self._machine.refill()
-        self._connection_tasks.run_actions()
 
     async def _look_over(self) -> None:
         start: int | None = 0
         while start is not None:
             start = self._machine.look_over(start, _SLICE, self._now())
-            await self._finish_slice()
-
-    async def _finish_slice(self) -> None:
-        self._connection_tasks.run_actions()
-        await checkpoint()
+            await checkpoint()

@@ -17,7 +17,7 @@ _logger = logging.getLogger("anyconnpool.leaks")
 _PACKAGE = "anyconnpool."
 
 
-def place_of_acquire() -> str:
+def find_call_site() -> str:
     """Return the file and line outside this package that the running code was called from."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
@@ -28,7 +28,7 @@ def place_of_acquire() -> str:
 class BorrowCounts:
     """Count how many connections each task has borrowed.
 
-    They are counted anew only if anything was lent or given back since, so that a crowd of tasks
+    They are counted anew only if anything was acquired or released since, so that a crowd of tasks
     that run out of time in one moment doesn't count the same once each.
 
     :param held: returns the connections that aren't idle
@@ -66,9 +66,9 @@ class LeakDetector:
         self._pool = pool
         self._leak_after = leak_after
         self._home = home
-        self._told: dict[PoolEntry[Transport], float] = {}
+        self._logged: dict[PoolEntry[Transport], float] = {}
 
-    def tell_leaks(self, held: Iterable[PoolEntry[Transport]]) -> None:
+    def log_leaks(self, held: Iterable[PoolEntry[Transport]]) -> None:
         """Log the connections that have been borrowed for too long, each borrow once.
 
         :param held: the connections that aren't idle
@@ -78,16 +78,16 @@ class LeakDetector:
             e: e.acquired_at for e in held if e.state is State.IN_USE and e.acquired_at <= latest
         }
         for entry, acquired_at in late.items():
-            if self._told.get(entry) != acquired_at:
+            if self._logged.get(entry) != acquired_at:
                 _logger.warning(
                     "pool %s: %s and has not been given back for leak_after, %g s",
                     self._pool,
                     self._describe(entry),
                     self._leak_after,
                 )
-        self._told = late
+        self._logged = late
 
-    def tell_unreleased(self, entry: PoolEntry[Transport]) -> None:
+    def log_unreleased(self, entry: PoolEntry[Transport]) -> None:
         """Log that a connection is closed under its borrower's hands, as the pool ends."""
         _logger.warning(
             "pool %s: %s and is still out at the end of the pool's block: it is closed now",
@@ -98,5 +98,5 @@ class LeakDetector:
     def _describe(self, entry: PoolEntry[Transport]) -> str:
         age = self._home.now() - entry.acquired_at
         borrower = self._home.task_name(entry.borrower)
-        place = f" at {entry.place}" if entry.place else ""
-        return f"{entry.transport} was borrowed {age:.1f} s ago by task {borrower!r}{place}"
+        call_site = f" at {entry.call_site}" if entry.call_site else ""
+        return f"{entry.transport} was borrowed {age:.1f} s ago by task {borrower!r}{call_site}"

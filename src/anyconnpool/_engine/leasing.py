@@ -1,6 +1,6 @@
-"""Lend the connections of a running pool: at once, or in turn, and take them back.
+"""Acquire the connections of a running pool, at once or in turn, and release them.
 
-Nothing that gives back awaits, so that neither a cancelled scope nor a native ``task.cancel()``,
+Nothing that releases awaits, so that neither a cancelled scope nor a native ``task.cancel()``,
 which pierces shields, can come in between.
 """
 
@@ -13,31 +13,37 @@ from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._core.states import PoolEntry, Waiter
-from anyconnpool._engine.connection import AcquireContext, PooledConnection
+from anyconnpool._core.states import PoolEntry, State, Waiter
+from anyconnpool._engine.connection import AcquireContext, PooledConnection, entry_of
 from anyconnpool._engine.event_loop import HomeLoop
-from anyconnpool._engine.leaks import BorrowCounts
+from anyconnpool._engine.leaks import BorrowCounts, find_call_site
 from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
-from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import FrameDefaults
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
-from anyconnpool.events import ExchangeReplayed
+from anyconnpool.events import (
+    AcquireTimedOut,
+    ConnectionAcquired,
+    ConnectionReleased,
+    ExchangeReplayed,
+    PoolEvent,
+    notify,
+)
 
 # Acquires without waiting before the others get a turn, less one: a loop that does nothing else
 # would starve them, and could not be cancelled.
 _TURN_MASK = 63
 
 
-class Lender:
-    """Lend and take back, from the entering of a pool to its end.
+class Leasing:
+    """Acquire and release, from the entering of a pool to its end.
 
     :param settings: the pool's settings
     :param machine: decides
-    :param connection_tasks: carry out what it actions
+    :param connection_tasks: the tasks that connections need
     :param home: the event loop of the pool
     :param held: returns the connections that aren't idle
     """
@@ -55,7 +61,7 @@ class Lender:
         self.now = home.now
         self._machine = machine
         self._connection_tasks = connection_tasks
-        self._check_place = home.check
+        self._check_home = home.check
         self._new_signal = home.new_signal
         self._checkpoint_if_cancelled = home.checkpoint_if_cancelled
         self._current_task = home.current_task
@@ -65,21 +71,21 @@ class Lender:
         self.running = True
 
     @defer_interrupts
-    async def lend(self, timeout: float, context: AcquireContext | None = None) -> PooledConnection:
-        """Borrow an idle connection, or wait for one.
+    async def acquire(
+        self, timeout: float, context: AcquireContext | None = None
+    ) -> PooledConnection:
+        """Acquire an idle connection, or wait for one.
 
         :param timeout: limit in seconds
-        :param context: what is to give it back
+        :param context: what is to release it
         """
         # What check() does, without a call for it.
         if not self.running:
             raise self._closed_error()
-        self._check_place()
+        self._check_home()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
-        entry = self._machine.checkout(self.now())
-        if self._machine.actions:
-            self._connection_tasks.run_actions()
+        entry = self._machine.acquire(self.now())
         self._turns += 1
         if entry is None:
             entry = await self._wait_for_entry(timeout)
@@ -93,42 +99,36 @@ class Lender:
         return connection
 
     @defer_interrupts
-    def lend_nowait(self) -> PooledConnection:
-        """Borrow an idle connection.
+    def acquire_nowait(self) -> PooledConnection:
+        """Acquire an idle connection.
 
         :raises PoolFull: if there is none
         """
         self.check()
-        entry = self._machine.checkout(self.now())
-        self._connection_tasks.run_actions()
+        entry = self._machine.acquire(self.now())
         if entry is None:
             raise PoolFull(self._machine.statistics(), "has no idle connection to lend at once")
         entry.borrower = self._current_task()
         return PooledConnection(self, entry)
 
     @defer_interrupts
-    def take_back(
+    def release(
         self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
     ) -> None:
         """Take a connection back; with a reason, to close it."""
         entry.borrower = None
         self._machine.release(entry, self.now(), reason, unsure)
-        if self._machine.actions:
-            self._connection_tasks.run_actions()
 
     @defer_interrupts
-    def let_go(self, entry: PoolEntry[Transport]) -> bool:
+    def detach(self, entry: PoolEntry[Transport]) -> bool:
         """Give a connection away for good; false if it has been closed already."""
         entry.borrower = None
-        mine = self._machine.detach(entry)
-        self._connection_tasks.run_actions()
-        return mine
+        return self._machine.detach(entry)
 
     @defer_interrupts
     def seize(self, entry: PoolEntry[Transport]) -> None:
-        """Close a connection under its borrower's hands; nothing if nobody has borrowed it."""
+        """Close a connection that somebody still holds; do nothing if nobody does."""
         self._machine.seize(entry)
-        self._connection_tasks.run_actions()
 
     @defer_interrupts
     async def wait_ready(self) -> None:
@@ -139,7 +139,6 @@ class Lender:
         watcher: Waiter[Transport] = Waiter(signal.set)
         self._machine.watch(watcher)
         self._machine.refill()
-        self._connection_tasks.run_actions()
         try:
             await signal.wait()
         finally:
@@ -153,31 +152,28 @@ class Lender:
         :param error: what went wrong
         """
         self._machine.replayed += 1
-        tell(self.settings.observers, ExchangeReplayed(self.settings.name, error))
+        notify(self.settings.observers, ExchangeReplayed(self.settings.name, error))
 
     @defer_interrupts
     def retire(self) -> None:
         """Replace every present connection when it next comes back."""
         self.check()
         self._machine.retire()
-        self._connection_tasks.run_actions()
 
     @defer_interrupts
     def resize(self, max_size: float) -> None:
         """Change the most connections."""
         self.check()
         self._machine.resize(max_size)
-        self._connection_tasks.run_actions()
 
     @defer_interrupts
     def end(self, drained: Callable[[], object]) -> None:
         """Refuse everybody from now on, and close what is idle.
 
-        :param drained: called when nothing is borrowed any more
+        :param drained: called when nothing is in use any more
         """
         self.running = False
-        self._machine.shut(self._closed_error, drained)
-        self._connection_tasks.run_actions()
+        self._machine.end(self._closed_error, drained)
 
     def check(self) -> None:
         """Refuse use after the end, or in another event loop than the pool's.
@@ -187,18 +183,17 @@ class Lender:
         """
         if not self.running:
             raise self._closed_error()
-        self._check_place()
+        self._check_home()
 
     def _closed_error(self) -> PoolClosed:
         return PoolClosed(self.settings.name, "has been left: its async with block has ended")
 
     async def _pause_holding(self, entry: PoolEntry[Transport]) -> None:
-        """Give the other tasks a turn; cancelled, give back what nobody has used."""
+        """Give the other tasks a turn; cancelled, release what nobody has used."""
         try:
             await checkpoint()
         except BaseException:
             self._machine.release(entry, self.now(), None)
-            self._connection_tasks.run_actions()
             raise
 
     async def _wait_for_entry(self, timeout: float) -> PoolEntry[Transport]:
@@ -209,8 +204,6 @@ class Lender:
                 self._machine.statistics(),
                 "is in full use, and as many tasks as max_waiting allows wait already",
             )
-        if self._machine.actions:
-            self._connection_tasks.run_actions()
         try:
             if timeout == math.inf:
                 await signal.wait()
@@ -220,7 +213,7 @@ class Lender:
         except BaseException:
             # What was granted in this very moment goes to the next in line.
             self._machine.cancelled += 1
-            self._abandon(waiter)
+            self._machine.abandon(waiter, self.now())
             raise
         if waiter.entry is None:
             raise self._failure(waiter, timeout)
@@ -233,9 +226,87 @@ class Lender:
         statistics = self._machine.statistics()
         held = self._borrow_counts.of(self._current_task(), statistics)
         error = AcquireTimeout(timeout, statistics, self._machine.last_connect_error, held)
-        self._abandon(waiter)
+        self._machine.abandon(waiter, self.now())
         return error
 
-    def _abandon(self, waiter: Waiter[Transport]) -> None:
-        self._machine.abandon(waiter, self.now())
-        self._connection_tasks.run_actions()
+
+class ObservedLeasing(Leasing):
+    """Acquire and release, notify observers of it, and note where acquire() was called.
+
+    A class of its own, so that a pool without observers pays nothing for them.
+    """
+
+    @defer_interrupts
+    async def acquire(
+        self, timeout: float, context: AcquireContext | None = None
+    ) -> PooledConnection:
+        """Acquire an idle connection, or wait for one; see :meth:`Leasing.acquire`."""
+        call_site = self._find_call_site()
+        began = self.now()
+        try:
+            connection = await super().acquire(timeout, context)
+        except AcquireTimeout:
+            self._notify(AcquireTimedOut(self.settings.name, self.now() - began))
+            raise
+        self._note_acquired(connection, self.now() - began, call_site)
+        return connection
+
+    @defer_interrupts
+    def acquire_nowait(self) -> PooledConnection:
+        """Acquire an idle connection; see :meth:`Leasing.acquire_nowait`."""
+        call_site = self._find_call_site()
+        began = self.now()
+        connection = super().acquire_nowait()
+        self._note_acquired(connection, self.now() - began, call_site)
+        return connection
+
+    @defer_interrupts
+    def release(
+        self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
+    ) -> None:
+        """Take a connection back; see :meth:`Leasing.release`."""
+        events = self._release_of(entry)
+        super().release(entry, reason, unsure)
+        self._notify(*events)
+
+    @defer_interrupts
+    def detach(self, entry: PoolEntry[Transport]) -> bool:
+        """Give a connection away for good; see :meth:`Leasing.detach`."""
+        events = self._release_of(entry)
+        mine = super().detach(entry)
+        self._notify(*events)
+        if mine:
+            self._connection_tasks.notify_closed(entry)
+        return mine
+
+    @defer_interrupts
+    def seize(self, entry: PoolEntry[Transport]) -> None:
+        """Close a connection that somebody still holds; see :meth:`Leasing.seize`."""
+        events = self._release_of(entry)
+        super().seize(entry)
+        self._notify(*events)
+
+    def _note_acquired(
+        self, connection: PooledConnection, wait_time: float, call_site: str
+    ) -> None:
+        entry_of(connection).call_site = call_site
+        name = self.settings.name
+        try:
+            self._notify(ConnectionAcquired(name, wait_time, reused=connection.reused))
+        except BaseException:
+            # The caller won't get it.
+            connection.discard()
+            raise
+
+    def _find_call_site(self) -> str:
+        return find_call_site() if self.settings.leak_after < math.inf else ""
+
+    def _release_of(self, entry: PoolEntry[Transport]) -> tuple[ConnectionReleased, ...]:
+        """Return the event that ends a borrow, unless the connection was seized before."""
+        if entry.state is not State.IN_USE:
+            return ()
+        return (ConnectionReleased(self.settings.name, self.now() - entry.acquired_at),)
+
+    def _notify(self, *events: PoolEvent) -> None:
+        for event in events:
+            notify(self.settings.observers, event)

@@ -19,22 +19,21 @@ from anyio import (
 from anyio.abc import ByteStreamConnectable, TaskGroup
 
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._core.states import Liveness, PoolEntry, State
+from anyconnpool._core.states import PoolEntry, State
 from anyconnpool._engine.connector import Connector
 from anyconnpool._engine.event_loop import HomeLoop, redeliver_native_cancellation
 from anyconnpool._engine.housekeeper import Housekeeper
 from anyconnpool._engine.leaks import LeakDetector
-from anyconnpool._engine.leasing import Lender
-from anyconnpool._engine.observed_leasing import ObservedLender
-from anyconnpool._engine.tasks import ConnectionTasks
-from anyconnpool._observing import tell
+from anyconnpool._engine.leasing import Leasing, ObservedLeasing
+from anyconnpool._engine.tasks import ConnectionTasks, look_at
 from anyconnpool._settings import Settings
-from anyconnpool._streams.transport import Transport, force_close, inspect
+from anyconnpool._streams.transport import Transport, force_close
 from anyconnpool._util.interrupts import defer_interrupts
-from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted
+from anyconnpool._util.liveness import Liveness
+from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted, notify
 
 MachineFactory: TypeAlias = Callable[
-    [Settings, CapacityLimiter, Callable[[PoolEntry[Transport]], Liveness]],
+    [Settings, CapacityLimiter, Callable[[PoolEntry[Transport]], Liveness], Callable[[], None]],
     PoolStateMachine[Transport],
 ]
 
@@ -60,30 +59,26 @@ class RunningPool:
         self._settings = settings
         self._slots = CapacityLimiter(settings.max_size)
         self._drained = Event()
-        self.machine = machine = make_machine(settings, self._slots, inspect)
+        self.machine = machine = make_machine(settings, self._slots, look_at, self._run_actions)
         connector = Connector(
             connectable, settings, home.now, machine.attempt_failed, machine.wanted
         )
         self._connection_tasks = ConnectionTasks(machine, connector, settings, home.now, tasks)
         self._leaks = LeakDetector(settings.name, settings.leak_after, home)
         watched = settings.observers or settings.leak_after < math.inf
-        lender_class = ObservedLender if watched else Lender
-        self.lender = lender_class(settings, machine, self._connection_tasks, home, self.held)
+        leasing_class = ObservedLeasing if watched else Leasing
+        self.leasing = leasing_class(settings, machine, self._connection_tasks, home, self.held)
         self._housekeeper = Housekeeper(
             settings, machine, self._connection_tasks, home, self._look_for_leaks
         )
         tasks.start_soon(self._housekeeper.run)
-        self._tell(PoolStarted(settings.name, machine.statistics, settings.min_idle))
-
-    def run_actions(self) -> None:
-        """Carry out what the machine has ordered."""
-        self._connection_tasks.run_actions()
+        self._notify(PoolStarted(settings.name, machine.statistics, settings.min_idle))
 
     def end(self) -> None:
         """Lend nothing more, and close what is idle."""
         self._housekeeper.stop()
         self._connection_tasks.stop()
-        self.lender.end(self._drained.set)
+        self.leasing.end(self._drained.set)
 
     async def wait_drained(self) -> None:
         """Wait until nothing is borrowed any more."""
@@ -96,8 +91,8 @@ class RunningPool:
         """
         for entry in self.held():
             if entry.state is State.IN_USE and not silent:
-                self._leaks.tell_unreleased(entry)
-            self.lender.seize(entry)
+                self._leaks.log_unreleased(entry)
+            self.leasing.seize(entry)
 
     async def dispose(self, entry: PoolEntry[Transport]) -> None:
         """Close a connection that no task looks after any more."""
@@ -108,22 +103,25 @@ class RunningPool:
             opened = entry.state is not State.OPENING
             self.machine.lost(entry)
             if opened:
-                self._connection_tasks.tell_closed(entry)
+                self._connection_tasks.notify_closed(entry)
 
     def ended(self) -> None:
-        """Tell the observers that everything is closed."""
-        self._tell(PoolEnded(self._settings.name, self.machine.statistics))
+        """Notify the observers that everything is closed."""
+        self._notify(PoolEnded(self._settings.name, self.machine.statistics))
 
     def held(self) -> tuple[PoolEntry[Transport], ...]:
         """Return the connections that aren't idle."""
         return cast("tuple[PoolEntry[Transport], ...]", self._slots.statistics().borrowers)
 
+    def _run_actions(self) -> None:
+        self._connection_tasks.run_actions()
+
     def _look_for_leaks(self) -> None:
         if self._settings.leak_after < math.inf:
-            self._leaks.tell_leaks(self.held())
+            self._leaks.log_leaks(self.held())
 
-    def _tell(self, event: PoolEvent) -> None:
-        tell(self._settings.observers, event)
+    def _notify(self, event: PoolEvent) -> None:
+        notify(self._settings.observers, event)
 
 
 class PoolLifecycle:

@@ -1,4 +1,4 @@
-"""Carry out the machine's actions: open, check and close connections, each in a task of the pool."""
+"""Carry out what the core decides: open, check and close connections, each in a task."""
 
 from __future__ import annotations
 
@@ -9,30 +9,23 @@ from anyio import CancelScope, fail_after
 from anyio.abc import TaskGroup
 
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._core.states import Action, Liveness, PoolEntry
+from anyconnpool._core.states import Action, PoolEntry
+from anyconnpool._engine.connection import run_hook
 from anyconnpool._engine.connector import Connector
-from anyconnpool._engine.hooks import lend_to_hook
-from anyconnpool._observing import tell
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
-from anyconnpool._streams.transport import Transport, inspect
+from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.liveness import Liveness
 from anyconnpool._util.log import OutageLog
-from anyconnpool.events import ConnectionClosed
+from anyconnpool.events import ConnectionClosed, notify
 
 _logger = logging.getLogger("anyconnpool.pool")
 
-# Connections that are known to be good deserve an orderly end. The others have nobody to talk to.
-_GRACEFUL = frozenset(
-    {
-        CloseReason.IDLE_TIME,
-        CloseReason.LIFETIME,
-        CloseReason.RETIRED,
-        CloseReason.SURPLUS,
-        CloseReason.GAVE_WAY,
-        CloseReason.POOL_CLOSED,
-    }
-)
+
+def look_at(entry: PoolEntry[Transport]) -> Liveness:
+    """Look at a connection without waiting."""
+    return entry.transport.look(borrowed=entry.borrows > 0)
 
 
 class ConnectionTasks:
@@ -64,15 +57,13 @@ class ConnectionTasks:
 
     @defer_interrupts
     def run_actions(self) -> None:
-        """Start a task for every order."""
+        """Start a task for every action."""
         actions = self._machine.actions
         while actions:
-            order, entry = actions.popleft()
-            if entry is None:
-                self._machine.settle()
-            elif order is Action.OPEN:
+            action, entry = actions.popleft()
+            if action is Action.OPEN:
                 self._tasks.start_soon(self._until_stopped, self._open, entry)
-            elif order is Action.CHECK:
+            elif action is Action.CHECK:
                 self._tasks.start_soon(self._until_stopped, self._check, entry)
             else:
                 self._tasks.start_soon(self._close, entry)
@@ -109,8 +100,6 @@ class ConnectionTasks:
         else:
             _logger.debug("pool %s: opened %s", self._settings.name, entry.transport)
             self._machine.opened(entry, self._now(), unsure=entry.transport.never_read)
-        finally:
-            self.run_actions()
 
     async def _check(self, entry: PoolEntry[Transport]) -> None:
         found: Liveness | CloseReason = Liveness.CLOSED
@@ -121,13 +110,12 @@ class ConnectionTasks:
         finally:
             # Cancelled above, the connection is in doubt for good.
             self._machine.checked(entry, found, self._now())
-            self.run_actions()
 
-    def tell_closed(self, entry: PoolEntry[Transport]) -> None:
-        """Tell the observers that a connection has left the pool."""
+    def notify_closed(self, entry: PoolEntry[Transport]) -> None:
+        """Notify the observers that a connection has left the pool."""
         age = self._now() - entry.opened_at
         event = ConnectionClosed(self._settings.name, entry.close_reason, age)
-        tell(self._settings.observers, event)
+        notify(self._settings.observers, event)
 
     def _is_check_due(self, entry: PoolEntry[Transport]) -> bool:
         idle = self._now() - entry.idle_since
@@ -138,13 +126,13 @@ class ConnectionTasks:
         assert check is not None
         try:
             with fail_after(self._settings.connect_timeout):
-                await lend_to_hook(entry, self._settings, self._now, check, greeting=False)
+                await run_hook(entry, self._settings, self._now, check, greeting=False)
         except Exception as error:
             self._checks.failed(error, self._now())
             return CloseReason.CHECK_FAILED
         self._checks.succeeded(self._now())
         # The peer may have said more, or hung up, after its answer.
-        found = inspect(entry)
+        found = look_at(entry)
         return CloseReason.UNREAD_DATA if found is Liveness.UNSURE else found
 
     @defer_interrupts
@@ -152,9 +140,8 @@ class ConnectionTasks:
         try:
             reason = entry.close_reason.value
             _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.transport, reason)
-            grace = self._settings.close_timeout if entry.close_reason in _GRACEFUL else 0
+            grace = self._settings.close_timeout if entry.close_reason.orderly else 0
             await entry.transport.close(grace)
         finally:
             self._machine.closed(entry)
-            self.run_actions()
-            self.tell_closed(entry)
+            self.notify_closed(entry)

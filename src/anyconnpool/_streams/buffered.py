@@ -9,14 +9,13 @@ shows whether the connection is clean. It knows nothing of pools and frames.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, SupportsIndex, cast
+from typing import Any, NoReturn, SupportsIndex, cast
 
 from anyio import ClosedResourceError, DelimiterNotFound, EndOfStream, IncompleteRead
 from anyio.abc import AnyByteReceiveStream, AnyByteStream, ByteReceiveStream, ByteStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from anyconnpool._streams.closed import SHUT
 from anyconnpool._streams.probes import attributes_of
 from anyconnpool._util.checks import check_delimiter, check_size
 from anyconnpool._util.interrupts import defer_interrupts
@@ -25,6 +24,29 @@ from anyconnpool._util.interrupts import defer_interrupts
 _CHUNK = 262_144
 # Reads served from the buffer before the others get a turn, less one.
 TURN_MASK = 255
+
+
+class _ClosedStream(ByteStream):
+    """Stand in for a stream that was closed or given back: refuse every use."""
+
+    async def receive(self, max_bytes: int = 65536) -> NoReturn:
+        raise ClosedResourceError
+
+    async def send(self, item: bytes) -> NoReturn:
+        raise ClosedResourceError
+
+    async def send_eof(self) -> NoReturn:
+        raise ClosedResourceError
+
+    async def aclose(self) -> None:
+        """Do nothing: closing twice does no harm."""
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        raise ClosedResourceError
+
+
+_CLOSED = _ClosedStream()
 
 
 class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
@@ -85,11 +107,11 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
     @defer_interrupts
     async def aclose(self) -> None:
         """Close the wrapped stream and drop what is buffered; every later use is refused."""
-        await self._shut().aclose()
+        await self._end().aclose()
 
-    def _shut(self) -> AnyByteStream:
+    def _end(self) -> AnyByteStream:
         stream = self._stream
-        self.receive_stream = self._stream = SHUT
+        self.receive_stream = self._stream = _CLOSED
         self._data = b""
         self._position = 0
         self._ended = True

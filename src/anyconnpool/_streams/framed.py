@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias, TypeVar
 
-from anyio import EndOfStream, IncompleteRead
+from anyio import DelimiterNotFound, EndOfStream, IncompleteRead, move_on_after, sleep
 from anyio.abc import AnyByteStream
 
-from anyconnpool._formats import PackageFormat
-from anyconnpool._streams.buffered import TURN_MASK
-from anyconnpool._streams.bursts import BurstStream
-from anyconnpool._util.checks import check_delimiter, check_size
+from anyconnpool._formats import FrameFormat, PackageFormat, choose_package_format, frame_line
+from anyconnpool._streams.buffered import TURN_MASK, ReadAheadStream
+from anyconnpool._streams.probes import SocketProbe, plain_socket_probe
+from anyconnpool._util.checks import check_delimiter, check_duration, check_size
 from anyconnpool._util.deadline import time_limit
+from anyconnpool._util.liveness import Liveness
+
+T = TypeVar("T")
+DataT = TypeVar("DataT")
+FrameT = TypeVar("FrameT")
+
+#: what an exchange sends, and how it receives the reply
+Exchange: TypeAlias = tuple[bytes, Callable[["FramedStream"], Awaitable[T]]]
 
 _DEFAULT_FORMAT = PackageFormat()
-
-
-def frame_line(data: bytes, newline: bytes) -> bytes:
-    """Put the end to a line.
-
-    :raises ValueError: if the line contains the newline, or that is empty
-    """
-    if not newline or newline in data:
-        raise ValueError(
-            f"a line ended by {newline!r} can't be sent if "
-            f"{'it contains that' if newline else 'that is empty'}"
-        )
-    return data + newline
+_BURST_BYTES = 1_048_576
+_FRAME_BYTES = 65_536
+# How often a line that should be silent is looked at, in seconds.
+_LOOK_INTERVAL = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class FrameDefaults:
-    """What frames are like unless a call is told otherwise.
+    """What frames are like unless that is overridden in the call.
 
     :ivar package_format: format of packages
     :ivar max_line_bytes: longest line, in bytes
@@ -41,7 +43,33 @@ class FrameDefaults:
     max_line_bytes: int
 
 
-class FramedStream(BurstStream):
+def bytes_exchange(data: bytes, nbytes: int | None) -> Exchange[bytes]:
+    """Check and frame what :meth:`FramedStream.send_receive` does."""
+    if nbytes is None:
+        return data, lambda stream: stream.receive_available()
+    check_size("nbytes", nbytes)
+    return data, lambda stream: stream.receive_exactly(nbytes)
+
+
+def line_exchange(data: bytes, newline: bytes, max_bytes: int | None) -> Exchange[bytes]:
+    """Check and frame what :meth:`FramedStream.send_receive_line` does."""
+    if max_bytes is not None:
+        check_size("max_bytes", max_bytes)
+    line = frame_line(data, newline)
+    return line, lambda stream: stream.receive_line(newline=newline, max_bytes=max_bytes)
+
+
+def package_exchange(data: bytes, format: PackageFormat) -> Exchange[bytes]:
+    """Check and frame what :meth:`FramedStream.send_receive_package` does."""
+    return format.encode(data), lambda stream: stream.receive_package(format)
+
+
+def frame_exchange(data: DataT, format: FrameFormat[DataT, FrameT]) -> Exchange[FrameT]:
+    """Frame what :meth:`FramedStream.send_receive_frame` does."""
+    return format.encode(data), lambda stream: stream.receive_frame(format)
+
+
+class FramedStream(ReadAheadStream):
     """Read and write lines and packages on any AnyIO byte stream, for both ends of a connection.
 
     Servers wrap accepted streams in it; :class:`PooledConnection` offers the same on the client's
@@ -72,7 +100,7 @@ class FramedStream(BurstStream):
 
         :param data: the line without its end
         :param newline: what ends it
-        :raises ValueError: if the line contains the newline, or that is empty; nothing is sent
+        :raises ValueError: if the newline is empty or occurs before the end; nothing is sent
         """
         await self.send(frame_line(data, newline))
 
@@ -83,7 +111,16 @@ class FramedStream(BurstStream):
         :param format: the package format, if not the stream's own
         :raises PackageTooLarge: if the body exceeds the format's limit; nothing is sent
         """
-        await self.send((format or self._defaults.package_format).pack(data))
+        await self.send(choose_package_format(format, self._defaults.package_format).encode(data))
+
+    async def send_frame(self, data: DataT, format: FrameFormat[DataT, Any]) -> None:
+        """Send data in a frame; see :meth:`send`.
+
+        :param data: what the format puts into a frame
+        :param format: the format
+        :raises Exception: what the format raises if the data can't be sent; nothing is sent then
+        """
+        await self.send(format.encode(data))
 
     async def receive_line(self, *, newline: bytes = b"\n", max_bytes: int | None = None) -> bytes:
         r"""Receive a line.
@@ -128,8 +165,9 @@ class FramedStream(BurstStream):
         :raises ~anyio.IncompleteRead: if it closed within a package; what came stays buffered
         :raises PackageTooLarge: if the header announces more than the format allows; nothing of
             the body is waited for, and the connection is not reused
+        :raises PackageTooSmall: if it announces less than itself; the connection is not reused
         """
-        format = format or self._defaults.package_format
+        format = choose_package_format(format, self._defaults.package_format)
         self._turns += 1
         if not self._turns & TURN_MASK:
             await self._give_turn()
@@ -142,6 +180,114 @@ class FramedStream(BurstStream):
                 raise
         return package
 
+    async def receive_frame(
+        self, format: FrameFormat[Any, FrameT], *, max_bytes: int = _FRAME_BYTES
+    ) -> FrameT:
+        """Receive a frame.
+
+        Nothing of it is taken before all of it is there: after a cancellation the next read starts
+        at its beginning again.
+
+        :param format: the format, which finds the frame
+        :param max_bytes: longest frame to accept, in bytes as it goes over the wire
+        :return: the frame that the format makes of it
+        :raises ~anyio.EndOfStream: if the peer closed between two frames
+        :raises ~anyio.IncompleteRead: if it closed within a frame; what came stays buffered
+        :raises ~anyio.DelimiterNotFound: if the frame is longer; the connection is not reused
+        :raises ValueError: if ``max_bytes`` is less than 1, or the format found a frame that ends
+            outside of the buffer; the connection is not reused then
+        :raises Exception: what the format raises; the connection is not reused
+        """
+        check_size("max_bytes", max_bytes)
+        self._turns += 1
+        if not self._turns & TURN_MASK:
+            await self._give_turn()
+        frame = self._take_frame(format, max_bytes)
+        while frame is None:
+            try:
+                await self._fill()
+            except EndOfStream as exc:
+                frame = self._take_frame(format, max_bytes, eof=True)
+                if frame is None:
+                    self._raise_if_within_frame(exc)
+                    raise
+            else:
+                frame = self._take_frame(format, max_bytes)
+        return frame[0]
+
+    def _take_frame(
+        self, format: FrameFormat[Any, FrameT], max_bytes: int, *, eof: bool = False
+    ) -> tuple[FrameT] | None:
+        """Take a frame, if all of it is buffered; in a tuple, since a frame may be anything."""
+        data, start = self._data, self._position
+        if start == len(data):
+            return None
+        # Until the frame is known to be good: whatever is raised makes the connection unfit.
+        self._unfinished += 1
+        found = format.decode(data, start, eof)
+        if found is None:
+            if len(data) - start >= max_bytes:
+                raise DelimiterNotFound(max_bytes)
+            self._unfinished -= 1
+            return None
+        frame, end = found
+        if not start < end <= len(data):
+            raise ValueError(
+                f"{format!r} found a frame that ends at {end}: it has to end after {start}, where "
+                f"it begins, and not after {len(data)}, where the buffer ends"
+            )
+        if end - start > max_bytes:
+            raise DelimiterNotFound(max_bytes)
+        self._unfinished -= 1
+        self._position = end
+        self._reply_owed = False
+        return (frame,)
+
+    async def receive_available(
+        self, *, quiet: float = 0.001, max_bytes: int = _BURST_BYTES
+    ) -> bytes:
+        """Receive a burst: wait for the first bytes, then until the line falls silent.
+
+        For protocols without frames, like gtcp's ``Recv(-1)``, whose 1 ms is the default. It can't
+        tell a pause within a reply from its end.
+
+        :param quiet: how long nothing may arrive for the burst to be over, in seconds
+        :param max_bytes: return this many bytes at most; a surplus stays buffered
+        :return: at least one byte
+        :raises ~anyio.EndOfStream: if the peer closed and nothing had arrived
+        :raises ValueError: if an argument is negative or NaN, or ``max_bytes`` less than 1
+        """
+        quiet = check_duration("quiet", quiet)
+        check_size("max_bytes", max_bytes)
+        self._turns += 1
+        if not self._turns & TURN_MASK:
+            await self._give_turn()
+        if self._position == len(self._data):
+            await self._fill()
+        await self._gather_burst(quiet, max_bytes)
+        return self._take(max_bytes)
+
+    async def drain(self, *, quiet: float = 0.5, max_bytes: int = _BURST_BYTES) -> bytes:
+        """Throw away, and return, what is buffered and what arrives until the line is silent.
+
+        Silence is not an error. The default is that of the question which asked for it: flush a
+        socket with a read deadline of 500 ms.
+
+        :param quiet: how long nothing may arrive, in seconds
+        :param max_bytes: stop after this many bytes, whatever else there is
+        :return: the bytes thrown away, maybe none
+        :raises ~anyio.EndOfStream: if the peer closed and nothing had arrived
+        :raises ValueError: if an argument is negative or NaN, or ``max_bytes`` less than 1
+        """
+        quiet = check_duration("quiet", quiet)
+        check_size("max_bytes", max_bytes)
+        self._check_open()
+        self._turns += 1
+        if not self._turns & TURN_MASK:
+            await self._give_turn()
+        await self._gather_burst(quiet, max_bytes)
+        return self._take(max_bytes)
+
     def _take_package(self, format: PackageFormat) -> bytes | None:
         """Take a package, if all of it is buffered."""
         data = self._data
@@ -149,8 +295,8 @@ class FramedStream(BurstStream):
         start = header + format.header_size
         if start > len(data):
             return None
-        size = int.from_bytes(data[header:start], "big")
-        if size > format.max_size:
+        size = int.from_bytes(data[header:start], format.byteorder) - format.overhead
+        if not 0 <= size <= format.max_size:
             self._unfinished += 1
             format.check_size(size)
         end = start + size
@@ -166,7 +312,8 @@ class FramedStream(BurstStream):
         while package is None:
             header = self._data[self._position : self._position + format.header_size]
             if len(header) == format.header_size:
-                return await self._wait_exactly(int.from_bytes(header, "big"), len(header))
+                size = int.from_bytes(header, format.byteorder) - format.overhead
+                return await self._wait_exactly(size, len(header))
             await self._fill()
             package = self._take_package(format)
         return package
@@ -185,13 +332,7 @@ class FramedStream(BurstStream):
 
         It raises what :meth:`send`, :meth:`receive_exactly` and :meth:`receive_available` raise.
         """
-        if nbytes is not None:
-            check_size("nbytes", nbytes)
-        with time_limit(timeout):
-            await self.send(data)
-            if nbytes is None:
-                return await self.receive_available()
-            return await self.receive_exactly(nbytes)
+        return await self._exchange(bytes_exchange(data, nbytes), timeout)
 
     async def send_receive_line(
         self,
@@ -212,11 +353,7 @@ class FramedStream(BurstStream):
 
         It raises what :meth:`send_line` and :meth:`receive_line` raise.
         """
-        if max_bytes is not None:
-            check_size("max_bytes", max_bytes)
-        with time_limit(timeout):
-            await self.send_line(data, newline=newline)
-            return await self.receive_line(newline=newline, max_bytes=max_bytes)
+        return await self._exchange(line_exchange(data, newline, max_bytes), timeout)
 
     async def send_receive_package(
         self,
@@ -235,10 +372,80 @@ class FramedStream(BurstStream):
 
         It raises what :meth:`send_package` and :meth:`receive_package` raise.
         """
+        exchange = package_exchange(
+            data, choose_package_format(format, self._defaults.package_format)
+        )
+        return await self._exchange(exchange, timeout)
+
+    async def send_receive_frame(
+        self, data: DataT, format: FrameFormat[DataT, FrameT], *, timeout: float | None = None
+    ) -> FrameT:
+        """Send data in a frame, then receive a frame.
+
+        :param data: what the format puts into a frame
+        :param format: the format of both frames
+        :param timeout: limit for both together, in seconds; by default none
+        :return: the frame that the format makes of the reply, of 65 536 bytes at most
+        :raises TimeoutError: if it takes longer; what was sent and received is then unknown
+
+        It raises what :meth:`send_frame` and :meth:`receive_frame` raise.
+        """
+        return await self._exchange(frame_exchange(data, format), timeout)
+
+    async def _exchange(self, exchange: Exchange[T], timeout: float | None) -> T:
+        request, receive = exchange
         with time_limit(timeout):
-            await self.send_package(data, format)
-            return await self.receive_package(format)
+            await self.send(request)
+            return await receive(self)
 
     def _raise_if_within_frame(self, cause: EndOfStream) -> None:
         if self._position < len(self._data):
             raise IncompleteRead from cause
+
+    async def _gather_burst(self, quiet: float, max_bytes: int) -> None:
+        arrived = 0
+
+        def complete(data: bytes | bytearray) -> bool:
+            nonlocal arrived
+            arrived = len(data)
+            return arrived >= max_bytes
+
+        async def next_chunk() -> bytes:
+            try:
+                return await self._receive_within(quiet)
+            except EndOfStream:
+                if not arrived:
+                    raise
+                return b""
+
+        if not complete(self.buffer):
+            await self._gather(complete, next_chunk)
+
+    async def _receive_within(self, seconds: float) -> bytes:
+        """Receive what arrives within some time; nothing if the line stays silent."""
+        probe = self._silence_probe()
+        if probe is not None:
+            return await self._receive_if_arrived(probe, seconds)
+        with move_on_after(seconds):
+            return await self._receive_chunk()
+        self._unfinished -= 1
+        self._cut_short = True
+        return b""
+
+    async def _receive_if_arrived(self, probe: SocketProbe, seconds: float) -> bytes:
+        # No receive is cancelled: what arrives meanwhile stays in the kernel.
+        self._unfinished += 1
+        while seconds > 0 and probe() is Liveness.ALIVE:
+            await sleep(min(seconds, _LOOK_INTERVAL))
+            seconds -= _LOOK_INTERVAL
+        self._unfinished -= 1
+        return b"" if probe() is Liveness.ALIVE else await self._receive_chunk()
+
+    def _silence_probe(self) -> SocketProbe | None:
+        """Return a probe that can tell silence without receiving, if there is one."""
+        # Before its first receive, AnyIO may be reading an accepted stream into its own queue.
+        return self._plain_probe if self._bytes_received else None
+
+    @cached_property
+    def _plain_probe(self) -> SocketProbe | None:
+        return plain_socket_probe(self._stream)

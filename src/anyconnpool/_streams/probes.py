@@ -18,7 +18,7 @@ from anyio import TypedAttributeSet, typed_attribute
 from anyio.abc import AnyByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
-from anyconnpool._core.states import ALIVE, Liveness
+from anyconnpool._util.liveness import ALIVE, Liveness
 
 _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)
 

@@ -18,10 +18,10 @@ from anyio.abc import AnyByteStream, ByteStream, SocketAttribute, SocketStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
-from anyconnpool._core.states import Liveness, PoolEntry
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._streams.probes import TLSProbe, attributes_of, probe_for
 from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.liveness import Liveness
 
 _logger = logging.getLogger("anyconnpool.pool")
 
@@ -75,6 +75,19 @@ class Transport:
 
     def __repr__(self) -> str:
         return f"{self.local_address} -> {self.remote_address}"
+
+    def look(self, *, borrowed: bool) -> Liveness:
+        """Look without waiting; what can't be looked at counts as closed.
+
+        :param borrowed: whether it ever had a borrower
+        """
+        if self.early:
+            return Liveness.UNREAD
+        try:
+            return self.probe() if borrowed else self.probe.first()
+        except Exception:
+            _logger.exception("pool %s: probing %s failed", self.pool, self)
+            return Liveness.CLOSED
 
     async def settle(self, *, borrowed: bool) -> Liveness:
         """Find out about a connection that no probe can judge, by receiving for a moment.
@@ -163,16 +176,3 @@ async def _close_at_once(stream: ByteStream) -> None:
             await bottom.aclose()
             await checkpoint()
         await aclose_forcefully(stream)
-
-
-def inspect(entry: PoolEntry[Transport]) -> Liveness:
-    """Look at a connection without waiting; one that can't be looked at counts as closed."""
-    transport = entry.transport
-    if transport.early:
-        return Liveness.UNREAD
-    probe = transport.probe
-    try:
-        return probe() if entry.borrows else probe.first()
-    except Exception:
-        _logger.exception("pool %s: probing %s failed", transport.pool, transport)
-        return Liveness.CLOSED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 
 def check_duration(name: str, value: object) -> float:
@@ -52,3 +53,28 @@ def check_delimiter(delimiter: bytes, max_bytes: int) -> None:
     """
     check_size("the delimiter", len(delimiter))
     check_size("max_bytes", max_bytes)
+
+
+def byte_size(name: str, data: object) -> int:
+    """Return the size in bytes of something to be sent.
+
+    :raises TypeError: if it is not bytes-like
+    """
+    if isinstance(data, (bytes, bytearray)):
+        return len(data)
+    # The length of a memoryview counts its items, which may be larger than bytes.
+    if isinstance(data, memoryview):
+        return data.nbytes
+    advice = ": encode it first" if isinstance(data, str) else ""
+    raise TypeError(f"{name} must be bytes, not {type(data).__name__}{advice}")
+
+
+def as_bytes(name: str, data: object) -> bytes:
+    """Return something to be sent as bytes of its own.
+
+    :raises TypeError: if it is not bytes-like
+    """
+    if type(data) is bytes:
+        return data
+    byte_size(name, data)
+    return bytes(cast("bytes", data))

@@ -22,8 +22,8 @@ def defer_interrupts(function: _Function) -> _Function:
     return function
 
 
-def tell_trio() -> None:
-    """Tell trio of the functions that were marked; only to be called while trio is running."""
+def protect_on_trio() -> None:
+    """Have trio protect the functions that were marked; only to be called while trio is running."""
     from trio.lowlevel import enable_ki_protection
 
     while _functions:

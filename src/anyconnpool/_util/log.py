@@ -19,10 +19,12 @@ def describe_error(error: Exception) -> str:
 
     What a hook of the user's raises may quote what it has received.
     """
-    return tell_with_cause(error) if isinstance(error, ConnectionFailed) else type(error).__name__
+    return (
+        describe_with_cause(error) if isinstance(error, ConnectionFailed) else type(error).__name__
+    )
 
 
-def tell_with_cause(error: BaseException) -> str:
+def describe_with_cause(error: BaseException) -> str:
     """Return the type and the text of an error, and what the system said in the first place.
 
     AnyIO's text for a refused connection, and for a process out of descriptors, is the same.
@@ -39,8 +41,8 @@ def tell_with_cause(error: BaseException) -> str:
 class OutageLog:
     """Log the failures of one thing that a pool does: one WARNING a minute at most.
 
-    The first failure is told at once, the end of what was told at INFO. Failures that were not
-    told are counted in the next line.
+    The first failure is logged at once, the end of what was logged at INFO. Failures that were not
+    logged are counted in the next line.
 
     :param logger: where to
     :param pool: name of the pool
@@ -53,9 +55,9 @@ class OutageLog:
         self._action = action
         self._failures = 0
         self._began_at = 0.0
-        self._untold = 0
-        self._told_at: float | None = None
-        self._outage_told = False
+        self._unlogged = 0
+        self._logged_at: float | None = None
+        self._outage_logged = False
 
     def failed(self, error: Exception, now: float) -> None:
         """Book a failure.
@@ -66,17 +68,17 @@ class OutageLog:
         if not self._failures:
             self._began_at = now
         self._failures += 1
-        self._untold += 1
-        if self._told_at is None or now - self._told_at >= _INTERVAL:
-            self._tell(error)
-            self._told_at = now
+        self._unlogged += 1
+        if self._logged_at is None or now - self._logged_at >= _INTERVAL:
+            self._log(error)
+            self._logged_at = now
 
     def succeeded(self, now: float) -> None:
         """Book a success, which ends an outage.
 
         :param now: the time, in seconds
         """
-        if self._outage_told:
+        if self._outage_logged:
             self._logger.info(
                 "pool %s: %s works again after %.1f s (failures: %d)",
                 self._pool,
@@ -85,15 +87,15 @@ class OutageLog:
                 self._failures,
             )
         self._failures = 0
-        self._outage_told = False
+        self._outage_logged = False
 
-    def _tell(self, error: Exception) -> None:
-        times = "" if self._untold == 1 else f" {self._untold} times since the last warning"
+    def _log(self, error: Exception) -> None:
+        times = "" if self._unlogged == 1 else f" {self._unlogged} times since the last warning"
         self._logger.warning(
             "pool %s: %s failed%s: %s", self._pool, self._action, times, describe_error(error)
         )
-        self._untold = 0
-        self._outage_told = True
+        self._unlogged = 0
+        self._outage_logged = True
 
 
 def warn_of_neglect(owner: object, missed: str) -> None:

@@ -15,8 +15,8 @@ from anyio import (
 from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
-from anyconnpool._core.states import Liveness
 from anyconnpool._streams.probes import LivenessAttribute
+from anyconnpool._util.liveness import Liveness
 
 # About what a socket takes before its sender has to wait.
 _CAPACITY = 65_536
