@@ -56,6 +56,7 @@ class Member(PoolMachine):
         group, jitter = self.group, self.chosen["jitter"]
         self.slots = SetSlots(self.settings.max_size)
         self.opens: list[PoolEntry[int]] = []
+        self.closed_for: list[tuple[PoolEntry[int], CloseReason]] = []
         self.model = self.sharing_model = SharingModel(self.settings, group.common)
         self.sharing = WatchedSharedMachine(
             self.settings,
@@ -76,11 +77,15 @@ class Member(PoolMachine):
             action, entry = self.sharing.actions.popleft()
             lists[action].append(entry)
             if action is Action.CLOSE:
-                assert entry.close_reason in self.conns[entry].faults
-                SEEN.add(entry.close_reason.value)
+                self.closed_for.append((entry, entry.close_reason))
 
     def bind(self) -> None:
         """Bind what was ordered to the model's connections, which may lack refills only."""
+        # Only now: the machine runs its actions before the model has heard of the event.
+        for entry, reason in self.closed_for:
+            assert reason in self.conns[entry].faults
+            SEEN.add(reason.value)
+        self.closed_for.clear()
         new = [conn for conn in self.model.conns if conn.entry is None]
         assert len(self.opens) >= len(new), "whoever needs room gets it"
         self.ordered = bool(self.opens)
