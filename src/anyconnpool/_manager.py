@@ -143,8 +143,7 @@ class PoolManager(AsyncContextManagerMixin):
         check_count("max_total", max_total, least=1)
         if "name" in settings:
             raise TypeError("a manager's pools are named after their remotes: leave name out")
-        options: PoolOptions = {**settings, "name": "manager"}
-        checked = Settings(**options)
+        checked = Settings.from_options({**settings, "name": "manager"})
         if checked.min_idle > max_total:
             raise ValueError(f"min_idle must not exceed max_total, {max_total}")
         resolve_remote(("localhost", 1), tls, ssl_context, None, tls_standard_compatible)

@@ -20,7 +20,7 @@ from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import FrameFormat, PackageFormat, choose_package_format, frame_line
 from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
 from anyconnpool._retry import Retry
-from anyconnpool._settings import PoolOptions, Settings, check_max_size
+from anyconnpool._settings import PoolOptions, Settings, describes_settings
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._streams.framed import (
     Exchange,
@@ -45,6 +45,7 @@ DataT = TypeVar("DataT")
 FrameT = TypeVar("FrameT")
 
 
+@describes_settings
 class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     """Keep connections to one remote, and lend each to one borrower at a time.
 
@@ -69,42 +70,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     :param ssl_context: the TLS settings, if not the secure defaults
     :param tls_hostname: the name to check the server's certificate for, if not the host
     :param tls_standard_compatible: whether the closing handshake of TLS is made and expected
-    :param max_size: most sockets at once, the connecting and the closing ones included
-        (default 10)
-    :param min_idle: keep this many connections ready, refilled in the background (default 0)
-    :param max_idle_time: close connections that were idle for longer (default 600 s, what gtcp
-        documents)
-    :param max_lifetime: close connections that are older, up to a tenth earlier so that they don't
-        end together, and never while they are borrowed (default: no limit)
-    :param max_waiting: with this many tasks waiting for a slot, one more gets :exc:`PoolFull` at
-        once; 0 means never to wait for a slot, opening a connection where there is room is no
-        waiting (default: no limit)
-    :param acquire_timeout: limit of :meth:`acquire`, unless it is told another (default: none)
-    :param connect_timeout: limit of one attempt to connect, TLS handshake and ``on_connect``
-        included (default 30 s)
-    :param connect_retry: a :class:`Retry`, to go on trying while anybody waits (default: none)
-    :param close_timeout: grace for closing one connection, and for borrowed ones when the block
-        ends; then they are closed by force (default 5 s)
-    :param idle_order: ``"lifo"`` lends the connection that was used last, which lets the surplus
-        expire (the default); ``"fifo"`` the one that rested longest, which spreads load behind a
-        balancer
-    :param one_way: whether the protocol has no replies, so that a send may be the last operation
-        on a connection that is reused (default: no)
-    :param on_connect: an async function that is given each new connection, to log in or shake
-        hands; if it fails, the connection is closed and the error reaches the caller
-    :param check: an async function that is given a connection that was idle for ``check_after``
-        (default 30 s) before it is lent, to ask whether the peer still answers; if it fails or
-        takes longer than ``connect_timeout``, the connection is closed and another one lent
-    :param check_after: see ``check``
-    :param keepalive: how the kernel finds out about dead peers of TCP connections: a
-        :class:`KeepAlive`, by default one with its defaults, or ``None`` to leave it alone
-    :param package_format: format of packages, unless a call is told another
-    :param max_line_bytes: limit of lines, unless a call is told another (default 65 536)
-    :param observers: called with every :class:`~anyconnpool.events.PoolEvent`, to measure or log
-        what the pool does (default: none)
-    :param leak_after: log a WARNING that names the task and the place of the acquire when a
-        connection has been borrowed for longer, at most 5 s late (default: never)
-    :param name: for logs, errors and statistics (default: the remote as a URL)
+    :settings:
     :raises TypeError: if the remote or a setting is of the wrong type
     :raises ValueError: if a setting makes no sense, or TLS options would have no effect
     """
@@ -124,7 +90,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         )
         if settings.get("name") is None:
             settings["name"] = describe_remote(remote, tls=tls)
-        self._settings = Settings(**settings)
+        self._settings = Settings.from_options(settings)
         self._acquire_timeout = self._settings.acquire_timeout
         self._machine: PoolStateMachine[Transport] | None = None
         self._leasing: Leasing | None = None
@@ -185,7 +151,6 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
 
     @max_size.setter
     def max_size(self, value: float) -> None:
-        check_max_size(value)
         settings = dataclasses.replace(self._settings, max_size=value)
         if self._leasing is not None and self._leasing.running:
             self._leasing.resize(value)

@@ -1,11 +1,19 @@
-"""The pool's settings: one frozen value, checked when it is made, before anything is opened."""
+"""The pool's settings: one frozen value, checked when it is made, before anything is opened.
+
+A setting is written once, in :class:`Settings`: its type, its default, its check and its meaning.
+The documentation and the tests' tables of wrong values are made from that. :class:`PoolOptions`,
+which type checkers need, repeats name and type; a test compares the two.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypedDict, cast
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar
 
 from anyconnpool._formats import PackageFormat
 from anyconnpool._keepalive import KeepAlive
@@ -13,17 +21,108 @@ from anyconnpool._retry import Retry
 from anyconnpool._util.checks import check_count, check_duration
 from anyconnpool.events import Observer
 
-_DEFAULT_KEEPALIVE = KeepAlive()
-_DEFAULT_FORMAT = PackageFormat()
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 IdleOrder = Literal["lifo", "fifo"]
 #: an asynchronous function that is given a :class:`PooledConnection`
 Hook: TypeAlias = Callable[[Any], Awaitable[object]]
 
+AnyClass = TypeVar("AnyClass", bound=type[object])
 
-def check_max_size(value: object) -> None:
-    """Check a pool's ``max_size``."""
-    check_count("max_size", value, least=1)
+# What users of other libraries write for a setting.
+_SYNONYMS = {
+    "limit": "max_size",
+    "maxsize": "max_size",
+    "minsize": "min_idle",
+    "pool_size": "max_size",
+    "size": "max_size",
+    "ssl": "tls",
+    "timeout": "acquire_timeout",
+}
+
+
+class Check(Protocol):
+    """Checks the value of a setting."""
+
+    def __call__(self, name: str, value: Any, /) -> object:
+        """Return the value as it is to be kept.
+
+        :raises TypeError: if it is of the wrong type
+        :raises ValueError: if it makes no sense
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Count:
+    """Check a whole number.
+
+    :param least: smallest value
+    :param unlimited: whether ``math.inf`` is allowed
+    """
+
+    least: int
+    unlimited: bool = True
+
+    def __call__(self, name: str, value: object) -> object:
+        """Return the number."""
+        check_count(name, value, least=self.least, unlimited=self.unlimited)
+        return value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Check that a value is one of a few.
+
+    :param values: the few
+    """
+
+    values: tuple[str, ...]
+
+    def __call__(self, name: str, value: object) -> object:
+        """Return the value."""
+        if value not in self.values:
+            choices = " or ".join(f'"{choice}"' for choice in self.values)
+            raise ValueError(f"{name} must be {choices}, not {value!r}")
+        return value
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Check that a value is an object of a type.
+
+    :param type: the type
+    :param optional: whether it may be ``None``
+    """
+
+    type: type
+    optional: bool = False
+
+    def __call__(self, name: str, value: object) -> object:
+        """Return the value."""
+        if not (isinstance(value, self.type) or (self.optional and value is None)):
+            raise TypeError(f"{name} must be a {self.type.__name__}, not {type(value).__name__}")
+        return value
+
+
+def check_hook(name: str, value: object) -> object:
+    """Check a hook, and return it."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be an async function, not {value!r}")
+    return value
+
+
+def check_observers(name: str, value: object) -> object:
+    """Check observers, and return a tuple of them."""
+    observers: tuple[object, ...] = tuple(value) if isinstance(value, Iterable) else ()
+    if not isinstance(value, Iterable) or not all(map(callable, observers)):
+        raise TypeError(f"{name} must be an iterable of callables, not {value!r}")
+    return observers
+
+
+def _setting(default: Any, check: Check, meaning: str) -> Any:
+    return field(default=default, metadata={"check": check, "meaning": meaning})
 
 
 class PoolOptions(TypedDict, total=False):
@@ -33,6 +132,7 @@ class PoolOptions(TypedDict, total=False):
     min_idle: int
     max_idle_time: float
     max_lifetime: float
+    max_uses: float
     max_waiting: float
     acquire_timeout: float
     connect_timeout: float
@@ -53,79 +153,176 @@ class PoolOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that can be chosen about a pool but its remote; see :class:`ConnectionPool`."""
+    """All that can be chosen about a pool except its remote; see :class:`ConnectionPool`."""
 
-    name: str
-    max_size: float = 10
-    min_idle: int = 0
-    # What gtcp documents; its code uses 10 s.
-    max_idle_time: float = 600
-    max_lifetime: float = math.inf
-    max_waiting: float = math.inf
-    acquire_timeout: float = math.inf
-    # gtcp's limit for dialling.
-    connect_timeout: float = 30
-    connect_retry: Retry | None = None
-    close_timeout: float = 5
-    idle_order: IdleOrder = "lifo"
-    one_way: bool = False
-    on_connect: Hook | None = None
-    check: Hook | None = None
-    check_after: float = 30
-    keepalive: KeepAlive | None = _DEFAULT_KEEPALIVE
-    package_format: PackageFormat = _DEFAULT_FORMAT
-    # AnyIO's default for one receive.
-    max_line_bytes: int = 65_536
-    observers: Iterable[Observer] = ()
-    leak_after: float = math.inf
+    max_size: float = _setting(
+        10,
+        Count(least=1),
+        "most sockets at once, the connecting and the closing ones included",
+    )
+    min_idle: int = _setting(
+        0,
+        Count(least=0, unlimited=False),
+        "keep this many connections ready, refilled in the background",
+    )
+    max_idle_time: float = _setting(
+        600,
+        check_duration,
+        "close connections that were idle for longer; 600 s is what gtcp documents",
+    )
+    max_lifetime: float = _setting(
+        math.inf,
+        check_duration,
+        "close connections that are older, up to a tenth earlier so that they don't end together, "
+        "and never while they are borrowed",
+    )
+    max_uses: float = _setting(
+        math.inf,
+        Count(least=1),
+        "close a connection when it comes back from this many borrows",
+    )
+    max_waiting: float = _setting(
+        math.inf,
+        Count(least=0),
+        "with this many tasks waiting for a slot, one more gets :exc:`PoolFull` at once; 0 means "
+        "never to wait for a slot; opening a connection where there is room is no waiting",
+    )
+    acquire_timeout: float = _setting(
+        math.inf,
+        check_duration,
+        "limit of :meth:`acquire`, unless it is overridden in the call",
+    )
+    connect_timeout: float = _setting(
+        30,
+        check_duration,
+        "limit of one attempt to connect, TLS handshake and ``on_connect`` included; 30 s is "
+        "gtcp's limit for dialling",
+    )
+    connect_retry: Retry | None = _setting(
+        None,
+        Kind(Retry, optional=True),
+        "a :class:`Retry`, to go on trying while anybody waits",
+    )
+    close_timeout: float = _setting(
+        5,
+        check_duration,
+        "grace for closing one connection, and for borrowed ones when the block ends; then they "
+        "are closed by force",
+    )
+    idle_order: IdleOrder = _setting(
+        "lifo",
+        Choice(("lifo", "fifo")),
+        '``"lifo"`` reuses the connection that was used last, which lets the surplus expire; '
+        '``"fifo"`` the one that rested longest, which spreads load behind a balancer',
+    )
+    one_way: bool = _setting(
+        False,
+        Kind(bool),
+        "whether the protocol has no replies, so that a send may be the last operation on a "
+        "connection that is reused",
+    )
+    on_connect: Hook | None = _setting(
+        None,
+        check_hook,
+        "an async function that is given each new connection, to log in or shake hands; if it "
+        "fails, the connection is closed and the error reaches the caller",
+    )
+    check: Hook | None = _setting(
+        None,
+        check_hook,
+        "an async function that is given a connection that was idle for ``check_after`` before it "
+        "is reused, to ask whether the peer still answers; if it fails or takes longer than "
+        "``connect_timeout``, the connection is closed and another one used",
+    )
+    check_after: float = _setting(30, check_duration, "see ``check``")
+    keepalive: KeepAlive | None = _setting(
+        KeepAlive(),
+        Kind(KeepAlive, optional=True),
+        "how the kernel finds out about dead peers of TCP connections; ``None`` leaves it alone",
+    )
+    package_format: PackageFormat = _setting(
+        PackageFormat(),
+        Kind(PackageFormat),
+        "format of packages, unless it is overridden in the call",
+    )
+    max_line_bytes: int = _setting(
+        65_536,
+        Count(least=1, unlimited=False),
+        "limit of lines in bytes, unless it is overridden in the call; 65 536 is AnyIO's default "
+        "for one receive",
+    )
+    observers: Iterable[Observer] = _setting(
+        (),
+        check_observers,
+        "called with every :class:`~anyconnpool.events.PoolEvent`, to measure or log what the pool "
+        "does",
+    )
+    leak_after: float = _setting(
+        math.inf,
+        check_duration,
+        "log a WARNING that names the task and the place of the acquire when a connection has been "
+        "borrowed for longer, at most 5 s late",
+    )
+    name: str = _setting(
+        MISSING, Kind(str), "for logs, errors and statistics (default: the remote as a URL)"
+    )
 
     def __post_init__(self) -> None:
-        self._check_counts()
-        for setting in (
-            "max_idle_time",
-            "max_lifetime",
-            "acquire_timeout",
-            "connect_timeout",
-            "close_timeout",
-            "check_after",
-            "leak_after",
-        ):
-            object.__setattr__(self, setting, check_duration(setting, getattr(self, setting)))
-        self._check_choices()
-        self._check_observers()
-
-    def _check_counts(self) -> None:
-        check_max_size(self.max_size)
-        check_count("min_idle", self.min_idle, least=0, unlimited=False)
+        for setting in fields(self):
+            value: object = getattr(self, setting.name)
+            checked: object = setting.metadata["check"](setting.name, value)
+            object.__setattr__(self, setting.name, checked)
         if self.min_idle > self.max_size:
             raise ValueError(
                 f"min_idle must not exceed max_size, but {self.min_idle} > {self.max_size}"
             )
-        check_count("max_waiting", self.max_waiting, least=0)
-        check_count("max_line_bytes", self.max_line_bytes, least=1, unlimited=False)
 
-    def _check_choices(self) -> None:
-        if self.idle_order not in ("lifo", "fifo"):
-            raise ValueError(f'idle_order must be "lifo" or "fifo", not {self.idle_order!r}')
-        for setting in ("on_connect", "check"):
-            hook: object = getattr(self, setting)
-            if hook is not None and not callable(hook):
-                raise TypeError(f"{setting} must be an async function, not {hook!r}")
-        for setting, kind, optional in (
-            ("name", str, False),
-            ("one_way", bool, False),
-            ("package_format", PackageFormat, False),
-            ("connect_retry", Retry, True),
-            ("keepalive", KeepAlive, True),
-        ):
-            value: object = getattr(self, setting)
-            if not (isinstance(value, kind) or (optional and value is None)):
-                given = type(value).__name__
-                raise TypeError(f"{setting} must be a {kind.__name__}, not {given}")
+    @classmethod
+    def from_options(cls, options: PoolOptions) -> Self:
+        """Make settings of keyword options.
 
-    def _check_observers(self) -> None:
-        given = cast("object", self.observers)
-        observers = tuple(self.observers) if isinstance(given, Iterable) else ()
-        if not isinstance(given, Iterable) or not all(map(callable, observers)):
-            raise TypeError(f"observers must be an iterable of callables, not {given!r}")
-        object.__setattr__(self, "observers", observers)
+        :raises TypeError: if an option is no setting, or of the wrong type
+        :raises ValueError: if a setting makes no sense
+        """
+        known = PoolOptions.__annotations__
+        for option in options:
+            if option not in known:
+                raise TypeError(f"a pool has no setting {option!r}{_suggest(option, known)}")
+        return cls(**options)
+
+
+def _suggest(option: str, known: Iterable[str]) -> str:
+    close = get_close_matches(option, known, n=1)
+    meant = _SYNONYMS.get(option) or (close[0] if close else "")
+    return f": did you mean {meant}?" if meant else ""
+
+
+def describes_settings(cls: AnyClass) -> AnyClass:
+    """Put the settings into a class's docstring, at its line ``:settings:``."""
+    # Without docstrings (python -OO) there is nothing to describe.
+    if cls.__doc__ is not None:
+        described = "\n".join(map(_describe, fields(Settings)))
+        cls.__doc__ = inspect.cleandoc(cls.__doc__).replace(":settings:", described)
+    return cls
+
+
+def _describe(setting: Any) -> str:
+    text = f":param {setting.name}: {setting.metadata['meaning']}"
+    if setting.default is not MISSING:
+        text += f" (default: {_describe_default(setting)})"
+    return fill(text, 96, subsequent_indent="    ")
+
+
+def _describe_default(setting: Any) -> str:
+    default = setting.default
+    if default == math.inf:
+        return "no limit"
+    if default is None or default == ():
+        return "none"
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    if isinstance(default, (KeepAlive, PackageFormat)):
+        return f"``{type(default).__name__}()``"
+    if isinstance(default, str):
+        return f'``"{default}"``'
+    return f"{default} s" if setting.metadata["check"] is check_duration else f"{default}"

@@ -25,6 +25,8 @@ class CloseReason(str, Enum):
     IDLE_TIME = "max_idle_time", True
     #: it reached its (jittered) ``max_lifetime``
     LIFETIME = "max_lifetime", True
+    #: it came back from its ``max_uses``-th borrow
+    USES = "max_uses", True
     #: :meth:`ConnectionPool.retire` was called while it was open
     RETIRED = "retired", True
     #: the peer hung up while it was idle

@@ -56,6 +56,7 @@ class LedgerEvents(RuleBasedStateMachine):
         min_idle=st.integers(0, 2),
         max_idle_time=st.sampled_from(IDLE_TIMES),
         max_lifetime=st.sampled_from(LIFETIMES),
+        max_uses=st.sampled_from([math.inf, math.inf, 1, 2]),
         max_waiting=st.sampled_from([math.inf, 0, 1, 2]),
         idle_order=st.sampled_from(["lifo", "fifo"]),
         jitter=st.sampled_from([0.0, 0.5, 1.0]),

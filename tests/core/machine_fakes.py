@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict
 
@@ -10,7 +9,6 @@ from anyio import WouldBlock
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry, State, Waiter
-from anyconnpool._formats import PackageFormat
 from anyconnpool._settings import IdleOrder, Settings
 from anyconnpool._util.liveness import Liveness
 
@@ -25,30 +23,13 @@ class Chosen(TypedDict, total=False):
     min_idle: int
     max_idle_time: float
     max_lifetime: float
+    max_uses: float
     max_waiting: float
     idle_order: IdleOrder
 
 
 def make_settings(**chosen: Unpack[Chosen]) -> Settings:
-    values: Chosen = {
-        "max_size": 10,
-        "min_idle": 0,
-        "max_idle_time": 600,
-        "max_lifetime": math.inf,
-        "max_waiting": math.inf,
-        "idle_order": "lifo",
-    }
-    values.update(chosen)
-    return Settings(
-        name="pool",
-        acquire_timeout=math.inf,
-        connect_timeout=30,
-        close_timeout=5,
-        one_way=False,
-        package_format=PackageFormat(),
-        max_line_bytes=65_536,
-        **values,
-    )
+    return Settings(name="pool", **chosen)
 
 
 class SetSlots:

@@ -228,6 +228,7 @@ class Model:
         facts = {
             CloseReason.POOL_CLOSED: self.shut_error is not None,
             CloseReason.RETIRED: conn.retired,
+            CloseReason.USES: conn.borrows >= self.settings.max_uses,
             CloseReason.LIFETIME: may_end and now >= conn.expires_at,
             CloseReason.SURPLUS: alive > self.max_size,
             CloseReason.IDLE_TIME: conn.state is State.IDLE and self._overstayed(conn, now),

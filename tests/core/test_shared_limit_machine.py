@@ -31,6 +31,7 @@ MEMBER_SETTINGS = st.fixed_dictionaries(
         "min_idle": st.sampled_from([0, 0, 1, 2]),
         "max_idle_time": st.sampled_from([9.7, math.inf]),
         "max_lifetime": st.sampled_from([19.3, math.inf]),
+        "max_uses": st.sampled_from([math.inf, math.inf, 2]),
         "max_waiting": st.sampled_from([math.inf, math.inf, 0, 1]),
         "idle_order": st.sampled_from(["lifo", "fifo"]),
         "jitter": st.sampled_from([0.0, 0.5, 1.0]),

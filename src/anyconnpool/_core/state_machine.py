@@ -95,6 +95,7 @@ class PoolStateMachine(Generic[TransportT]):
         self._min_idle = settings.min_idle
         self._longest_idle = settings.max_idle_time
         self._max_waiting = settings.max_waiting
+        self._max_uses = settings.max_uses
         check_after = math.inf if settings.check is None else settings.check_after
         self._longest_rest = min(settings.max_idle_time, check_after)
         self._slots = slots
@@ -411,6 +412,7 @@ class PoolStateMachine(Generic[TransportT]):
         if reason is None and (
             entry.generation != self._generation
             or now >= entry.expires_at
+            or entry.borrows >= self._max_uses
             or self._size > self._max_size
             or self._drained is not None
         ):
@@ -432,6 +434,8 @@ class PoolStateMachine(Generic[TransportT]):
             return CloseReason.POOL_CLOSED
         if entry.generation != self._generation:
             return CloseReason.RETIRED
+        if entry.borrows >= self._max_uses:
+            return CloseReason.USES
         # However short its life, a new connection serves whoever waits for it.
         if entry.borrows and now >= entry.expires_at:
             return CloseReason.LIFETIME
