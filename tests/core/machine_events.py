@@ -27,6 +27,17 @@ IDLE_TIMES = [9.7, math.inf]
 LIFETIMES = [19.3, math.inf]
 
 
+# The settings that matter to a machine.
+SETTINGS: dict[str, st.SearchStrategy[Any]] = {
+    "max_size": st.sampled_from([1, 2, 3, 4, math.inf]),
+    "min_idle": st.sampled_from([0, 0, 1, 2]),
+    "max_idle_time": st.sampled_from(IDLE_TIMES),
+    "max_lifetime": st.sampled_from(LIFETIMES),
+    "max_uses": st.sampled_from([math.inf, math.inf, 1, 2]),
+    "max_waiting": st.sampled_from([math.inf, math.inf, 0, 1, 2]),
+    "idle_order": st.sampled_from(["lifo", "fifo"]),
+}
+
 # The methods that are events, with strategies for their arguments.
 EVENTS: list[st.SearchStrategy[tuple[str, dict[str, Any]]]] = []
 
@@ -51,17 +62,8 @@ class LedgerEvents(RuleBasedStateMachine):
 
     model: Model
 
-    @initialize(
-        max_size=st.integers(1, 4),
-        min_idle=st.integers(0, 2),
-        max_idle_time=st.sampled_from(IDLE_TIMES),
-        max_lifetime=st.sampled_from(LIFETIMES),
-        max_uses=st.sampled_from([math.inf, math.inf, 1, 2]),
-        max_waiting=st.sampled_from([math.inf, 0, 1, 2]),
-        idle_order=st.sampled_from(["lifo", "fifo"]),
-        jitter=st.sampled_from([0.0, 0.5, 1.0]),
-    )
-    def enter(self, jitter: float, **chosen: Any) -> None:
+    @initialize(jitter=st.sampled_from([0.0, 0.5, 1.0]), chosen=st.fixed_dictionaries(SETTINGS))
+    def enter(self, jitter: float, chosen: dict[str, Any]) -> None:
         chosen["min_idle"] = min(chosen["min_idle"], chosen["max_size"])
         self.settings = make_settings(**chosen)
         self.now = 0.0

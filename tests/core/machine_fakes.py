@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from anyio import WouldBlock
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry, State, Waiter
-from anyconnpool._settings import IdleOrder, Settings
+from anyconnpool._settings import PoolOptions, Settings
 from anyconnpool._util.liveness import Liveness
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class Chosen(TypedDict, total=False):
-    """The settings that matter to a machine."""
-
-    max_size: float
-    min_idle: int
-    max_idle_time: float
-    max_lifetime: float
-    max_uses: float
-    max_waiting: float
-    idle_order: IdleOrder
-
-
-def make_settings(**chosen: Unpack[Chosen]) -> Settings:
-    return Settings(name="pool", **chosen)
+def make_settings(**chosen: Unpack[PoolOptions]) -> Settings:
+    return Settings.from_options({"name": "pool", **chosen})
 
 
 class SetSlots:
@@ -83,7 +71,7 @@ class WatchedMachine(PoolStateMachine[int]):
 class Pool:
     """A machine with all that surrounds it, for tests that tell a story."""
 
-    def __init__(self, *, jitter: float = 0.0, **chosen: Unpack[Chosen]) -> None:
+    def __init__(self, *, jitter: float = 0.0, **chosen: Unpack[PoolOptions]) -> None:
         settings = make_settings(**chosen)
         self.slots = SetSlots(settings.max_size)
         #: what a look at an entry shows, if not that it is alive

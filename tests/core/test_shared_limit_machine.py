@@ -19,23 +19,16 @@ from anyconnpool._core.shared_limit import SharedLimit
 from anyconnpool._core.states import Action, PoolEntry
 from anyconnpool._statistics import CloseReason
 
-from .machine_events import EVENTS, PICKS
+from .machine_events import EVENTS, PICKS, SETTINGS
 from .machine_fakes import SetSlots
 from .machine_model import Conn
 from .shared_limit_model import Common, SharingModel, WatchedSharedMachine
 from .test_state_machine_model import PoolMachine
 
-MEMBER_SETTINGS = st.fixed_dictionaries(
-    {
-        "max_size": st.sampled_from([1, 2, 3, math.inf]),
-        "min_idle": st.sampled_from([0, 0, 1, 2]),
-        "max_idle_time": st.sampled_from([9.7, math.inf]),
-        "max_lifetime": st.sampled_from([19.3, math.inf]),
-        "max_uses": st.sampled_from([math.inf, math.inf, 2]),
-        "max_waiting": st.sampled_from([math.inf, math.inf, 0, 1]),
-        "idle_order": st.sampled_from(["lifo", "fifo"]),
-        "jitter": st.sampled_from([0.0, 0.5, 1.0]),
-    }
+MEMBERS = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.fixed_dictionaries(SETTINGS)),
+    min_size=2,
+    max_size=3,
 )
 # The reasons for which anything was closed in any example.
 SEEN: set[str] = set()
@@ -44,17 +37,17 @@ SEEN: set[str] = set()
 class Member(PoolMachine):
     """One of the machines, with all that can happen to it, and its model."""
 
-    def __init__(self, group: BudgetMachine, chosen: dict[str, Any]) -> None:
+    def __init__(self, group: SharedLimitMachine, jitter: float, chosen: dict[str, Any]) -> None:
         super().__init__()
         self.group = group
-        self.chosen = chosen
+        self.jitter = jitter
         self.ordered = False
         self.refilled = 0
-        self.enter(**chosen)
+        self.enter(jitter, chosen)
         self._start()
 
     def _start(self) -> None:
-        group, jitter = self.group, self.chosen["jitter"]
+        group, jitter = self.group, self.jitter
         self.slots = SetSlots(self.settings.max_size)
         self.opens: list[PoolEntry[int]] = []
         self.closed_for: list[tuple[PoolEntry[int], CloseReason]] = []
@@ -141,21 +134,21 @@ class Member(PoolMachine):
         return self._give_back()
 
 
-class BudgetMachine(RuleBasedStateMachine):
+class SharedLimitMachine(RuleBasedStateMachine):
     """Let things happen to several machines, and compare all of them after each."""
 
     broken = False
 
     @initialize(
         max_total=st.sampled_from([1, 2, 2, 3, 4, math.inf]),
-        chosen=st.lists(MEMBER_SETTINGS, min_size=2, max_size=3),
+        members=MEMBERS,
     )
-    def enter(self, max_total: float, chosen: list[dict[str, Any]]) -> None:
+    def enter(self, max_total: float, members: list[tuple[float, dict[str, Any]]]) -> None:
         self.common = Common(max_total)
         self.shared_limit: SharedLimit[int] = SharedLimit(max_total)
         self.members: list[Member] = []
-        for one in chosen:
-            self.members.append(Member(self, one))
+        for jitter, chosen in members:
+            self.members.append(Member(self, jitter, chosen))
         self.compare()
 
     def compare(self) -> None:
@@ -226,6 +219,6 @@ def test_ledgers_that_share_a_budget_agree_with_a_naive_model() -> None:
     """
     SEEN.clear()
     run_state_machine_as_test(
-        BudgetMachine, settings=settings(max_examples=70, stateful_step_count=40)
+        SharedLimitMachine, settings=settings(max_examples=70, stateful_step_count=40)
     )
     assert CloseReason.GAVE_WAY.value in SEEN
