@@ -53,7 +53,7 @@ def event(*, often: int = 1, **arguments: st.SearchStrategy[Any]) -> Callable[[M
     return add
 
 
-class LedgerEvents(RuleBasedStateMachine):
+class MachineEvents(RuleBasedStateMachine):
     """Do everything that can happen to a machine, to it and to the model.
 
     There is only one rule, because hypothesis leaves out many of the rules in every run, and a

@@ -228,7 +228,7 @@ def test_max_waiting_0_refuses_who_would_wait_for_the_others_to_give_back() -> N
     assert pools.try_join(0) is None
 
 
-def test_a_ledger_that_was_shut_leaves_the_line() -> None:
+def test_a_machine_that_was_shut_leaves_the_line() -> None:
     """Its waiters get their error, and its idle connections make room for the others."""
     pools = Pools(1, 5, 5)
     pools.borrow(0)
@@ -256,7 +256,7 @@ def test_any_number_of_connections_can_give_way_at_once() -> None:
     assert all(waiter.entry for waiter in waiters)
 
 
-def test_a_ledger_that_was_shut_is_forgotten() -> None:
+def test_a_machine_that_was_shut_is_forgotten() -> None:
     """A manager that drops its pools doesn't grow."""
     pools = Pools(1, 5, 5)
     pools.release(1, pools.borrow(1))

@@ -159,10 +159,10 @@ class SharedLimitMachine(RuleBasedStateMachine):
             member.bind()
         for member in self.members:
             member.check()
-        self._check_budget()
+        self._check_shared_limit()
         self.broken = False
 
-    def _check_budget(self) -> None:
+    def _check_shared_limit(self) -> None:
         common = self.common
         facts = [member.sharing.statistics() for member in self.members]
         assert self.shared_limit.total == sum(one.size for one in facts) <= common.max_total
@@ -211,7 +211,7 @@ class SharedLimitMachine(RuleBasedStateMachine):
 
 @pytest.mark.newest
 @pytest.mark.timeout(300)
-def test_ledgers_that_share_a_budget_agree_with_a_naive_model() -> None:
+def test_machines_that_share_a_limit_agree_with_a_naive_model() -> None:
     """Any sequence of events leads to the states, wakings and actions of the model.
 
     Never is more open than the limit allows, room goes to who has waited longest, and a

@@ -12,14 +12,14 @@ from hypothesis.stateful import invariant, run_state_machine_as_test
 from anyconnpool._core.states import TRANSITIONS, Action, State
 from anyconnpool._util.liveness import Liveness
 
-from .machine_events import LedgerEvents, event
+from .machine_events import MachineEvents, event
 from .machine_model import Conn
 
 # The changes of state that have happened in any example.
 SEEN: set[tuple[State, State]] = set()
 
 
-class PoolMachine(LedgerEvents):
+class PoolMachine(MachineEvents):
     """Compare the machine with the model after every event, and check the rules of the pool."""
 
     last_size = 0
@@ -148,7 +148,7 @@ class PoolMachine(LedgerEvents):
 
 @pytest.mark.newest
 @pytest.mark.timeout(300)
-def test_the_ledger_agrees_with_a_naive_model() -> None:
+def test_the_machine_agrees_with_a_naive_model() -> None:
     """Any sequence of events leads to the states, wakings, actions and totals of the model.
 
     The sequences are rich enough to go through nearly every transition of the table.

@@ -272,9 +272,9 @@ async def test_an_acquisition_is_entered_once() -> None:
     """One acquire() is one borrow."""
     network = MemoryNetwork()
     async with ConnectionPool(network) as pool:
-        acquisition = pool.acquire()
-        async with acquisition:
+        context = pool.acquire()
+        async with context:
             with pytest.raises(RuntimeError, match="entered already"):
-                await acquisition.__aenter__()
+                await context.__aenter__()
         assert pool.statistics().idle == 1
         await check_books(pool, network)

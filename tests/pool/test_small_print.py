@@ -79,21 +79,21 @@ async def test_what_is_no_socket_has_no_addresses() -> None:
 async def test_leaving_an_acquire_twice_does_no_harm() -> None:
     """The second time gives nothing back."""
     async with ConnectionPool(MemoryNetwork()) as pool:
-        acquisition = pool.acquire()
-        await acquisition.__aenter__()
-        await acquisition.__aexit__(None, None, None)
-        await acquisition.__aexit__(None, None, None)
+        context = pool.acquire()
+        await context.__aenter__()
+        await context.__aexit__(None, None, None)
+        await context.__aexit__(None, None, None)
         assert (pool.statistics().idle, pool.statistics().size) == (1, 1)
 
 
 async def test_one_acquire_is_one_borrow_at_a_time() -> None:
     """Entered again while it holds a connection, it would lose that one."""
     async with ConnectionPool(MemoryNetwork()) as pool:
-        acquisition = pool.acquire()
-        async with acquisition:
+        context = pool.acquire()
+        async with context:
             with pytest.raises(RuntimeError, match=r"call acquire\(\) once a borrow"):
-                await acquisition.__aenter__()
-        async with acquisition as connection:
+                await context.__aenter__()
+        async with context as connection:
             assert connection.reused
 
 

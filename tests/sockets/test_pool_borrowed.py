@@ -13,7 +13,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.buffered import BufferedByteStream, BufferedConnectable
 from anyio.streams.tls import TLSAttribute, TLSConnectable, TLSStream
 
-from anyconnpool import ConnectionPool, FramedStream, PackageFormat, PooledConnection
+from anyconnpool import ConnectionPool, FramedStream, LineFormat, PackageFormat, PooledConnection
 
 from .checks import ask, ask_next, client_sockets, eventually, expect_closed
 from .conftest import Serve
@@ -27,11 +27,14 @@ only_tcp = pytest.mark.parametrize("kind", ["tcp"])
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "feed_data": (b"x",),
     "receive_exactly": (1,),
+    "receive_frame": (LineFormat(),),
     "receive_until": (b"\n", 10),
     "send": (b"x",),
+    "send_frame": (b"x", LineFormat()),
     "send_line": (b"x",),
     "send_package": (b"x",),
     "send_receive": (b"x",),
+    "send_receive_frame": (b"x", LineFormat()),
     "send_receive_line": (b"x",),
     "send_receive_package": (b"x",),
     "extra": (SocketAttribute.remote_port,),

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic
@@ -34,6 +34,7 @@ from anyconnpool._core.states import (
     PoolEntry,
     Slots,
     State,
+    Totals,
     TransportT,
     Waiter,
 )
@@ -89,7 +90,7 @@ class PoolStateMachine(Generic[TransportT]):
     ) -> None:
         self.actions: deque[tuple[Action, PoolEntry[TransportT]]] = deque()
         self.last_connect_error: Exception | None = None
-        self.timed_out = self.cancelled = self.replayed = 0
+        self.totals = Totals()
         self._settings = settings
         self._max_size = settings.max_size
         self._min_idle = settings.min_idle
@@ -118,11 +119,6 @@ class PoolStateMachine(Generic[TransportT]):
         self._generation = 0
         self._refill_paused = False
         self._drained: Callable[[], object] | None = None
-        self._acquired = 0
-        self._reused = 0
-        self._opened: int = 0
-        self._open_failed: int = 0
-        self._closed: Counter[CloseReason] = Counter()
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
         """Give out an idle connection, if there is a good one; bad ones are closed."""
@@ -201,7 +197,7 @@ class PoolStateMachine(Generic[TransportT]):
             if entry.state is not State.IN_USE:
                 return False
             entry.close_reason = CloseReason.DETACHED
-            self._closed[entry.close_reason] += 1
+            self.totals.closed[entry.close_reason] += 1
             self._forget(entry)
             return True
 
@@ -212,7 +208,7 @@ class PoolStateMachine(Generic[TransportT]):
             if lifetime < math.inf:
                 lifetime *= 1 - _LIFETIME_JITTER * self._jitter()
             entry.expires_at = now + lifetime
-            self._opened += 1
+            self.totals.opened += 1
             self.last_connect_error = None
             self._route(entry, now, None, unsure and not self._waiters)
             if self._refill_paused:
@@ -222,7 +218,7 @@ class PoolStateMachine(Generic[TransportT]):
     def attempt_failed(self, error: Exception) -> None:
         """Book a failure to connect, whether or not it will be tried again."""
         with self._event:
-            self._open_failed += 1
+            self.totals.open_failed += 1
             self.last_connect_error = error
 
     def open_failed(self, entry: PoolEntry[TransportT], error: Exception) -> None:
@@ -245,7 +241,7 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             if entry.state is not State.OPENING:
                 entry.close_reason = CloseReason.POOL_CLOSED
-                self._closed[entry.close_reason] += 1
+                self.totals.closed[entry.close_reason] += 1
             self._forget(entry)
 
     def checked(
@@ -259,7 +255,7 @@ class PoolStateMachine(Generic[TransportT]):
     def closed(self, entry: PoolEntry[TransportT]) -> None:
         """Book that a socket is closed: its slot is free."""
         with self._event:
-            self._closed[entry.close_reason] += 1
+            self.totals.closed[entry.close_reason] += 1
             self._forget(entry)
 
     def reap(self, now: float, limit: int) -> bool:
@@ -374,6 +370,7 @@ class PoolStateMachine(Generic[TransportT]):
     @defer_interrupts
     def statistics(self) -> PoolStatistics:
         """Return counts and totals as they are now, from any thread."""
+        totals = self.totals
         with self._lock:
             return PoolStatistics(
                 name=self._settings.name,
@@ -384,14 +381,14 @@ class PoolStateMachine(Generic[TransportT]):
                 connecting=self._under_way(),
                 closing=self._passing[State.CLOSING],
                 tasks_waiting=len(self._waiters),
-                acquired=self._acquired,
-                reused=self._reused,
-                opened=self._opened,
-                open_failed=self._open_failed,
-                closed=freeze_counts(self._closed),
-                timed_out=self.timed_out,
-                cancelled=self.cancelled,
-                replayed=self.replayed,
+                acquired=totals.acquired,
+                reused=totals.reused,
+                opened=totals.opened,
+                open_failed=totals.open_failed,
+                closed=freeze_counts(totals.closed),
+                timed_out=totals.timed_out,
+                cancelled=totals.cancelled,
+                replayed=totals.replayed,
             )
 
     def _request(self, action: Action, entry: PoolEntry[TransportT]) -> None:
@@ -489,17 +486,18 @@ class PoolStateMachine(Generic[TransportT]):
         elif entry.state is not IN_USE:
             self._move(entry, IN_USE)
         entry.acquired_at = now
-        self._acquired += 1
+        totals = self.totals
+        totals.acquired += 1
         if entry.borrows:
-            self._reused += 1
+            totals.reused += 1
         entry.borrows += 1
 
     def _ungrant(self, entry: PoolEntry[TransportT]) -> None:
         """Undo a grant that never reached its borrower."""
-        self._acquired -= 1
+        self.totals.acquired -= 1
         entry.borrows -= 1
         if entry.borrows:
-            self._reused -= 1
+            self.totals.reused -= 1
 
     def _close_or_check(self, entry: PoolEntry[TransportT], reason: CloseReason | None) -> None:
         """Have an entry closed or, if there is no reason to close it, checked."""

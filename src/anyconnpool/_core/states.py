@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from enum import Enum, IntEnum, auto
 from typing import Generic, Protocol, TypeVar
@@ -106,6 +107,28 @@ class Waiter(Generic[TransportT]):
         self.error: Exception | None = None
         #: counts all waiters of a manager, in the order of their coming
         self.number = 0
+
+
+class Totals:
+    """What a pool has counted since it was entered; see :class:`PoolStatistics`."""
+
+    __slots__ = (
+        "acquired",
+        "cancelled",
+        "closed",
+        "open_failed",
+        "opened",
+        "replayed",
+        "reused",
+        "timed_out",
+    )
+
+    def __init__(self) -> None:
+        self.acquired = self.reused = 0
+        self.opened = self.open_failed = 0
+        self.closed: Counter[CloseReason] = Counter()
+        self.timed_out = self.cancelled = 0
+        self.replayed = 0
 
 
 class Slots(Protocol):

@@ -151,7 +151,7 @@ class Leasing:
 
         :param error: what went wrong
         """
-        self._machine.replayed += 1
+        self._machine.totals.replayed += 1
         notify(self.settings.observers, ExchangeReplayed(self.settings.name, error))
 
     @defer_interrupts
@@ -212,7 +212,7 @@ class Leasing:
                     await signal.wait()
         except BaseException:
             # What was granted in this very moment goes to the next in line.
-            self._machine.cancelled += 1
+            self._machine.totals.cancelled += 1
             self._machine.abandon(waiter, self.now())
             raise
         if waiter.entry is None:
@@ -222,7 +222,7 @@ class Leasing:
     def _failure(self, waiter: Waiter[Transport], timeout: float) -> Exception:
         if waiter.error is not None:
             return waiter.error
-        self._machine.timed_out += 1
+        self._machine.totals.timed_out += 1
         statistics = self._machine.statistics()
         held = self._borrow_counts.of(self._current_task(), statistics)
         error = AcquireTimeout(timeout, statistics, self._machine.last_connect_error, held)
