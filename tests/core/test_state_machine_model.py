@@ -77,8 +77,7 @@ class PoolMachine(MachineEvents):
         with_state = {
             state: [entry for entry in self.conns if entry.state is state] for state in State
         }
-        holders = set(self.conns).difference(with_state[State.IDLE], with_state[State.GONE])
-        assert self.slots.borrowers == holders
+        assert self.slots.borrowers == set(self.conns).difference(with_state[State.GONE])
         assert facts.size == facts.idle + facts.in_use + facts.connecting + facts.closing
         assert facts.size <= max(facts.max_size, self.last_size)
         assert self.slots.total_tokens == max(facts.max_size, facts.size)

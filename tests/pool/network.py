@@ -275,7 +275,7 @@ async def check_books(pool: ConnectionPool, network: MemoryNetwork) -> None:
     slots = slots_of(pool)
     held = statistics.in_use + statistics.connecting + statistics.closing
     assert statistics.size == statistics.idle + held == network.open_now
-    assert slots.borrowed_tokens == held
+    assert slots.borrowed_tokens == statistics.size
     assert slots.total_tokens == max(statistics.max_size, statistics.size)
     assert statistics.opened == network.opened
     assert sum(statistics.closed.values()) == network.closed

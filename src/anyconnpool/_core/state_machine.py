@@ -4,8 +4,8 @@ Everything that decides stands here. The machine is synchronous, does no I/O, an
 the slots from outside. It appends what has to be done to :attr:`PoolStateMachine.actions`, and
 calls ``run_actions`` for it when the event is over and the lock is free. The rules:
 
-- Every connection that isn't idle holds a slot, and ``idle + slots held`` never exceeds
-  ``max_size``: a connection is opened only where there is room for it.
+- Slots are sockets: every connection holds a slot from the decision to open it until its socket
+  is closed, and there are ``max_size`` slots. A connection is opened only where one is free.
 - While anybody waits, nothing is idle: what becomes available goes to the oldest waiter. So
   whoever finds an idle connection overtakes nobody.
 - As many connections are under way as there are waiters and missing idle ones, where there is
@@ -73,7 +73,7 @@ class PoolStateMachine(Generic[TransportT]):
     """Decide what every event in the life of a pool's connections leads to.
 
     :param settings: the pool's settings
-    :param slots: one token for every connection that isn't idle
+    :param slots: one token for every connection
     :param inspect: looks at an entry's transport without waiting
     :param run_actions: carries out what stands in :attr:`actions`
     :param jitter: returns a random number from 0 to 1
@@ -100,8 +100,6 @@ class PoolStateMachine(Generic[TransportT]):
         check_after = math.inf if settings.check is None else settings.check_after
         self._longest_rest = min(settings.max_idle_time, check_after)
         self._slots = slots
-        self._take_slot = slots.acquire_on_behalf_of_nowait
-        self._free_slot = slots.release_on_behalf_of
         self._inspect = inspect
         self._run_actions = run_actions
         self._jitter = jitter
@@ -470,17 +468,15 @@ class PoolStateMachine(Generic[TransportT]):
         if entry.state is not IN_USE:
             self._passing[entry.state] -= 1
         entry.state = IDLE
-        self._free_slot(entry)
         entry.idle_since = now
         recheck_at = now + self._longest_rest
         entry.recheck_at = recheck_at if recheck_at < entry.expires_at else entry.expires_at
         self._idle.append(entry)
 
     def _grant(self, entry: PoolEntry[TransportT], now: float) -> None:
-        """Give an entry to a borrower; one that is handed on keeps its slot."""
+        """Give an entry to a borrower."""
         if entry.state is IDLE:
             entry.state = IN_USE
-            self._take_slot(entry)
             if self._min_idle:
                 self._balance()
         elif entry.state is not IN_USE:
@@ -513,23 +509,18 @@ class PoolStateMachine(Generic[TransportT]):
 
     def _forget(self, entry: PoolEntry[TransportT]) -> None:
         self._move(entry, State.GONE)
+        self._slots.release_on_behalf_of(entry)
         self._size -= 1
         self._fit_slots()
         self._check_drained()
         self._balance()
 
     def _move(self, entry: PoolEntry[TransportT], state: State) -> None:
-        held = entry.state is not State.IDLE
-        holds = state is not State.IDLE and state is not State.GONE
         if entry.state in self._passing:
             self._passing[entry.state] -= 1
         if state in self._passing:
             self._passing[state] += 1
         entry.state = state
-        if holds and not held:
-            self._take_slot(entry)
-        elif not holds:
-            self._free_slot(entry)
 
     def _balance(self) -> None:
         """Have as many connections opened as are missing and have room."""
@@ -553,7 +544,7 @@ class PoolStateMachine(Generic[TransportT]):
 
     def _open_one(self) -> None:
         entry: PoolEntry[TransportT] = PoolEntry(self._generation)
-        self._take_slot(entry)
+        self._slots.acquire_on_behalf_of_nowait(entry)
         self._passing[State.OPENING] += 1
         self._size += 1
         self._request(Action.OPEN, entry)

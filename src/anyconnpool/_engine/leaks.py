@@ -31,7 +31,7 @@ class BorrowCounts:
     They are counted anew only if anything was acquired or released since, so that a crowd of tasks
     that run out of time in one moment doesn't count the same once each.
 
-    :param held: returns the connections that aren't idle
+    :param held: returns the pool's connections
     """
 
     def __init__(self, held: Callable[[], Iterable[PoolEntry[Transport]]]) -> None:
@@ -71,7 +71,7 @@ class LeakDetector:
     def log_leaks(self, held: Iterable[PoolEntry[Transport]]) -> None:
         """Log the connections that have been borrowed for too long, each borrow once.
 
-        :param held: the connections that aren't idle
+        :param held: the pool's connections
         """
         latest = self._home.now() - self._leak_after
         late = {

@@ -45,7 +45,7 @@ class Leasing:
     :param machine: decides
     :param connection_tasks: the tasks that connections need
     :param home: the event loop of the pool
-    :param held: returns the connections that aren't idle
+    :param held: returns the pool's connections
     """
 
     def __init__(

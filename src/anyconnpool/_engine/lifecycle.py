@@ -110,7 +110,7 @@ class RunningPool:
         self._notify(PoolEnded(self._settings.name, self.machine.statistics))
 
     def held(self) -> tuple[PoolEntry[Transport], ...]:
-        """Return the connections that aren't idle."""
+        """Return the pool's connections."""
         return cast("tuple[PoolEntry[Transport], ...]", self._slots.statistics().borrowers)
 
     def _run_actions(self) -> None:
