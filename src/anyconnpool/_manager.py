@@ -124,8 +124,10 @@ class PoolManager(AsyncContextManagerMixin):
 
     :param max_total: most sockets of all pools together (default: no limit)
     :param tls: whether to speak TLS to the remotes that are addresses
-    :param ssl_context: the TLS settings, if not the secure defaults
-    :param tls_standard_compatible: whether the closing handshake of TLS is made and expected
+    :param ssl_context: the TLS settings, if not the secure defaults; an option of it may be
+        cleared, see :class:`ConnectionPool`
+    :param tls_standard_compatible: whether the closing handshake of TLS is made and expected; see
+        :class:`ConnectionPool`
     :param settings: the settings of every pool, but ``name``; see :class:`ConnectionPool`
     :raises TypeError: if a setting is of the wrong type
     :raises ValueError: if a setting makes no sense

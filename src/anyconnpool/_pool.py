@@ -67,9 +67,14 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable
     :param tls: whether to speak TLS; this and the other TLS options are those of
         :func:`anyio.as_connectable`
-    :param ssl_context: the TLS settings, if not the secure defaults
+    :param ssl_context: the TLS settings, if not the secure defaults. If the closing handshake is
+        expected, the pool clears the option ``OP_IGNORE_UNEXPECTED_EOF`` of this context, and of
+        a :class:`~anyio.streams.tls.TLSConnectable` that is the remote: with the option, which
+        older Pythons set by themselves, a connection that was cut looks like one that has ended
     :param tls_hostname: the name to check the server's certificate for, if not the host
-    :param tls_standard_compatible: whether the closing handshake of TLS is made and expected
+    :param tls_standard_compatible: whether the closing handshake of TLS is made and expected; if
+        so, reading from a connection that ends without one raises
+        :exc:`~anyio.BrokenResourceError` (default: yes)
     :settings:
     :raises TypeError: if the remote or a setting is of the wrong type
     :raises ValueError: if a setting makes no sense, or TLS options would have no effect

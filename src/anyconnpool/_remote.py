@@ -33,6 +33,9 @@ def resolve_remote(
 ) -> ByteStreamConnectable:
     """Turn a remote into a connectable, refusing what AnyIO would ignore silently.
 
+    If the closing handshake of TLS is expected, the context, whoever made it, loses the option
+    ``OP_IGNORE_UNEXPECTED_EOF``.
+
     :raises TypeError: if the remote is nothing to connect to
     :raises ValueError: if an address makes no sense, or TLS options would be without effect
     """
@@ -42,13 +45,28 @@ def resolve_remote(
         raise ValueError("TLS options have no effect without tls=True")
     if tls and not isinstance(remote, tuple) and not tls_hostname:
         _check_needs_no_hostname(ssl_context)
-    return as_connectable(
+    connectable = as_connectable(
         remote,
         tls=tls,
         ssl_context=ssl_context,
         tls_hostname=tls_hostname,
         tls_standard_compatible=tls_standard_compatible,
     )
+    if isinstance(connectable, TLSConnectable) and connectable.standard_compatible:
+        _report_cuts(connectable.ssl_context)
+    return connectable
+
+
+def _report_cuts(context: ssl.SSLContext) -> None:
+    """Let a stream that is cut fail, instead of looking like one that has ended.
+
+    With OpenSSL 3, Python before 3.10.12 and 3.11.4 sets the option in every new context
+    (python/cpython#95494). AnyIO clears it in few of the contexts that it makes, and in no other.
+    """
+    # Python doesn't have the option where OpenSSL doesn't.
+    option = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    if context.options & option:
+        context.options &= ~option
 
 
 def _check_needs_no_hostname(ssl_context: ssl.SSLContext | None) -> None:

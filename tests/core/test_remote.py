@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from anyio import TCPConnectable, UNIXConnectable
 from anyio.abc import ByteStream, ByteStreamConnectable
 from anyio.streams.tls import TLSConnectable
 
-from anyconnpool import ConnectionPool
+from anyconnpool import ConnectionPool, PoolManager
 from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
+
+# With it, a connection that was cut looks like one that has ended. Older Pythons set it themselves.
+IGNORE_CUTS = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
 
 ADVICE = "is not tcp://host:port, tls://host:port or unix:///path: "
 
@@ -161,6 +165,56 @@ def test_tls_options_reach_the_connectable() -> None:
     assert connectable.ssl_context is context
     assert connectable.hostname == "example.org"
     assert connectable.standard_compatible is False
+
+
+def ready_made(context: ssl.SSLContext, standard_compatible: bool) -> TLSConnectable:
+    return TLSConnectable(
+        TCPConnectable("localhost", 1),
+        hostname="localhost",
+        ssl_context=context,
+        standard_compatible=standard_compatible,
+    )
+
+
+MAKERS: dict[str, Callable[[ssl.SSLContext, bool], object]] = {
+    "pool": lambda context, expected: ConnectionPool(
+        ("localhost", 1), tls=True, ssl_context=context, tls_standard_compatible=expected
+    ),
+    "url": lambda context, expected: ConnectionPool.from_url(
+        "tls://localhost:1", ssl_context=context, tls_standard_compatible=expected
+    ),
+    "manager": lambda context, expected: PoolManager(
+        tls=True, ssl_context=context, tls_standard_compatible=expected
+    ),
+    "connectable": lambda context, expected: ConnectionPool(ready_made(context, expected)),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_context_loses_the_option_to_ignore_cuts(
+    make: Callable[[ssl.SSLContext, bool], object],
+) -> None:
+    """It is cleared where the closing handshake is expected; all other options stay."""
+    context = ssl.create_default_context()
+    others = context.options & ~IGNORE_CUTS
+    context.options |= IGNORE_CUTS
+    make(context, False)
+    assert context.options == others | IGNORE_CUTS
+    make(context, True)
+    assert context.options == others
+
+
+def test_no_context_that_anyio_makes_ignores_cuts() -> None:
+    """Without a context of the user's, a cut is told from an end as well, on every Python."""
+    connectable = resolve_remote(
+        ("localhost", 1),
+        tls=True,
+        ssl_context=None,
+        tls_hostname=None,
+        tls_standard_compatible=True,
+    )
+    assert isinstance(connectable, TLSConnectable)
+    assert not connectable.ssl_context.options & IGNORE_CUTS
 
 
 @pytest.mark.parametrize(

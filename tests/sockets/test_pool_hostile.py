@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 import tracemalloc
 from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
-from anyio import DelimiterNotFound, EndOfStream, IncompleteRead, fail_after
+from anyio import DelimiterNotFound, EndOfStream, IncompleteRead, TCPConnectable, fail_after
+from anyio.streams.tls import TLSConnectable
 
 from anyconnpool import (
     ConnectionPool,
@@ -19,7 +21,7 @@ from anyconnpool import (
 
 from .checks import client_sockets, eventually, expect_closed
 from .conftest import Serve
-from .servers import Peer, echo_lines
+from .servers import Peer, authority, echo_lines
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -130,6 +132,29 @@ async def test_a_cut_tls_connection_is_told_from_an_end(serve: Serve, read: Read
 
     async with serve(part).pool() as pool:
         await fails(pool, read, anyio.BrokenResourceError)
+
+
+@pytest.mark.parametrize("kind", ["tls12", "tls13"])
+@pytest.mark.parametrize("ready_made", [False, True], ids=["address", "connectable"])
+async def test_a_cut_is_told_from_an_end_if_the_context_would_ignore_it(
+    serve: Serve, ready_made: bool
+) -> None:
+    """A context with the option that older Pythons set by themselves doesn't hide the cut."""
+
+    def part(peer: Peer) -> None:
+        peer.send(b"part of a line")
+
+    context = ssl.create_default_context()
+    authority().configure_trust(context)  # pyright: ignore[reportUnknownMemberType]
+    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    host, port = serve(part).remote
+    if ready_made:
+        connectable = TCPConnectable(host, port)
+        pool = ConnectionPool(TLSConnectable(connectable, hostname=host, ssl_context=context))
+    else:
+        pool = ConnectionPool((host, port), tls=True, ssl_context=context)
+    async with pool:
+        await fails(pool, read_line, anyio.BrokenResourceError)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
