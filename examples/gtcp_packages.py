@@ -19,7 +19,9 @@ async def answer(accepted: SocketStream) -> None:
         try:
             while True:
                 await stream.send_package((await stream.receive_package()).upper())
-        except anyio.EndOfStream:
+        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
+            # The client has hung up, perhaps in the middle of a package or by a reset. An exception
+            # that leaves this function would end the server for all clients.
             pass
 
 

@@ -11,6 +11,15 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from anyconnpool import ConnectionPool, FramedStream, PooledConnection
 
+# A client hangs up, also in the middle of a line or by a reset, or sends a line that is too long.
+# An exception that leaves the server's function would end the server for all clients.
+HANG_UPS = (
+    anyio.EndOfStream,
+    anyio.IncompleteRead,
+    anyio.DelimiterNotFound,
+    anyio.BrokenResourceError,
+)
+
 
 class LoginRefusedError(Exception):
     """The server doesn't accept the password."""
@@ -40,7 +49,7 @@ async def answer(accepted: SocketStream) -> None:
                 print("server:", line.decode())
                 reply = b"go away" if line.startswith(b"LOGIN") else b"you said " + line
                 await stream.send_line(replies.get(line, reply))
-        except anyio.EndOfStream:
+        except HANG_UPS:
             pass
 
 

@@ -13,6 +13,15 @@ from anyconnpool import FramedStream, PoolManager
 
 NAMES = ("amber", "beryl", "coral")
 
+# A client hangs up, also in the middle of a line or by a reset, or sends a line that is too long.
+# An exception that leaves the server's function would end the server for all clients.
+HANG_UPS = (
+    anyio.EndOfStream,
+    anyio.IncompleteRead,
+    anyio.DelimiterNotFound,
+    anyio.BrokenResourceError,
+)
+
 
 async def answer(name: str, accepted: SocketStream) -> None:
     """Answer each line with the name of the server, until the client hangs up."""
@@ -21,7 +30,7 @@ async def answer(name: str, accepted: SocketStream) -> None:
             while True:
                 line = await stream.receive_line()
                 await stream.send_line(name.encode() + b" has read " + line)
-        except anyio.EndOfStream:
+        except HANG_UPS:
             pass
 
 

@@ -15,6 +15,15 @@ from prometheus_client import CollectorRegistry, start_http_server
 from anyconnpool import ConnectionPool, FramedStream
 from anyconnpool.instrumentation.prometheus import PoolCollector
 
+# A client hangs up, also in the middle of a line or by a reset, or sends a line that is too long.
+# An exception that leaves the server's function would end the server for all clients.
+HANG_UPS = (
+    anyio.EndOfStream,
+    anyio.IncompleteRead,
+    anyio.DelimiterNotFound,
+    anyio.BrokenResourceError,
+)
+
 
 @contextmanager
 def metrics_endpoint(registry: CollectorRegistry) -> Generator[str]:
@@ -42,7 +51,7 @@ async def echo(accepted: SocketStream) -> None:
         try:
             while True:
                 await stream.send_line(b"> " + await stream.receive_line())
-        except anyio.EndOfStream:
+        except HANG_UPS:
             pass
 
 

@@ -4,6 +4,8 @@
 the pool knows of AnyIO. The server is part of the program; it never answers ``sleep``.
 """
 
+from contextlib import suppress
+
 import trio
 
 from anyconnpool import ConnectionPool
@@ -12,12 +14,14 @@ from anyconnpool import ConnectionPool
 async def answer(stream: trio.SocketStream) -> None:
     """Answer each line with its length, until the client hangs up."""
     buffer = b""
-    async for chunk in stream:
-        *lines, buffer = (buffer + chunk).split(b"\n")
-        for line in lines:
-            if line == b"sleep":
-                await trio.sleep_forever()
-            await stream.send_all(b"%d\n" % len(line))
+    # A client that resets its connection must not end the server for all others.
+    with suppress(trio.BrokenResourceError):
+        async for chunk in stream:
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            for line in lines:
+                if line == b"sleep":
+                    await trio.sleep_forever()
+                await stream.send_all(b"%d\n" % len(line))
 
 
 async def ask(pool: ConnectionPool, line: bytes) -> None:

@@ -7,7 +7,8 @@ Blocks are taken from the text as they stand; these are the rules by which a pag
   server on port 8999.
 - The ports of `SERVERS` say which server a block talks to. Each is replaced by the port of a server
   of that kind that was started for the test.
-- A program that makes a listener is a server: it is asked one question, then cancelled.
+- A program that makes a listener is a server: it is asked a question by a client that then resets
+  its connection, and by another one, then cancelled.
 - If lines that print have a comment, the block prints exactly what the comments say, one by one.
 - A block that makes a `Starlette` is an application: its page `/ask/hello` answers `> hello`.
 - `anyio.sleep` doesn't wait, and `anyio.open_signal_receiver` gets its first signal at once.
@@ -31,12 +32,13 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import connect_tcp, create_task_group, open_signal_receiver
+from anyio import connect_tcp, create_task_group, open_signal_receiver, to_thread
 from anyio.lowlevel import checkpoint
 from starlette.testclient import TestClient
 
 from anyconnpool import ConnectionPool, FramedStream
 
+from .sockets.checks import reset
 from .sockets.servers import Peer, Script, Server, authority, echo_lines, one_reply
 
 ROOT = Path(__file__).parents[1]
@@ -145,18 +147,23 @@ def expected_output(block: str) -> list[str]:
 
 
 def ask_the_server(port: int) -> Callable[..., Awaitable[None]]:
-    """Make a function that runs a server's program, asks it something, and cancels it."""
+    """Make a function that runs a server's program, asks it, resets, asks again, and cancels it."""
 
     async def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async with create_task_group() as task_group:
             task_group.start_soon(main)
-            stream = None
-            while stream is None:
+            client = None
+            while client is None:
                 try:
-                    stream = FramedStream(await connect_tcp("127.0.0.1", port))
+                    client = socket.create_connection(("127.0.0.1", port))
                 except OSError:
                     await checkpoint()
-            async with stream:
+            client.settimeout(20)
+            client.sendall(b"hello\n")
+            received = await to_thread.run_sync(client.recv, 100, abandon_on_cancel=True)
+            assert received == b"> hello\n"
+            reset(client)
+            async with FramedStream(await connect_tcp("127.0.0.1", port)) as stream:
                 assert await stream.send_receive_line(b"hello", timeout=10) == b"> hello"
             task_group.cancel_scope.cancel()
 

@@ -6,15 +6,22 @@ session of their own, `nox -s demo`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+import trio
+from anyio import to_thread
+from anyio.abc import SocketAttribute, SocketStream
 from starlette.testclient import TestClient
 
 from tests.conftest import BACKENDS
-from tests.sockets.checks import open_sockets
+from tests.sockets.checks import open_sockets, reset
 
 from .programs import EXAMPLES, load, run
 
@@ -78,6 +85,96 @@ def test_an_example_runs_as_a_program(
 ) -> None:
     """The command of its docstring runs it to its end, without a warning."""
     check(run(name, directory=tmp_path))
+
+
+Handler = Callable[[Any], Awaitable[None]]
+
+#: the function that serves a client of an example's server, a request and its reply
+HANDLERS: dict[str, tuple[Callable[[Any], Handler], bytes, bytes]] = {
+    "echo_server": (lambda example: partial(example.echo, False), b"hello\n", b"> hello\n"),
+    "gtcp_packages": (lambda example: example.answer, b"\0\5hello", b"\0\5HELLO"),
+    "login_on_connect": (lambda example: example.answer, b"PING\n", b"PONG\n"),
+    "many_remotes": (
+        lambda example: partial(example.answer, "amber"),
+        b"hello\n",
+        b"amber has read hello\n",
+    ),
+    "metrics_endpoint": (lambda example: example.echo, b"hello\n", b"> hello\n"),
+}
+
+# With the closing of a socket, by FIN or RST, comes what the client sent last.
+LAST_WORDS = {
+    "reset": (reset, b""),
+    "reset in mid frame": (reset, b"\0\x7fhalf"),
+    "end in mid frame": (socket.socket.close, b"\0\x7fhalf"),
+    "endless line": (socket.socket.close, bytes(70_000)),
+}
+
+
+async def ask_raw(client: socket.socket, request: bytes, reply: bytes) -> None:
+    """See that a request gets its reply, over a socket that knows nothing of event loops."""
+    client.settimeout(20)
+    client.sendall(request)
+    received = await to_thread.run_sync(
+        client.recv, len(reply), socket.MSG_WAITALL, abandon_on_cancel=True
+    )
+    assert received == reply
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+@pytest.mark.parametrize("last_words", LAST_WORDS)
+async def test_a_server_outlives_its_rudest_clients(name: str, last_words: str) -> None:
+    """One client resets its connection, or leaves in mid frame; the server serves the next one."""
+    pick, request, reply = HANDLERS[name]
+    close, last = LAST_WORDS[last_words]
+    handler, ended = pick(load(name)), anyio.Event()
+
+    async def serve(accepted: SocketStream) -> None:
+        try:
+            await handler(accepted)
+        finally:
+            ended.set()
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as server,
+    ):
+        server.start_soon(listener.serve, serve)
+        address = ("127.0.0.1", listener.extra(SocketAttribute.local_port))
+        with closing(socket.create_connection(address)) as rude:
+            await ask_raw(rude, request, reply)
+            rude.sendall(last)
+            close(rude)
+        with anyio.fail_after(20):
+            await ended.wait()
+        with closing(socket.create_connection(address)) as polite:
+            await ask_raw(polite, request, reply)
+        server.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_trio_server_outlives_a_reset() -> None:
+    """The same for the example that uses trio's own streams."""
+    example, ended = load("trio_program"), trio.Event()
+
+    async def serve(accepted: trio.SocketStream) -> None:
+        try:
+            await example.answer(accepted)
+        finally:
+            ended.set()
+
+    async with trio.open_nursery() as server:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        server.start_soon(trio.serve_listeners, serve, listeners)
+        address = listeners[0].socket.getsockname()
+        with closing(socket.create_connection(address)) as rude:
+            await ask_raw(rude, b"hello\n", b"5\n")
+            reset(rude)
+        with trio.fail_after(20):
+            await ended.wait()
+        with closing(socket.create_connection(address)) as polite:
+            await ask_raw(polite, b"hello\n", b"5\n")
+        server.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("anyio_backend", list(BACKENDS))

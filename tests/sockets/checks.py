@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import sys
 from collections.abc import Callable, Sized
 from contextlib import suppress
@@ -42,6 +43,12 @@ def client_sockets(server: HasRemote) -> int:
         with suppress(OSError), socket.socket(fileno=os.dup(fd)) as duplicate:
             count += duplicate.getpeername() == server.remote
     return count
+
+
+def reset(client: socket.socket) -> None:
+    """Close a client's TCP socket by RST, as a program that crashes may."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
 
 
 async def eventually(condition: Callable[[], object], *, tries: int = 2500) -> None:
