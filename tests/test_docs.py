@@ -11,6 +11,8 @@ Blocks are taken from the text as they stand; these are the rules by which a pag
   its connection, and by another one, then cancelled.
 - If lines that print have a comment, the block prints exactly what the comments say, one by one.
 - A block that makes a `Starlette` is an application: its page `/ask/hello` answers `> hello`.
+- The first block of the README is also run as a program of its own, against the server that the
+  command above it starts, and prints what the block of text below it shows.
 - `anyio.sleep` doesn't wait, and `anyio.open_signal_receiver` gets its first signal at once.
 """
 
@@ -23,6 +25,8 @@ import re
 import runpy
 import signal
 import socket
+import subprocess
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -279,6 +283,34 @@ def test_every_block_runs(
     expected = expected_output(block)
     if expected:
         assert capsys.readouterr().out.splitlines() == expected
+
+
+@contextmanager
+def program(*arguments: str) -> Generator[subprocess.Popen[str]]:
+    """Run Python for the length of the block."""
+    command = [sys.executable, "-W", "error", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def test_the_first_minute_of_the_readme_goes_as_it_says(tmp_path: Path) -> None:
+    """The server that its first command starts makes its first program print what is shown."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    (arguments,) = re.findall(r"^python3 -m venv .*/bin/python (-m .*)$", text, re.MULTILINE)
+    block = next(block for _, block in blocks_of(ROOT / "README.md"))
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    # The port of the README may be taken.
+    with program(*arguments.split(), "--port", "0") as server:
+        assert server.stdout is not None
+        announced = re.search(r":(\d+),", server.stdout.readline())
+        assert announced
+        (tmp_path / "first.py").write_text(block.replace("8999", announced[1]))
+        with program(str(tmp_path / "first.py")) as client:
+            assert client.communicate(timeout=40)[0] == shown
+            assert client.returncode == 0
 
 
 def test_the_states_are_drawn_as_the_code_has_them() -> None:
