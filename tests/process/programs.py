@@ -10,7 +10,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
-    """Start a program of this directory; it is given 30 s at most by those who wait for it."""
+    """Start a program of this directory; it is given 50 s at most by those who wait for it."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", f"tests.process.{program}", *map(str, arguments)],
         cwd=_ROOT,
@@ -24,6 +24,6 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Wait for the end of a program and return what it wrote to its two outputs."""
     with process:
         try:
-            return process.communicate(timeout=30)
+            return process.communicate(timeout=50)
         finally:
             process.kill()
