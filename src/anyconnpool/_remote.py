@@ -61,7 +61,8 @@ def _report_cuts(context: ssl.SSLContext) -> None:
     """Let a stream that is cut fail, instead of looking like one that has ended.
 
     With OpenSSL 3, Python before 3.10.12 and 3.11.4 sets the option in every new context
-    (python/cpython#95494). AnyIO clears it in few of the contexts that it makes, and in no other.
+    (python/cpython#95494). AnyIO clears it in the contexts that TLSStream.wrap() makes, but neither
+    in those of TLSConnectable nor in the user's.
     """
     # Python doesn't have the option where OpenSSL doesn't.
     option = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
