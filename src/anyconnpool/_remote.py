@@ -60,7 +60,7 @@ def resolve_remote(
 def _report_cuts(context: ssl.SSLContext) -> None:
     """Let a stream that is cut fail, instead of looking like one that has ended.
 
-    With OpenSSL 3, Python before 3.10.12 and 3.11.4 sets the option in every new context
+    With OpenSSL 3, Python before 3.10.11 and 3.11.3 sets the option in every new context
     (python/cpython#95494). AnyIO clears it in the contexts that TLSStream.wrap() makes, but neither
     in those of TLSConnectable nor in the user's.
     """
