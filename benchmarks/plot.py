@@ -59,10 +59,10 @@ def _draw_dots(
     for name, figure, (middle, ends) in zip(names, figures, dots, strict=True):
         colour = _COLOURS.get(figure.backend, "black")
         # Backends side by side: a little above or below the line.
-        place = lines.index(name) + 0.22 * (list(_COLOURS).index(figure.backend) - 1)
-        axes.plot(middle, place, "o", color=colour, markersize=4)
+        row = lines.index(name) + 0.22 * (list(_COLOURS).index(figure.backend) - 1)
+        axes.plot(middle, row, "o", color=colour, markersize=4)
         if ends is not None:
-            axes.plot(ends, (place, place), color=colour, linewidth=1.2)
+            axes.plot(ends, (row, row), color=colour, linewidth=1.2)
     for backend, colour in _COLOURS.items():
         axes.plot([], [], "o", color=colour, markersize=4, label=backend)
     axes.legend(loc="best", frameon=False)

@@ -105,7 +105,7 @@ def name_settings(init: Any) -> inspect.Signature:
     return signature.replace(parameters=fixed + settings)
 
 
-def tell_defaults(
+def show_defaults(
     app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returned: str
 ) -> tuple[str, str]:
     """Put what it stands for in the place of a private constant."""
@@ -170,7 +170,7 @@ def setup(app: Sphinx) -> None:
     drop_annotation(anyconnpool.ConnectionPool.from_url)
     drop_annotation(anyconnpool.PoolManager.__init__)
     anyconnpool.ConnectionPool.__signature__ = name_settings(anyconnpool.ConnectionPool.__init__)
-    app.connect("autodoc-process-signature", tell_defaults)
+    app.connect("autodoc-process-signature", show_defaults)
     app.connect("autodoc-process-bases", expand_private_bases)
     app.connect("missing-reference", find_public_name, priority=400)
     app.connect("doctree-read", redirect_links)

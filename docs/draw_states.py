@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 980, 630
 BOX_WIDTH, BOX_HEIGHT = 128, 48
 LINE_HEIGHT = 18
 #: the middles of the boxes
-PLACES = {
+POSITIONS = {
     State.OPENING: (90, 310),
     State.IN_USE: (450, 110),
     State.IDLE: (450, 310),
@@ -95,7 +95,7 @@ ARROWS = {
 
 def draw_state(state: State) -> str:
     """Return a box with its name."""
-    x, y = PLACES[state]
+    x, y = POSITIONS[state]
     left, top = x - BOX_WIDTH // 2, y - BOX_HEIGHT // 2
     return (
         f'<rect x="{left}" y="{top}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="8"/>\n'

@@ -26,8 +26,8 @@ class PoolError(Exception):
 class PoolClosed(PoolError, ClosedResourceError):
     """Raised when a pool is used outside its ``async with`` block.
 
-    Also raised in tasks that are waiting in acquire when the block ends. A connection that was
-    given back raises :exc:`anyio.ClosedResourceError` instead.
+    Also raised in tasks that wait in acquire when the block ends. A connection that was given back
+    raises :exc:`anyio.ClosedResourceError` instead.
 
     :ivar name: the pool's name
     """
@@ -51,9 +51,9 @@ class PoolFull(PoolError, WouldBlock):
 
 
 class AcquireTimeout(PoolError, TimeoutError):
-    """Raised when no connection could be had in time.
+    """Raised when no connection became available in time.
 
-    It says nothing of the exchange: a timeout of the exchange itself is a plain
+    It says nothing about an exchange: a timeout of the exchange itself is a plain
     :exc:`TimeoutError`.
 
     :ivar timeout: the time limit in seconds
@@ -76,7 +76,9 @@ class AcquireTimeout(PoolError, TimeoutError):
         if last_connect_error is not None:
             message += f"; last connect error: {describe_with_cause(last_connect_error)}"
         if held:
-            message += f"; the task that waits holds {held} of those in use itself"
+            message += (
+                f"; the waiting task itself holds {held} of those in use: give them back first"
+            )
         elif last_connect_error is None and statistics.in_use >= statistics.max_size:
             message += "; give connections back sooner or raise max_size"
         super().__init__(message)
@@ -106,9 +108,10 @@ class PackageTooLarge(PoolError, ValueError):
 
 
 class PackageTooSmall(PoolError, ValueError):
-    """Raised when a package's header announces less than the header itself.
+    """Raised when a package's header announces less than its own size.
 
-    It happens only with formats whose length includes the header. The connection is not reused.
+    It happens only with formats whose length includes the header (``includes_header=True``). The
+    connection is not reused.
 
     :ivar size: what the header announces, in bytes
     :ivar header_size: length of the header, in bytes
@@ -116,7 +119,7 @@ class PackageTooSmall(PoolError, ValueError):
 
     def __init__(self, size: int, header_size: int) -> None:
         super().__init__(
-            f"a package announces {size} bytes, less than the {header_size} of its own header; "
+            f"a package announces {size} bytes, less than the {header_size} bytes of its header; "
             f"use includes_header=False if the peer counts the body alone"
         )
         self.size = size

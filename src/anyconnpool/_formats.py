@@ -1,7 +1,7 @@
-"""What frames are like: lines, length-prefixed packages, and formats of one's own.
+"""The formats of frames: lines, length-prefixed packages, and what a format of your own has to do.
 
-Values and their arithmetic; nothing here knows streams. A new format is one small class with the
-two methods of :class:`FrameFormat`.
+A format is a value with some arithmetic; nothing here knows streams. A new format is one
+small class with the two methods of :class:`FrameFormat`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _GTCP_MAX_SIZE = (0xFF, 0xFFFF, 0xFFFFFF, 0x7FFFFFFF)
 
 
 class FrameFormat(Protocol[DataT_contra, FrameT_co]):
-    """How data is put into a frame, and where in a stream of bytes a frame ends.
+    """Put data into a frame, and find the end of a frame in what was received.
 
     Any object with these two methods is a format; :class:`LineFormat` and :class:`PackageFormat`
     are two of them. A format holds no state of a connection: one object serves all connections.
@@ -48,14 +48,14 @@ class FrameFormat(Protocol[DataT_contra, FrameT_co]):
             bytes are left
         :return: the frame, which may be any object, and the index into ``buffer`` at which it ends;
             ``None`` if more bytes are needed
-        :raises Exception: if this is no frame; the connection is not reused then
+        :raises Exception: if this is not a frame; the connection is not reused then
         """
         ...
 
 
 @dataclass(frozen=True)
 class LineFormat:
-    r"""Lines: data up to a newline, which is added and taken away.
+    r"""Read and write lines: a newline ends each, and is not part of the data.
 
     :param newline: what ends a line; with ``b"\n"``, the default, a ``\r`` before it stays
     :param max_bytes: longest line to send or to accept, in bytes without its end; 65 536, AnyIO's
@@ -73,7 +73,7 @@ class LineFormat:
         check_count("max_bytes", self.max_bytes, least=1, unlimited=False)
 
     def encode(self, data: bytes) -> bytes:
-        """Put the newline to the end of a line.
+        """Append the newline to a line.
 
         :param data: the line without its end
         :raises ValueError: if the newline occurs before the end, or the line is too long
@@ -81,7 +81,10 @@ class LineFormat:
         line = frame_line(data, self.newline)
         size = len(line) - len(self.newline)
         if size > self.max_bytes:
-            raise ValueError(f"a line of {size} bytes exceeds max_bytes, {self.max_bytes}")
+            raise ValueError(
+                f"a line of {size} bytes exceeds max_bytes, {self.max_bytes}; use a LineFormat "
+                f"with a larger max_bytes"
+            )
         return line
 
     def decode(self, buffer: bytes, start: int, eof: bool) -> tuple[bytes, int] | None:
@@ -98,29 +101,32 @@ class LineFormat:
 
 
 def frame_line(data: bytes, newline: bytes) -> bytes:
-    """Put the end to a line.
+    """Append the newline to a line.
 
-    :raises ValueError: if the newline is empty, or first occurs anywhere but at the end
+    :raises ValueError: if the newline is empty, or occurs before the end of the line
     """
     line = as_bytes("a line", data) + newline
-    if not newline or line.find(newline) != len(line) - len(newline):
+    if not newline:
+        raise ValueError("a line can't be ended by an empty newline")
+    if line.find(newline) != len(line) - len(newline):
         raise ValueError(
-            f"a line ended by {newline!r} can't be sent if "
-            f"{'the newline occurs before its end' if newline else 'that is empty'}"
+            f"a line ended by {newline!r} can't be sent if that occurs before its end: the peer "
+            f"would take it for two lines"
         )
     return line
 
 
 @dataclass(frozen=True, init=False)
 class PackageFormat:
-    """Length-prefixed packages: a header with the length of the body, then the body.
+    """Read and write packages: a header with the length of the body, then the body.
 
-    A package without a body is legal. The defaults are those of GoFrame's ``gtcp.PkgOption``: a
+    A package may have an empty body. The defaults are those of GoFrame's ``gtcp.PkgOption``: a
     big-endian header that counts the body alone, not itself.
 
     :param header_size: length of the header in bytes, 1 to 4
     :param max_size: largest body to send or to accept, in bytes; by default what gtcp allows for
-        the header (255, 65 535, 16 777 215 or 2 147 483 647), less what the header counts of itself
+        the header (255, 65 535, 16 777 215 or 2 147 483 647), or what the header can express if it
+        counts itself
     :param byteorder: the order of the header's bytes, ``"big"`` or ``"little"``
     :param includes_header: whether the length in the header counts the header as well
     :raises ValueError: if the header size is not 1 to 4, the header can't express ``max_size``, or
@@ -136,7 +142,7 @@ class PackageFormat:
     byteorder: Literal["big", "little"]
     #: whether the length in the header counts the header as well
     includes_header: bool
-    #: how much of the length in the header is no body, in bytes
+    #: how much the length in the header exceeds that of the body, in bytes
     overhead: int = field(init=False, repr=False, compare=False)
 
     def __init__(
@@ -179,7 +185,7 @@ class PackageFormat:
 
         :param size: length of the body in bytes
         :raises PackageTooLarge: if it exceeds :attr:`max_size`
-        :raises PackageTooSmall: if it is negative: a header announced less than itself
+        :raises PackageTooSmall: if it is negative: a header announced less than its own size
         """
         if size > self.max_size:
             raise PackageTooLarge(size, self.max_size)
@@ -210,7 +216,7 @@ class PackageFormat:
         """Find the next package.
 
         :raises PackageTooLarge: if the header announces more than :attr:`max_size`
-        :raises PackageTooSmall: if it announces less than itself
+        :raises PackageTooSmall: if it announces less than its own size
         """
         body = start + self.header_size
         if body > len(buffer):
@@ -222,9 +228,9 @@ class PackageFormat:
 
 
 def choose_package_format(given: PackageFormat | None, default: PackageFormat) -> PackageFormat:
-    """Return the format that is given in a call, or else the default.
+    """Return the format that is given in a call, or the default if none is given.
 
-    :raises TypeError: if what is given is no package format
+    :raises TypeError: if the given value is not a package format
     """
     if given is None:
         return default

@@ -1,4 +1,4 @@
-"""Have the kernel find out about peers that are gone without a word."""
+"""Let the kernel find out about peers that are gone and have not closed the connection."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _USER_TIMEOUT_OPTION = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 @dataclass(frozen=True)
 class KeepAlive:
-    """Say when the kernel gives up a TCP connection whose peer doesn't answer any more.
+    """Set when the kernel gives up a TCP connection whose peer doesn't answer any more.
 
     Keepalive probes find a dead peer on a connection where nothing is being sent: idle ones, and
     those whose borrower waits for a reply. They cost one empty segment each way per ``idle``. The
     user timeout finds it where something was sent and not acknowledged; without it, Linux repeats
     the segment for about 15 minutes. It also ends a connection whose peer, alive, reads nothing for
-    so long. Where the system lacks an option, it is left alone.
+    so long. Options that the system lacks are left out.
 
-    With the defaults, a cable that is cut is noticed after 120 s. On Linux a user timeout takes the
-    place of ``count``: the default is what ``idle + interval * count`` comes to.
+    With the defaults, a cable that is cut is noticed after 120 s. On Linux, a user timeout replaces
+    ``count``; its default is equal to ``idle + interval * count``.
 
     :param idle: silence before the first probe, in seconds, 1 to 32 767
     :param interval: time between two probes, in seconds, 1 to 32 767

@@ -48,7 +48,7 @@ class ManagedPool(ConnectionPool):
 
     _start: Callable[[ManagedPool], RunningPool]
 
-    #: what the pool is for, as it was written first
+    #: what the pool connects to, in the form in which it was first given
     remote: Remote
 
     def start_with(self, start: Callable[[ManagedPool], RunningPool], remote: Remote) -> None:
@@ -60,7 +60,7 @@ class ManagedPool(ConnectionPool):
     def make(self, lifecycle: PoolLifecycle, shared_limit: SharedLimit[Transport]) -> RunningPool:
         """Start the parts of this pool.
 
-        :param lifecycle: where to run
+        :param lifecycle: the block to run in
         :param shared_limit: what it shares with the other pools
         """
 
@@ -114,21 +114,21 @@ class StatisticsByRemote(Mapping[Remote, PoolStatistics]):
 class PoolManager(AsyncContextManagerMixin):
     """Keep one :class:`ConnectionPool` per remote, with one maximum for all of them together.
 
-    To be entered with ``async with``: all pools live in that block, and when it ends every socket
-    is closed. A pool is made when its remote is first asked for. One that has had nothing open for
-    ``max_idle_time`` is dropped, and made again when it is next used.
+    Enter the manager with ``async with``: all pools live in that block, and when the block ends
+    every socket is closed. A pool is made when its remote is first used. A pool that has had no
+    open connection for ``max_idle_time`` is dropped, and made again when it is next used.
 
-    When ``max_total`` is reached, the longest idle connection of any pool gives way, one for each
-    that is needed; if nothing is idle, callers of all remotes wait in one order: who has waited
-    longest gets the next place, whatever the remote.
+    When ``max_total`` is reached, the connection that has been idle longest in any pool is closed
+    to make room, one for each that is needed. If none is idle, the callers of all remotes wait in
+    one line: the next free slot goes to whoever has waited longest, whatever the remote.
 
     :param max_total: most sockets of all pools together (default: no limit)
     :param tls: whether to speak TLS to the remotes that are addresses
-    :param ssl_context: the TLS settings, if not the secure defaults; an option of it may be
+    :param ssl_context: the TLS settings, if they are not the secure defaults; an option of it may be
         cleared, see :class:`ConnectionPool`
     :param tls_standard_compatible: whether the closing handshake of TLS is made and expected; see
         :class:`ConnectionPool`
-    :param settings: the settings of every pool, but ``name``; see :class:`ConnectionPool`
+    :param settings: the settings of every pool, except ``name``; see :class:`ConnectionPool`
     :raises TypeError: if a setting is of the wrong type
     :raises ValueError: if a setting makes no sense
     """
@@ -196,10 +196,11 @@ class PoolManager(AsyncContextManagerMixin):
         """Return the pool of a remote; it is made if there is none.
 
         :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable
-        :return: the pool, which lives in the manager's block: it is used without entering it
+        :return: the pool, which lives in the manager's block: use it without entering it
         :raises PoolClosed: outside the manager's block
-        :raises TypeError: if the remote is nothing to connect to
-        :raises ValueError: if an address makes no sense, or a connectable meets TLS options
+        :raises TypeError: if the remote is of the wrong type
+        :raises ValueError: if an address makes no sense, or the manager has TLS options, which
+            would have no effect on a connectable
         """
         self._check()
         key = remote_key(remote, tls=self._tls)
@@ -217,7 +218,7 @@ class PoolManager(AsyncContextManagerMixin):
         return pool
 
     def acquire(self, remote: Remote, *, timeout: float | None = None) -> AcquireContext:
-        """Borrow a connection to a remote; see :meth:`ConnectionPool.acquire`.
+        """Acquire a connection to a remote; see :meth:`ConnectionPool.acquire`.
 
         :param remote: see :meth:`pool`
         :param timeout: limit in seconds; by default ``acquire_timeout``
@@ -232,7 +233,7 @@ class PoolManager(AsyncContextManagerMixin):
         timeout: float | None = None,
         retry: Retry | None = None,
     ) -> T:
-        """Borrow a connection, call a function with it; see :meth:`ConnectionPool.run`."""
+        """Acquire a connection and call a function with it; see :meth:`ConnectionPool.run`."""
         return await self.pool(remote).run(function, *args, timeout=timeout, retry=retry)
 
     async def send(
@@ -348,7 +349,7 @@ class PoolManager(AsyncContextManagerMixin):
     def statistics(self) -> Mapping[Remote, PoolStatistics]:
         """Return the statistics of the running pools by their remotes, from any thread.
 
-        A remote is found however it is written.
+        A remote is found in whatever form it is written, as an address or as a connectable.
         """
         found = [(pool.remote, pool.statistics()) for pool in list(self._running)]
         return StatisticsByRemote(found, tls=self._tls)

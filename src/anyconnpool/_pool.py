@@ -1,4 +1,4 @@
-"""The connection pool: what its users see of it."""
+"""The connection pool that users hold, with whole exchanges."""
 
 from __future__ import annotations
 
@@ -47,31 +47,31 @@ FrameT = TypeVar("FrameT")
 
 @describes_settings
 class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
-    """Keep connections to one remote, and lend each to one borrower at a time.
+    """Keep connections to one remote open; one borrower at a time uses each of them.
 
-    To be entered with ``async with``: the pool's tasks live in that block, and when it ends every
-    socket is closed. It can be entered again afterwards. All durations are in seconds, with
+    Enter the pool with ``async with``: its tasks live in that block, and when the block ends every
+    socket is closed. The pool can be entered again afterwards. All durations are in seconds, with
     ``math.inf`` for no limit. Connections are opened on demand, except those that ``min_idle``
     keeps ready.
 
-    The exchanges (:meth:`run`, and all whose names begin with "send") borrow a connection, use it
-    once and give it back. They take ``timeout=``, the limit for acquire, send and receive together
-    in seconds, and ``retry=``, which says that the request may be sent more than once: without it,
-    an exchange is repeated only if nothing of it was sent. A reused connection that turns out dead
-    before the first byte of a reply is replaced at once and doesn't count as a try. They raise what
-    :meth:`acquire` raises and what the connection's method of the same name raises. When time runs
-    out, that is :exc:`TimeoutError`, of which :exc:`AcquireTimeout` is a kind. A connection whose
-    exchange failed, was cancelled or ran out of time is closed. Arguments that make no sense are
-    refused before a connection is borrowed.
+    The exchanges (:meth:`run`, and all methods whose names begin with "send") acquire a connection,
+    use it once and release it. ``timeout=`` is the limit for acquire, send and receive together, in
+    seconds. ``retry=`` allows the request to be sent more than once; without it, an exchange is
+    repeated only if nothing of it was sent. A reused connection that turns out dead before the
+    first byte of a reply is replaced at once, and that doesn't count as a try. The exchanges raise
+    what :meth:`acquire` raises and what the connection's method of the same name raises. When time
+    runs out, that is :exc:`TimeoutError`, of which :exc:`AcquireTimeout` is a kind. A connection
+    whose exchange failed, was cancelled or ran out of time is closed. Arguments that make no sense
+    are refused before a connection is acquired.
 
     :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable
     :param tls: whether to speak TLS; this and the other TLS options are those of
         :func:`anyio.as_connectable`
-    :param ssl_context: the TLS settings, if not the secure defaults. If the closing handshake is
-        expected, the pool clears the option ``OP_IGNORE_UNEXPECTED_EOF`` of this context, and of
+    :param ssl_context: the TLS settings, if they are not the secure defaults. If the closing
+        handshake is expected, the pool clears the option ``OP_IGNORE_UNEXPECTED_EOF`` of this context, and of
         a :class:`~anyio.streams.tls.TLSConnectable` that is the remote: with the option, which
         older Pythons set by themselves, a connection that was cut looks like one that has ended
-    :param tls_hostname: the name to check the server's certificate for, if not the host
+    :param tls_hostname: the name to check the server's certificate for, if it is not the host
     :param tls_standard_compatible: whether the closing handshake of TLS is made and expected; if
         so, reading from a connection that ends without one raises
         :exc:`~anyio.BrokenResourceError` (default: yes)
@@ -113,9 +113,9 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         """Make a pool for the remote that a URL names.
 
         :param url: ``tcp://host:port``, ``tls://host:port`` or ``unix:///path``
-        :param ssl_context: see the class, as are the other parameters
+        :param ssl_context: see the class, also for the other parameters
         :raises TypeError: if the URL or a setting is of the wrong type
-        :raises ValueError: if the URL is none of these, or a setting makes no sense
+        :raises ValueError: if the URL has another form, or a setting makes no sense
         """
         remote, tls = parse_url(url)
         return cls(
@@ -140,15 +140,15 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
 
     @property
     def name(self) -> str:
-        """How the pool is called in logs, errors and statistics."""
+        """The pool's name in logs, errors and statistics."""
         return self._settings.name
 
     @property
     def max_size(self) -> float:
-        """Most sockets at once.
+        """The most sockets that may be open at once.
 
-        It can be changed at any time. Raised, it lets waiting tasks through at once. Lowered, it
-        closes idle connections now and borrowed ones when they come back.
+        It can be changed at any time. A higher limit lets waiting tasks through at once. A lower
+        one closes surplus idle connections now, and borrowed ones when they come back.
 
         :raises ValueError: if it is set to less than 1 or than ``min_idle``
         """
@@ -174,18 +174,18 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         self._leasing = running.leasing
 
     def acquire(self, *, timeout: float | None = None) -> AcquireContext:
-        """Borrow a connection: an idle one at once, else one that comes back or is opened.
+        """Acquire a connection: an idle one at once, or else the first that comes back or opens.
 
-        To be used with ``async with``, or awaited. Who comes first is served first. The idle
+        Use the result with ``async with``, or await it. Whoever comes first is served first. Idle
         connections are probed: one that the peer has closed, or that has unread bytes, is closed
-        and the next one taken. It is a cancellation point before anything is taken; a cancellation
-        later loses nothing, a connection that was being opened serves the next caller.
+        and the next one taken. This is a cancellation point before anything is taken. A later
+        cancellation loses nothing: a connection that was being opened serves the next caller.
 
         :param timeout: limit for all of it, in seconds; by default ``acquire_timeout``
         :return: an asynchronous context manager that is awaitable too
-        :raises PoolClosed: outside the pool's block, also if that ends meanwhile
+        :raises PoolClosed: outside the pool's block, or if the block ends meanwhile
         :raises PoolFull: if ``max_waiting`` tasks are waiting already
-        :raises AcquireTimeout: if no connection could be had in time
+        :raises AcquireTimeout: if no connection became available in time
         :raises ~anyio.ConnectionFailed: if connecting failed
         :raises ValueError: if the timeout is negative or NaN
         """
@@ -196,18 +196,18 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         return AcquireContext(leasing, timeout)
 
     def acquire_nowait(self) -> PooledConnection:
-        """Borrow an idle connection without waiting, nor opening one.
+        """Acquire an idle connection, without waiting and without opening one.
 
-        :return: the connection, to be given back with :meth:`PooledConnection.aclose`
+        :return: the connection; release it with :meth:`PooledConnection.aclose`
         :raises PoolFull: if there is no idle connection
         :raises PoolClosed: outside the pool's block
         """
         return self._running_leasing().acquire_nowait()
 
     async def connect(self) -> PooledConnection:
-        """Borrow a connection, as AnyIO asks of a connectable; see :meth:`acquire`.
+        """Acquire a connection, as AnyIO expects it of a connectable; see :meth:`acquire`.
 
-        :return: the connection, to be given back with :meth:`PooledConnection.aclose`
+        :return: the connection; release it with :meth:`PooledConnection.aclose`
         """
         return await self.acquire()
 
@@ -218,12 +218,14 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         timeout: float | None = None,
         retry: Retry | None = None,
     ) -> T:
-        """Borrow a connection, call a function with it, and give it back.
+        """Acquire a connection, call a function with it, and release it.
 
-        :param function: an async function of a connection, which does one exchange
-        :param args: what else to call it with
+        :param function: an async function that does one exchange; its first argument is the
+            connection
+        :param args: further arguments of the function
         :param timeout: limit for all tries together, in seconds
-        :param retry: whether the function may be called again after it has sent something
+        :param retry: how often the function may be called again after it has sent something;
+            without it, it is called again only if nothing was sent
         :return: what the function returns
         :raises TypeError: if the function can't be called
         """
@@ -234,7 +236,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     async def send(
         self, item: bytes, *, timeout: float | None = None, retry: Retry | None = None
     ) -> None:
-        """Send bytes on a borrowed connection.
+        """Acquire a connection and send bytes on it.
 
         Unless the pool is ``one_way``, the connection is closed afterwards: a reply may follow.
         """
@@ -248,7 +250,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         timeout: float | None = None,
         retry: Retry | None = None,
     ) -> None:
-        """Send a line on a borrowed connection; see :meth:`send`."""
+        """Acquire a connection and send a line on it; see :meth:`send`."""
         await self.send(frame_line(data, newline), timeout=timeout, retry=retry)
 
     async def send_package(
@@ -259,7 +261,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         timeout: float | None = None,
         retry: Retry | None = None,
     ) -> None:
-        """Send a package on a borrowed connection; see :meth:`send`."""
+        """Acquire a connection and send a package on it; see :meth:`send`."""
         format = choose_package_format(format, self._settings.package_format)
         await self.send(format.encode(data), timeout=timeout, retry=retry)
 
@@ -271,7 +273,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         timeout: float | None = None,
         retry: Retry | None = None,
     ) -> None:
-        """Send data in a frame on a borrowed connection; see :meth:`send`."""
+        """Acquire a connection and send data in a frame on it; see :meth:`send`."""
         await self.send(format.encode(data), timeout=timeout, retry=retry)
 
     async def send_receive(
@@ -321,17 +323,17 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         return await self._exchange(frame_exchange(data, format), timeout, retry)
 
     async def wait_ready(self) -> None:
-        """Wait until ``min_idle`` connections stand ready.
+        """Wait until ``min_idle`` connections are idle.
 
         :raises ~anyio.ConnectionFailed: if the remote can't be reached
-        :raises PoolClosed: outside the pool's block, also if that ends meanwhile
+        :raises PoolClosed: outside the pool's block, or if the block ends meanwhile
         """
         await self._running_leasing().wait_ready()
 
     def retire(self) -> None:
         """Replace every present connection: idle ones are closed now, others when they come back.
 
-        For after a failover, or when the remote's name resolves to other addresses.
+        Call it after a failover, or when the remote's name resolves to other addresses.
 
         :raises PoolClosed: outside the pool's block
         """
@@ -340,7 +342,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     def statistics(self) -> PoolStatistics:
         """Return what the pool is doing and has done, at any time and from any thread.
 
-        Outside the pool's block nothing is open, and the totals are those of the last block.
+        Outside the pool's block, nothing is open and the totals are those of the last block.
         """
         if self._machine is None:
             return PoolStatistics(name=self.name, max_size=self.max_size)

@@ -36,8 +36,8 @@ def resolve_remote(
     If the closing handshake of TLS is expected, the context, whoever made it, loses the option
     ``OP_IGNORE_UNEXPECTED_EOF``.
 
-    :raises TypeError: if the remote is nothing to connect to
-    :raises ValueError: if an address makes no sense, or TLS options would be without effect
+    :raises TypeError: if the remote is of the wrong type
+    :raises ValueError: if an address makes no sense, or TLS options would have no effect
     """
     wants_tls = bool(ssl_context or tls_hostname or not tls_standard_compatible)
     _check_remote(remote, tls or wants_tls)
@@ -152,8 +152,8 @@ def remote_key(remote: Remote, *, tls: bool) -> Hashable:
     """Return a key under which the same remote is found again, however it is written.
 
     :param tls: whether TLS is to be spoken
-    :raises TypeError: if the remote is nothing to connect to
-    :raises ValueError: if an address makes no sense, or a connectable meets ``tls``
+    :raises TypeError: if the remote is of the wrong type
+    :raises ValueError: if an address makes no sense, or ``tls`` is set for a connectable
     """
     _check_remote(remote, tls)
     return _key(remote)
@@ -183,7 +183,7 @@ def parse_url(url: str) -> tuple[Remote, bool]:
 
     :param url: ``tcp://host:port``, ``tls://host:port`` or ``unix:///path``
     :return: the remote, and whether TLS is to be spoken
-    :raises ValueError: if it is none of these, or says more
+    :raises ValueError: if it has another form, or contains more than that
     :raises TypeError: if it is not a string
     """
     if not isinstance(cast("object", url), str):

@@ -30,7 +30,7 @@ Hook: TypeAlias = Callable[[Any], Awaitable[object]]
 
 AnyClass = TypeVar("AnyClass", bound=type[object])
 
-# What users of other libraries write for a setting.
+# What a setting is called in other libraries.
 _SYNONYMS = {
     "limit": "max_size",
     "maxsize": "max_size",
@@ -46,7 +46,7 @@ class Check(Protocol):
     """Checks the value of a setting."""
 
     def __call__(self, name: str, value: Any, /) -> object:
-        """Return the value as it is to be kept.
+        """Check the value, and return it as it is to be kept.
 
         :raises TypeError: if it is of the wrong type
         :raises ValueError: if it makes no sense
@@ -158,7 +158,7 @@ class Settings:
     max_size: float = _setting(
         10,
         Count(least=1),
-        "most sockets at once, the connecting and the closing ones included",
+        "the most sockets at once, including those that are being opened or closed",
     )
     min_idle: int = _setting(
         0,
@@ -173,8 +173,8 @@ class Settings:
     max_lifetime: float = _setting(
         math.inf,
         check_duration,
-        "close connections that are older, up to a tenth earlier so that they don't end together, "
-        "and never while they are borrowed",
+        "close connections that are older, each up to a tenth earlier, so that they don't all end "
+        "together; a borrowed connection is closed when it comes back",
     )
     max_uses: float = _setting(
         math.inf,
@@ -184,8 +184,9 @@ class Settings:
     max_waiting: float = _setting(
         math.inf,
         Count(least=0),
-        "with this many tasks waiting for a slot, one more gets :exc:`PoolFull` at once; 0 means "
-        "never to wait for a slot; opening a connection where there is room is no waiting",
+        "the most tasks that may wait for a slot; one more gets :exc:`PoolFull` at once, and with "
+        "0 nobody waits for a slot; waiting for a connection that is being opened where there is "
+        "room doesn't count",
     )
     acquire_timeout: float = _setting(
         math.inf,
@@ -201,19 +202,21 @@ class Settings:
     connect_retry: Retry | None = _setting(
         None,
         Kind(Retry, optional=True),
-        "a :class:`Retry`, to go on trying while anybody waits",
+        "a :class:`Retry`: how often a failed connect is repeated while somebody waits, and after "
+        "which pauses",
     )
     close_timeout: float = _setting(
         5,
         check_duration,
-        "grace for closing one connection, and for borrowed ones when the block ends; then they "
-        "are closed by force",
+        "how long it may take to close one connection, and how long borrowed ones may stay out "
+        "when the block ends; after that they are closed by force",
     )
     idle_order: IdleOrder = _setting(
         "lifo",
         Choice(("lifo", "fifo")),
         '``"lifo"`` reuses the connection that was used last, which lets the surplus expire; '
-        '``"fifo"`` the one that rested longest, which spreads load behind a balancer',
+        '``"fifo"`` reuses the one that has been idle longest, which spreads the load behind a '
+        "balancer",
     )
     one_way: bool = _setting(
         False,
@@ -224,21 +227,24 @@ class Settings:
     on_connect: Hook | None = _setting(
         None,
         check_hook,
-        "an async function that is given each new connection, to log in or shake hands; if it "
-        "fails, the connection is closed and the error reaches the caller",
+        "an async function that is called with each new connection, to log in or shake hands; if "
+        "it fails, the connection is closed and the caller gets the error",
     )
     check: Hook | None = _setting(
         None,
         check_hook,
-        "an async function that is given a connection that was idle for ``check_after`` before it "
-        "is reused, to ask whether the peer still answers; if it fails or takes longer than "
-        "``connect_timeout``, the connection is closed and another one used",
+        "an async function that asks the peer of a connection whether it still answers; it is "
+        "called before the connection is reused, if that was idle for ``check_after``; if it fails "
+        "or takes longer than ``connect_timeout``, the connection is closed and another one used",
     )
-    check_after: float = _setting(30, check_duration, "see ``check``")
+    check_after: float = _setting(
+        30, check_duration, "how long a connection has to be idle before ``check`` is called"
+    )
     keepalive: KeepAlive | None = _setting(
         KeepAlive(),
         Kind(KeepAlive, optional=True),
-        "how the kernel finds out about dead peers of TCP connections; ``None`` leaves it alone",
+        "how the kernel finds out about dead peers of TCP connections; with ``None``, the sockets "
+        "stay as the system makes them",
     )
     package_format: PackageFormat = _setting(
         PackageFormat(),
@@ -248,20 +254,20 @@ class Settings:
     max_line_bytes: int = _setting(
         65_536,
         Count(least=1, unlimited=False),
-        "limit of lines in bytes, unless it is overridden in the call; 65 536 is AnyIO's default "
+        "the longest line in bytes, unless it is overridden in the call; 65 536 is AnyIO's default "
         "for one receive",
     )
     observers: Iterable[Observer] = _setting(
         (),
         check_observers,
-        "called with every :class:`~anyconnpool.events.PoolEvent`, to measure or log what the pool "
-        "does",
+        "functions that are called with every :class:`~anyconnpool.events.PoolEvent`, to measure "
+        "or log what the pool does",
     )
     leak_after: float = _setting(
         math.inf,
         check_duration,
-        "log a WARNING that names the task and the place of the acquire when a connection has been "
-        "borrowed for longer, at most 5 s late",
+        "log a WARNING when a connection has been borrowed for longer, at most 5 s late; it names "
+        "the task, and the line of code that acquired the connection",
     )
     name: str = _setting(
         MISSING, Kind(str), "for logs, errors and statistics (default: the remote as a URL)"
@@ -274,14 +280,14 @@ class Settings:
             object.__setattr__(self, setting.name, checked)
         if self.min_idle > self.max_size:
             raise ValueError(
-                f"min_idle must not exceed max_size, but {self.min_idle} > {self.max_size}"
+                f"min_idle must not exceed max_size, but {self.min_idle} exceeds {self.max_size}"
             )
 
     @classmethod
     def from_options(cls, options: PoolOptions) -> Self:
         """Make settings of keyword options.
 
-        :raises TypeError: if an option is no setting, or of the wrong type
+        :raises TypeError: if an option is not a setting, or of the wrong type
         :raises ValueError: if a setting makes no sense
         """
         known = PoolOptions.__annotations__

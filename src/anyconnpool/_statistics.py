@@ -1,4 +1,4 @@
-"""What a pool tells of itself: gauges and counters at one moment, and why connections ended."""
+"""What a pool reports about itself: gauges, counters, and why connections were closed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from types import MappingProxyType
 class CloseReason(str, Enum):
     """Why a connection left the pool: the keys of :attr:`PoolStatistics.closed`."""
 
-    #: whether the connection was good, so that it deserves an orderly end; in the other cases there
-    #: is nobody left to talk to
+    #: whether the connection was good, so that it is closed in an orderly way; in the other cases
+    #: it is closed at once, without the closing handshake of TLS
     orderly: bool
 
     def __new__(cls, value: str, orderly: bool) -> CloseReason:
@@ -42,7 +42,7 @@ class CloseReason(str, Enum):
     DISCARDED = "discarded", False
     #: ``max_size`` was lowered
     SURPLUS = "surplus", True
-    #: another pool of the manager needed its place
+    #: another pool of the manager needed the room for a connection of its own
     GAVE_WAY = "gave_way", True
     #: the pool's block ended
     POOL_CLOSED = "pool_closed", True

@@ -1,4 +1,4 @@
-"""What a pool tells its observers: an event for each thing that happens to its connections.
+"""The events that a pool notifies its observers of: one for each thing that happens in it.
 
 An observer is anything that can be called with one :class:`PoolEvent`: a function, or a
 :class:`PoolObserver`, which has a method for each kind of event. Pools are given theirs by
@@ -49,7 +49,7 @@ class PoolEvent:
 
 @dataclass(frozen=True)
 class PoolStarted(PoolEvent):
-    """A pool was entered, or its manager has started it.
+    """A pool was entered, or was started by its manager.
 
     :ivar statistics: returns the pool's statistics, at any time and from any thread
     :ivar min_idle: how many connections it keeps ready
@@ -63,8 +63,8 @@ class PoolStarted(PoolEvent):
 class PoolEnded(PoolEvent):
     """A pool has ended, and all its connections are closed.
 
-    :ivar statistics: what its :class:`PoolStarted` told; it equals that, and so tells which of
-        several pools of the name has ended
+    :ivar statistics: equal to that of its :class:`PoolStarted`, which shows which of several pools
+        of the same name has ended
     """
 
     statistics: Callable[[], PoolStatistics]
@@ -74,7 +74,8 @@ class PoolEnded(PoolEvent):
 class ConnectionOpened(PoolEvent):
     """A connection was opened.
 
-    :ivar connect_time: how long the attempt took, TLS handshake and ``on_connect`` included
+    :ivar connect_time: how long the attempt took, TLS handshake and ``on_connect`` included, in
+        seconds
     """
 
     connect_time: float
@@ -82,9 +83,9 @@ class ConnectionOpened(PoolEvent):
 
 @dataclass(frozen=True)
 class OpenFailed(PoolEvent):
-    """An attempt to open a connection failed; each attempt of a ``connect_retry`` is told.
+    """An attempt to open a connection failed; each attempt of a ``connect_retry`` is an event.
 
-    :ivar connect_time: how long the attempt took
+    :ivar connect_time: how long the attempt took, in seconds
     :ivar error: why it failed
     """
 
@@ -96,8 +97,8 @@ class OpenFailed(PoolEvent):
 class ConnectionAcquired(PoolEvent):
     """A caller has got a connection.
 
-    :ivar wait_time: how long the acquire took
-    :ivar reused: whether anybody had borrowed the connection before
+    :ivar wait_time: how long the acquire took, in seconds
+    :ivar reused: whether the connection had been borrowed before
     """
 
     wait_time: float
@@ -108,7 +109,7 @@ class ConnectionAcquired(PoolEvent):
 class ConnectionReleased(PoolEvent):
     """A borrowed connection came back, was detached, or was closed as the pool ended.
 
-    :ivar use_time: how long it was borrowed
+    :ivar use_time: how long it was borrowed, in seconds
     """
 
     use_time: float
@@ -119,7 +120,7 @@ class ConnectionClosed(PoolEvent):
     """A connection that had been opened was closed, or was detached from the pool.
 
     :ivar reason: why
-    :ivar age: how long it had been open
+    :ivar age: how long it had been open, in seconds
     """
 
     reason: CloseReason
@@ -130,7 +131,7 @@ class ConnectionClosed(PoolEvent):
 class AcquireTimedOut(PoolEvent):
     """A caller's acquire ran out of time.
 
-    :ivar wait_time: how long it had waited
+    :ivar wait_time: how long it had waited, in seconds
     """
 
     wait_time: float
@@ -156,7 +157,7 @@ class PoolObserver:
     """
 
     def __call__(self, event: PoolEvent) -> None:
-        """Hand an event to its method."""
+        """Call the method for the kind of event."""
         match event:
             case ConnectionAcquired():
                 self.acquired(event)
@@ -180,37 +181,37 @@ class PoolObserver:
                 pass
 
     def started(self, event: PoolStarted) -> None:
-        """Be told that a pool was entered."""
+        """Handle the start of a pool."""
 
     def ended(self, event: PoolEnded) -> None:
-        """Be told that a pool has ended."""
+        """Handle the end of a pool."""
 
     def opened(self, event: ConnectionOpened) -> None:
-        """Be told that a connection was opened."""
+        """Handle a connection that was opened."""
 
     def open_failed(self, event: OpenFailed) -> None:
-        """Be told that an attempt to open a connection failed."""
+        """Handle a failed attempt to open a connection."""
 
     def acquired(self, event: ConnectionAcquired) -> None:
-        """Be told that a caller has got a connection."""
+        """Handle a connection that was acquired."""
 
     def released(self, event: ConnectionReleased) -> None:
-        """Be told that a connection came back."""
+        """Handle a connection that came back."""
 
     def closed(self, event: ConnectionClosed) -> None:
-        """Be told that a connection was closed."""
+        """Handle a connection that was closed."""
 
     def timed_out(self, event: AcquireTimedOut) -> None:
-        """Be told that an acquire ran out of time."""
+        """Handle an acquire that ran out of time."""
 
     def replayed(self, event: ExchangeReplayed) -> None:
-        """Be told that an exchange is repeated."""
+        """Handle an exchange that is repeated."""
 
 
 def notify(observers: Iterable[Observer], event: PoolEvent) -> None:
     """Call each observer with an event, one after the other; an error is logged.
 
-    To be called where nothing would be lost if an observer ended the program.
+    Call it only where nothing is lost if an observer raises what ends the program.
     """
     for observer in observers:
         try:

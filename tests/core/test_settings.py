@@ -95,7 +95,7 @@ def test_min_idle_must_fit_into_max_size() -> None:
     """What can never be ready is refused; as many as there is room for are not."""
     ConnectionPool(REMOTE, max_size=3, min_idle=3)
     text = refusal(ValueError, max_size=3, min_idle=4)
-    assert text == "min_idle must not exceed max_size, but 4 > 3"
+    assert text == "min_idle must not exceed max_size, but 4 exceeds 3"
 
 
 @pytest.mark.parametrize("value", ["LIFO", "random", "", None, True, ["lifo"]], ids=repr)

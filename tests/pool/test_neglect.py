@@ -88,8 +88,8 @@ async def test_what_is_not_given_back_at_the_end_is_named(
             await anyio.sleep(1)
         tasks.cancel_scope.cancel()
     assert warned(caplog) == [
-        "pool ending: it was borrowed 6.0 s ago by task 'too long' and is still out at the end of "
-        "the pool's block: it is closed now"
+        "pool ending: it was borrowed 6.0 s ago by task 'too long' and is still borrowed at the "
+        "end of the pool's block: it is closed now"
     ]
 
 
@@ -120,7 +120,9 @@ async def test_a_task_that_waits_for_itself_is_told() -> None:
             with pytest.raises(AcquireTimeout) as caught:
                 await pool.acquire(timeout=1)
         assert caught.value.held == 2
-        assert str(caught.value).endswith("; the task that waits holds 2 of those in use itself")
+        assert str(caught.value).endswith(
+            "; the waiting task itself holds 2 of those in use: give them back first"
+        )
 
 
 async def test_a_holding_is_counted_again_when_it_has_changed() -> None:

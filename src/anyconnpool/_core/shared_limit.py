@@ -49,8 +49,8 @@ class SharedLimit(Generic[TransportT]):
         )
         self._max_total = max_total
         self._numbers = count()
-        # A heap of the numbers of the members' first waiters in need. An entry may be out of date,
-        # but only too early: it is put right when it comes to the top.
+        # A heap of the numbers of the members' first waiters in need. A number may be out of date,
+        # then it is too small: it is corrected when it comes to the top.
         self._line: list[tuple[float, SharedPoolStateMachine[TransportT]]] = []
         self._listed: dict[SharedPoolStateMachine[TransportT], float] = {}
         self._sharing = False
@@ -67,21 +67,21 @@ class SharedLimit(Generic[TransportT]):
             heappush(self._line, (number, member))
 
     def has_room(self) -> bool:
-        """Tell whether a connection may be opened without another one giving way."""
+        """Return whether a connection may be opened without another one giving way."""
         return self.total < self._max_total
 
     def has_spare_room(self) -> bool:
-        """Tell whether there is room that no waiter needs."""
+        """Return whether there is room that no waiter needs."""
         return self.has_room() and self._neediest() is None
 
     def is_in_full_use(self) -> bool:
-        """Tell whether one more waiter would have to wait until somebody gives back."""
+        """Return whether one more waiter would have to wait until somebody releases one."""
         if self.has_room() or self.idle:
             return False
         return not self.closing or self._need(self.closing - 1) < math.inf
 
     def claims(self, number: float) -> bool:
-        """Tell whether a connection has to give way to somebody who has waited longer.
+        """Return whether a connection has to give way to somebody who has waited longer.
 
         :param number: the number of the waiter who could use the connection otherwise
         """
@@ -170,7 +170,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
     def join(self, waiter: Waiter[TransportT]) -> bool:
         """Put a task in line, with its number in the order of all.
 
-        :return: false if as many as may are waiting already, for a slot or for the others' room
+        :return: false if ``max_waiting`` tasks are waiting already, for a slot or for others' room
         """
         waiting = len(self._waiters) - self._under_way()
         if waiting >= self._settings.max_waiting and self._shared_limit.is_in_full_use():
@@ -187,7 +187,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         super()._route(entry, now, reason, unsure)
 
     def _balance(self) -> None:
-        """Refill where nobody needs the room more; the shared_limit opens for waiters."""
+        """Refill where nobody needs the room more; the shared limit opens for waiters."""
         if self._drained is not None:
             return
         self._shared_limit.enlist(self)

@@ -2,7 +2,7 @@
 
 Everything that decides stands here. The machine is synchronous, does no I/O, and gets the time and
 the slots from outside. It appends what has to be done to :attr:`PoolStateMachine.actions`, and
-calls ``run_actions`` for it when the event is over and the lock is free. The rules:
+calls ``run_actions`` itself when the event is over and the lock is free. The rules:
 
 - Slots are sockets: every connection holds a slot from the decision to open it until its socket
   is closed, and there are ``max_size`` slots. A connection is opened only where one is free.
@@ -48,7 +48,7 @@ _LIFETIME_JITTER = 0.1
 
 
 class _Event:
-    """Hold a machine's lock for one event, then have done what the event has led to."""
+    """Hold a machine's lock for one event, then run the actions that the event has led to."""
 
     __slots__ = ("_machine",)
 
@@ -75,7 +75,7 @@ class PoolStateMachine(Generic[TransportT]):
     :param settings: the pool's settings
     :param slots: one token for every connection
     :param inspect: looks at an entry's transport without waiting
-    :param run_actions: carries out what stands in :attr:`actions`
+    :param run_actions: runs what stands in :attr:`actions`
     :param jitter: returns a random number from 0 to 1
     """
 
@@ -119,7 +119,7 @@ class PoolStateMachine(Generic[TransportT]):
         self._drained: Callable[[], object] | None = None
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
-        """Give out an idle connection, if there is a good one; bad ones are closed."""
+        """Acquire an idle connection, if there is a good one; bad ones are closed."""
         # A "with" costs as much again as the lock itself: on the path of every borrow it shows.
         self._lock.acquire()
         try:
@@ -143,7 +143,7 @@ class PoolStateMachine(Generic[TransportT]):
     def join(self, waiter: Waiter[TransportT]) -> bool:
         """Put a task in line, and have a connection opened for it where there is room.
 
-        :return: false if as many as may are waiting for a slot already
+        :return: false if ``max_waiting`` tasks are waiting for a slot already
         """
         with self._event:
             if self._max_waiting < math.inf and self._size >= self._max_size:
@@ -172,9 +172,9 @@ class PoolStateMachine(Generic[TransportT]):
         reason: CloseReason | None,
         unsure: bool = False,
     ) -> None:
-        """Take a borrowed connection back, unless it was seized meanwhile.
+        """Release a borrowed connection, unless it was seized meanwhile.
 
-        :param reason: why it must not be used again, if so
+        :param reason: why it must not be used again, or ``None``
         :param unsure: whether it must be checked first
         """
         self._lock.acquire()
@@ -200,7 +200,7 @@ class PoolStateMachine(Generic[TransportT]):
             return True
 
     def opened(self, entry: PoolEntry[TransportT], now: float, *, unsure: bool = False) -> None:
-        """Book a new connection: for the oldest waiter, or idle (once checked, if unsure)."""
+        """Give a new connection to the oldest waiter, or make it idle (once checked, if unsure)."""
         with self._event:
             lifetime = self._settings.max_lifetime
             if lifetime < math.inf:
@@ -214,7 +214,7 @@ class PoolStateMachine(Generic[TransportT]):
                 self._balance()
 
     def attempt_failed(self, error: Exception) -> None:
-        """Book a failure to connect, whether or not it will be tried again."""
+        """Count a failure to connect, whether or not it will be tried again."""
         with self._event:
             self.totals.open_failed += 1
             self.last_connect_error = error
@@ -245,13 +245,13 @@ class PoolStateMachine(Generic[TransportT]):
     def checked(
         self, entry: PoolEntry[TransportT], found: Liveness | CloseReason, now: float
     ) -> None:
-        """Book what a look at a doubtful connection has shown."""
+        """Decide what becomes of a doubtful connection, by what a look into it has shown."""
         with self._event:
             reason = self._reason(entry, found) if isinstance(found, Liveness) else found
             self._route(entry, now, reason, unsure=False)
 
     def closed(self, entry: PoolEntry[TransportT]) -> None:
-        """Book that a socket is closed: its slot is free."""
+        """Count and forget a connection whose socket is closed: its slot is free."""
         with self._event:
             self.totals.closed[entry.close_reason] += 1
             self._forget(entry)
@@ -303,12 +303,12 @@ class PoolStateMachine(Generic[TransportT]):
             return since + self._longest_idle
 
     def unused(self) -> bool:
-        """Tell whether nothing is open and nobody waits."""
+        """Return whether nothing is open and nobody waits."""
         with self._lock:
             return not self._size and not self._waiters and not self._watchers
 
     def wanted(self) -> bool:
-        """Tell whether anybody waits, or idle connections are missing."""
+        """Return whether anybody waits, or idle connections are missing."""
         with self._lock:
             return bool(self._waiters) or self._min_idle > len(self._idle)
 
@@ -337,7 +337,7 @@ class PoolStateMachine(Generic[TransportT]):
                 self._close_or_check(self._idle.popleft(), CloseReason.RETIRED)
 
     def resize(self, max_size: float) -> None:
-        """Change the most connections; a surplus is closed, what is in use when it comes back."""
+        """Change the maximum; surplus connections are closed, those in use when they come back."""
         with self._event:
             self._max_size = max_size
             while self._idle and self._size - self._passing[State.CLOSING] > max_size:
@@ -346,7 +346,7 @@ class PoolStateMachine(Generic[TransportT]):
             self._balance()
 
     def end(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
-        """Give out nothing more: waiters get an error, idle entries are closed.
+        """Refuse everybody from now on: waiters get an error, idle entries are closed.
 
         :param drained: called when nothing is in use any more
         """
@@ -395,7 +395,7 @@ class PoolStateMachine(Generic[TransportT]):
         self._due = True
 
     def _finish_event(self) -> None:
-        """Have done what the event has led to; called without the lock."""
+        """Run the actions that the event has led to; called without the lock."""
         self._due = False
         self._run_actions()
 
@@ -403,7 +403,7 @@ class PoolStateMachine(Generic[TransportT]):
         self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None, unsure: bool
     ) -> None:
         """Decide what becomes of a connection that nobody holds any more."""
-        # What can make it unfit is asked in short first: most often nothing does.
+        # One test of all that can make it unfit comes first: most often nothing does.
         if reason is None and (
             entry.generation != self._generation
             or now >= entry.expires_at
@@ -460,7 +460,7 @@ class PoolStateMachine(Generic[TransportT]):
 
     @staticmethod
     def _is_greeting(entry: PoolEntry[TransportT], liveness: Liveness) -> bool:
-        """Tell whether what a server has sent is for the first borrower."""
+        """Return whether what a server has sent is for the first borrower."""
         return liveness is Liveness.UNREAD and not entry.borrows
 
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:

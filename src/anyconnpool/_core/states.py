@@ -1,4 +1,4 @@
-"""The states of a connection and the things that the machine books: entries, waiters, actions."""
+"""The states of a connection, and what the state machine keeps: entries, waiters, totals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class State(IntEnum):
 
     #: being opened
     OPENING = 0
-    #: open, in some doubt, being looked at by a task of the pool
+    #: open, in some doubt, and a task of the pool looks into it
     CHECKING = 1
     #: ready to be borrowed
     IDLE = 2
@@ -46,7 +46,7 @@ IN_USE = State.IN_USE
 
 
 class Action(Enum):
-    """What the machine wants to have done with an entry."""
+    """What the state machine wants to have done with an entry."""
 
     OPEN = auto()
     CHECK = auto()
@@ -56,7 +56,7 @@ class Action(Enum):
 class PoolEntry(Generic[TransportT]):
     """One connection from the decision to open it until its socket is closed.
 
-    :param generation: how often the pool had been told to retire its connections
+    :param generation: how often ``retire()`` had been called
     """
 
     __slots__ = (
@@ -88,15 +88,17 @@ class PoolEntry(Generic[TransportT]):
         self.acquired_at: float = 0.0
         self.opened_at: float = 0.0
         self.idle_since: float = 0.0
-        #: when an idle one has to be looked into, should it rest so long
+        #: when an idle one has to be looked into, if it is idle for so long
         self.recheck_at: float = 0.0
         self.expires_at: float = 0.0
 
 
 class Waiter(Generic[TransportT]):
-    """A task that waits; it is woken once, with an entry or an error or, if neither, good news.
+    """A task that waits; it is woken once, with an entry or an error.
 
-    :param wake: wakes the task; must not call the machine
+    A task that watches for enough idle connections is woken with neither when there are enough.
+
+    :param wake: wakes the task; must not call the state machine
     """
 
     __slots__ = ("entry", "error", "number", "wake")
@@ -132,7 +134,7 @@ class Totals:
 
 
 class Slots(Protocol):
-    """What the machine needs of a :class:`~anyio.CapacityLimiter`."""
+    """What the state machine needs of a :class:`~anyio.CapacityLimiter`."""
 
     @property
     def total_tokens(self) -> float:
@@ -143,7 +145,7 @@ class Slots(Protocol):
     def total_tokens(self, value: float) -> None: ...
 
     def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
-        """Take a token."""
+        """Acquire a token."""
 
     def release_on_behalf_of(self, borrower: object) -> None:
-        """Give it back."""
+        """Release a token."""

@@ -20,7 +20,7 @@ from anyconnpool._util.interrupts import defer_interrupts
 
 
 class Owner(Protocol):
-    """Whom a borrowed connection is released to."""
+    """The part of a pool that a borrowed connection is released to."""
 
     settings: Settings
 
@@ -31,19 +31,19 @@ class Owner(Protocol):
     def release(
         self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
     ) -> None:
-        """Take a connection back; with a reason, to close it."""
+        """Release a connection; with a reason, it is closed."""
 
     def detach(self, entry: PoolEntry[Transport]) -> bool:
-        """Give a connection away for good; false if it has been closed already."""
+        """Take a connection out of the pool for good; false if it has been closed already."""
         ...
 
 
 class PooledConnection(FramedStream):
-    """A connection borrowed from a pool: its borrower's alone, until it is given back.
+    """A connection borrowed from a pool: its borrower's alone until it is given back.
 
-    It is made by the pool, never by hand, and has all that a :class:`FramedStream` has. After it
-    was given back, discarded or detached, every call raises :exc:`~anyio.ClosedResourceError`;
-    the facts about it (addresses, age) can still be read.
+    The pool makes it; it has all that a :class:`FramedStream` has. After it was given back,
+    discarded or detached, every call raises :exc:`~anyio.ClosedResourceError`; the facts about it
+    (addresses, age) can still be read.
 
     It goes back into the pool only if it is known to be clean: no operation on it failed, was
     cancelled or is under way, the body of the ``async with`` raised nothing, nothing that was
@@ -84,12 +84,12 @@ class PooledConnection(FramedStream):
     @staticmethod
     def _address(address: object) -> Any:
         if address is None:
-            raise TypedAttributeLookupError("this connection has no addresses: it is no socket")
+            raise TypedAttributeLookupError("this connection has no addresses: it is not a socket")
         return address
 
     @property
     def reused(self) -> bool:
-        """Whether anybody had borrowed the connection before."""
+        """Whether the connection had been borrowed before."""
         return self._entry.borrows > 1
 
     @property
@@ -99,21 +99,21 @@ class PooledConnection(FramedStream):
 
     @property
     def has_sent(self) -> bool:
-        """Whether its borrower has sent anything, or tried to."""
+        """Whether its borrower has sent anything, or has tried to."""
         return self._has_sent
 
     @property
     def bytes_received(self) -> int:
-        """How many bytes have come since it was borrowed, read or not."""
+        """How many bytes have arrived since it was borrowed, read or not."""
         return self._bytes_received
 
     @defer_interrupts
     async def aclose(self) -> None:
-        """Give the connection back; closed is only what is not clean. Twice does no harm.
+        """Give the connection back; only one that is not clean is closed.
 
-        Called while an exception is on its way (in a ``finally`` block, say), it closes the
-        connection instead: what the exception interrupted can't be known. It never waits and is no
-        checkpoint, so that no cancellation can interrupt it.
+        While an exception is on its way (in a ``finally`` block, for example), the connection is
+        closed in any case, because nobody can know what the exception interrupted. To call it twice
+        does no harm. It never waits and is not a checkpoint, so no cancellation can interrupt it.
         """
         raised = sys.exc_info()[1]
         if not self._ended:
@@ -132,7 +132,7 @@ class PooledConnection(FramedStream):
 
     @defer_interrupts
     def discard(self) -> None:
-        """Give the connection back to be closed, not reused, without waiting.
+        """Give the connection back to be closed instead of reused, without waiting.
 
         :raises ~anyio.ClosedResourceError: if it was given back already
         """
@@ -184,29 +184,29 @@ class PooledConnection(FramedStream):
 
 
 def entry_of(connection: PooledConnection) -> PoolEntry[Transport]:
-    """Return the entry that a borrowed connection stands for, which is none of its user's."""
+    """Return the entry of a borrowed connection, which its borrower has no business with."""
     return connection._entry  # pyright: ignore[reportPrivateUsage]
 
 
 class Acquirer(Protocol):
-    """Whom an :class:`AcquireContext` asks for a connection."""
+    """The part of a pool that an :class:`AcquireContext` asks for a connection."""
 
     async def acquire(
         self, timeout: float, context: AcquireContext | None = None
     ) -> PooledConnection:
         """Acquire an idle connection, or wait for one.
 
-        :param context: what is to release it
+        :param context: the context that will release it, if it is entered
         """
         ...
 
 
 class AcquireContext:
-    """What :meth:`ConnectionPool.acquire` returns: enter it, or await it.
+    """Acquire a connection when entered or awaited; :meth:`ConnectionPool.acquire` returns it.
 
-    ``async with`` gives the connection back at the end of the block. Awaited, it returns the
-    connection, which then has to be given back with :meth:`PooledConnection.aclose`, or by an
-    ``async with`` of its own.
+    ``async with`` releases the connection at the end of the block. ``await`` returns the
+    connection; release that with :meth:`PooledConnection.aclose`, or use it in an ``async with`` of
+    its own.
     """
 
     __slots__ = ("_acquirer", "_timeout", "connection")
@@ -221,7 +221,9 @@ class AcquireContext:
     # a context for a CoroutineType; mypy gives every coroutine function the wider type.
     def __aenter__(self) -> CoroutineType[Any, Any, PooledConnection]:
         if self.connection is not None:
-            raise RuntimeError("this acquire() is entered already: call acquire() once a borrow")
+            raise RuntimeError(
+                "this acquire() is entered already: call acquire() again for another borrow"
+            )
         return self._acquirer.acquire(self._timeout, self)  # type: ignore[return-value]
 
     @defer_interrupts
@@ -241,15 +243,15 @@ class AcquireContext:
 
 
 async def _do_nothing() -> None:
-    """Leave what has been left already."""
+    """Do nothing: the context has been left already."""
 
 
 def _given_away() -> PoolError:
-    return PoolError("the hook gave the connection away: it should only use it")
+    return PoolError("the hook gave the connection away: it must not release, discard or detach it")
 
 
 class _HookOwner:
-    """The owner of a connection that is lent to one of the pool's hooks."""
+    """The owner of a connection that one of the pool's hooks uses."""
 
     def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
         self.settings = settings
@@ -259,7 +261,7 @@ class _HookOwner:
     def release(
         self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
     ) -> None:
-        """Do nothing: a hook can't give back what was not borrowed."""
+        """Do nothing: a hook can't release what it has not acquired."""
 
     def detach(self, entry: PoolEntry[Transport]) -> bool:
         """Refuse.
@@ -275,8 +277,8 @@ class _HookConnection(PooledConnection):
     def finish(self, *, greeting: bool) -> None:
         """Refuse the connection if it is unfit.
 
-        :param greeting: whether what the hook left unread, or has yet to come, is for the first
-            borrower
+        :param greeting: whether bytes that the hook left unread, or that are still to come, are
+            for the first borrower
         :raises ~anyio.ConnectionFailed: if the connection is unfit
         :raises PoolError: if the hook gave it back, discarded or detached it
         """
@@ -284,7 +286,9 @@ class _HookConnection(PooledConnection):
             raise _given_away()
         fault = self._find_fault()
         if fault is not None and (self._unfinished or not greeting):
-            raise ConnectionFailed(f"the hook left the connection unfit: {fault.value}")
+            raise ConnectionFailed(
+                f"the hook left the connection unfit: {fault.value}; it must read every reply whole"
+            )
         self._entry.transport.early = self.buffer
 
 
@@ -296,10 +300,10 @@ async def run_hook(
     *,
     greeting: bool,
 ) -> None:
-    """Call ``on_connect`` or ``check`` with a connection, and see in what state it comes back.
+    """Call ``on_connect`` or ``check`` with a connection, and refuse the connection if it is unfit.
 
-    :param greeting: whether what the hook left unread, or has yet to come, is for the first
-        borrower
+    :param greeting: whether bytes that the hook left unread, or that are still to come, are for
+        the first borrower
     :raises ~anyio.ConnectionFailed: if the hook left the connection unfit
     :raises PoolError: if the hook gave it away
     :raises Exception: what the hook raised

@@ -37,8 +37,8 @@ class Connector:
     :param connectable: what to connect to
     :param settings: the pool's settings
     :param now: returns the time, in seconds
-    :param report: told of every attempt that failed
-    :param wanted: tells whether anybody still needs a connection
+    :param report: called with the error of every attempt that failed
+    :param wanted: returns whether a connection is still needed
     """
 
     def __init__(
@@ -64,12 +64,10 @@ class Connector:
         self._last_error: Exception = ConnectionFailed()
 
     async def open(self, entry: PoolEntry[Transport]) -> None:
-        """Open a connection and put it into the entry.
-
-        A cancellation leaves nothing open.
+        """Open a connection and put it into the entry; a cancellation leaves nothing open.
 
         :raises ~anyio.ConnectionFailed: if connecting fails or takes too long, after as many
-            repeats as ``connect_retry`` asks for or until nobody wants a connection any more
+            repeats as ``connect_retry`` asks for, or as soon as no connection is needed any more
         :raises Exception: what ``on_connect`` raised
         """
         retry = self._settings.connect_retry

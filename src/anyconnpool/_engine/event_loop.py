@@ -1,4 +1,4 @@
-"""The event loop that a pool was entered in: its clock, its signals, and whether it runs here."""
+"""The event loop that a pool was entered in: its clock, its signals, and use from elsewhere."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from anyio.lowlevel import current_token
 from anyconnpool._exceptions import PoolError
 from anyconnpool._util.interrupts import protect_on_trio
 
-# Where a pool belongs that a forked child has got from its parent.
+# The home of a pool that a forked child has inherited from its parent.
 _PARENT_PROCESS = object()
 
 _homes: WeakSet[HomeLoop] = WeakSet()
 
 
 class Signal(Protocol):
-    """What one task waits for and another sets, once."""
+    """A signal that one task waits for and another sets, once."""
 
     def set(self) -> object:
-        """Wake who waits, or will."""
+        """Wake the task that waits, now or later."""
 
     def wait(self) -> Awaitable[object]:
         """Wait until it is set."""
@@ -54,7 +54,7 @@ class _FutureSignal:
 class HomeLoop:
     """Remember the running event loop, and the process.
 
-    :param name: how to call the pool in errors
+    :param name: the pool's name in errors
     """
 
     __slots__ = (
@@ -144,7 +144,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def redeliver_native_cancellation() -> None:
-    """Have a native ``task.cancel()`` that was caught delivered again at the next ``await``.
+    """Have a native ``task.cancel()`` that was caught raised again at the next ``await``.
 
     A cancelled scope of AnyIO does so by itself. asyncio's task groups do the same when both their
     body and their parent have something to raise.

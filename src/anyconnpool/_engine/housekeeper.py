@@ -1,4 +1,4 @@
-"""The reaper and the refiller of a pool: what has to be looked after while nobody asks."""
+"""The reaper and the refiller of a pool: what has to be done while nobody asks for anything."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Housekeeper:
 
     :param settings: the pool's settings
     :param machine: decides
-    :param connection_tasks: carry out what it actions
+    :param connection_tasks: run what the machine decides
     :param home: the event loop of the pool
     :param look_for_leaks: called at each sweep
     """

@@ -1,4 +1,4 @@
-"""Who has borrowed which connection: to name the borrowers that forget to give back."""
+"""Who has borrowed which connection: to name the borrowers that forget to release theirs."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class BorrowCounts:
 
 
 class LeakDetector:
-    """Name what is borrowed, in the log.
+    """Log which task has borrowed a connection for too long.
 
     :param pool: the pool's name
-    :param leak_after: how long a connection may be borrowed before it is told, in seconds
+    :param leak_after: how long a connection may be borrowed before it is logged, in seconds
     :param home: the event loop of the pool
     """
 
@@ -90,7 +90,7 @@ class LeakDetector:
     def log_unreleased(self, entry: PoolEntry[Transport]) -> None:
         """Log that a connection is closed under its borrower's hands, as the pool ends."""
         _logger.warning(
-            "pool %s: %s and is still out at the end of the pool's block: it is closed now",
+            "pool %s: %s and is still borrowed at the end of the pool's block: it is closed now",
             self._pool,
             self._describe(entry),
         )

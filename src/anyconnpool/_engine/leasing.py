@@ -77,7 +77,7 @@ class Leasing:
         """Acquire an idle connection, or wait for one.
 
         :param timeout: limit in seconds
-        :param context: what is to release it
+        :param context: the context that will release it, if it is entered
         """
         # What check() does, without a call for it.
         if not self.running:
@@ -107,7 +107,9 @@ class Leasing:
         self.check()
         entry = self._machine.acquire(self.now())
         if entry is None:
-            raise PoolFull(self._machine.statistics(), "has no idle connection to lend at once")
+            raise PoolFull(
+                self._machine.statistics(), "has no idle connection; acquire() waits for one"
+            )
         entry.borrower = self._current_task()
         return PooledConnection(self, entry)
 
@@ -115,13 +117,13 @@ class Leasing:
     def release(
         self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
     ) -> None:
-        """Take a connection back; with a reason, to close it."""
+        """Release a connection; with a reason, it is closed."""
         entry.borrower = None
         self._machine.release(entry, self.now(), reason, unsure)
 
     @defer_interrupts
     def detach(self, entry: PoolEntry[Transport]) -> bool:
-        """Give a connection away for good; false if it has been closed already."""
+        """Take a connection out of the pool for good; false if it has been closed already."""
         entry.borrower = None
         return self._machine.detach(entry)
 
@@ -149,20 +151,20 @@ class Leasing:
     def count_replay(self, error: Exception) -> None:
         """Count an exchange that is repeated.
 
-        :param error: what went wrong
+        :param error: the error that leads to the repeat
         """
         self._machine.totals.replayed += 1
         notify(self.settings.observers, ExchangeReplayed(self.settings.name, error))
 
     @defer_interrupts
     def retire(self) -> None:
-        """Replace every present connection when it next comes back."""
+        """Replace every present connection, those in use when they come back."""
         self.check()
         self._machine.retire()
 
     @defer_interrupts
     def resize(self, max_size: float) -> None:
-        """Change the most connections."""
+        """Change the maximum of connections."""
         self.check()
         self._machine.resize(max_size)
 
@@ -264,14 +266,14 @@ class ObservedLeasing(Leasing):
     def release(
         self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
     ) -> None:
-        """Take a connection back; see :meth:`Leasing.release`."""
+        """Release a connection; see :meth:`Leasing.release`."""
         events = self._release_of(entry)
         super().release(entry, reason, unsure)
         self._notify(*events)
 
     @defer_interrupts
     def detach(self, entry: PoolEntry[Transport]) -> bool:
-        """Give a connection away for good; see :meth:`Leasing.detach`."""
+        """Take a connection out of the pool for good; see :meth:`Leasing.detach`."""
         events = self._release_of(entry)
         mine = super().detach(entry)
         self._notify(*events)

@@ -45,7 +45,7 @@ class RunningPool:
     :param connectable: what it connects to
     :param tasks: the group for the pool's tasks
     :param home: the event loop of the block
-    :param make_machine: makes the machine
+    :param make_machine: makes the state machine
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class RunningPool:
         self._notify(PoolStarted(settings.name, machine.statistics, settings.min_idle))
 
     def end(self) -> None:
-        """Lend nothing more, and close what is idle."""
+        """Refuse every acquire from now on, and close what is idle."""
         self._housekeeper.stop()
         self._connection_tasks.stop()
         self.leasing.end(self._drained.set)
@@ -87,7 +87,7 @@ class RunningPool:
     def seize(self, *, silent: bool) -> None:
         """Close what is still borrowed.
 
-        :param silent: whether nobody could have been expected to give it back
+        :param silent: whether to log nothing, because borrowers had no time to release anything
         """
         for entry in self.held():
             if entry.state is State.IN_USE and not silent:
@@ -127,8 +127,8 @@ class RunningPool:
 class PoolLifecycle:
     """Run pools inside one ``async with`` block: one pool, or those of a manager.
 
-    :param name: how to call what runs in it in errors
-    :param close_timeout: grace for what is borrowed when the block ends, in seconds
+    :param name: the pool's name in errors, or the manager's
+    :param close_timeout: how long borrowed connections may stay out when the block ends, in seconds
     """
 
     def __init__(self, name: str, close_timeout: float) -> None:
@@ -220,7 +220,7 @@ class PoolLifecycle:
             raise interruption
 
     async def _leave(self, *, hurry: bool) -> None:
-        """End all pools; borrowers get some grace, but if the block was cancelled."""
+        """End all pools; borrowers get some time, except if the block was cancelled."""
         for pool in self._pools:
             pool.end()
         for scope in self._scopes:

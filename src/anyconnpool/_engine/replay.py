@@ -1,4 +1,4 @@
-"""When an exchange is repeated on another connection, and which failures are worth a repeat.
+"""When an exchange is repeated on another connection, and after which failures.
 
 An exchange is repeated without being asked only if no byte of its request was handed to the
 operating system. With a :class:`Retry` the caller says that the request may be sent again.
@@ -19,17 +19,18 @@ from anyconnpool._util.deadline import Deadline
 
 T = TypeVar("T")
 
-# Dead connections that one exchange replaces for free, before they count as tries: more than a
-# pool usually has, so that a restart of the server costs nothing, but not without end.
+# So many dead connections are replaced in one exchange before they count as tries: more than a pool
+# usually has, so that a restart of the server costs nothing, and still an end.
 _FREE_REPLACEMENTS = 100
 # AnyIO lets an alert of TLS, other than the closing one, through as it is.
 _HANG_UPS = (BrokenResourceError, EndOfStream, IncompleteRead, ConnectionError, ssl.SSLError)
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Tell whether a repeat, on another connection, may succeed.
+    """Return whether a repeat, on another connection, may succeed.
 
-    Never after a timeout, which says nothing of the connection, nor after an error of the pool.
+    It never can after a timeout, which says nothing about the connection, or after an error of the
+    pool.
     """
     if isinstance(error, (PoolError, TimeoutError)):
         return False
@@ -37,9 +38,9 @@ def is_retryable(error: BaseException) -> bool:
 
 
 def is_hang_up(error: BaseException) -> bool:
-    """Tell whether this is what a dead connection makes of an operation on it.
+    """Return whether an operation on a dead connection fails like this.
 
-    An OSError of another kind is about something else that the user's code did.
+    Any other ``OSError`` comes from something else that the user's code did.
     """
     return isinstance(error, _HANG_UPS)
 
@@ -82,16 +83,16 @@ async def run_exchange(
 
 
 def _may_replace(connection: PooledConnection | None, retry: Retry | None) -> bool:
-    """Tell whether an exchange that met a hang-up may be repeated on another connection at once."""
+    """Return whether an exchange that met a hang-up may be repeated at once elsewhere."""
     if connection is None or not connection.reused or connection.bytes_received:
         return False
     return retry is not None or not connection.has_sent
 
 
 def check_retry(retry: object) -> None:
-    """Refuse what is no :class:`Retry`.
+    """Refuse what is not a :class:`Retry`.
 
-    :raises TypeError: if it is neither that nor ``None``
+    :raises TypeError: if it is not a :class:`Retry` or ``None``
     """
     if retry is not None and not isinstance(retry, Retry):
         raise TypeError(f"retry must be a Retry, not {type(retry).__name__}")

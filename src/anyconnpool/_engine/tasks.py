@@ -31,7 +31,7 @@ def look_at(entry: PoolEntry[Transport]) -> Liveness:
 class ConnectionTasks:
     """Run the tasks that connections need.
 
-    :param machine: whose actions to carry out
+    :param machine: the state machine whose actions are run
     :param connector: opens connections
     :param settings: the pool's settings
     :param now: returns the time, in seconds

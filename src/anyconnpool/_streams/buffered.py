@@ -1,4 +1,4 @@
-"""One byte stream read ahead in large chunks, with an account of what was begun and ended well.
+"""One byte stream that reads ahead in large chunks, and counts operations that didn't end well.
 
 AnyIO's own ``receive_exactly`` asks the socket for just the missing bytes: two trips a package, and
 on asyncio the surplus stays where no probe sees it. This stream always receives a large chunk into
@@ -27,7 +27,7 @@ TURN_MASK = 255
 
 
 class _ClosedStream(ByteStream):
-    """Stand in for a stream that was closed or given back: refuse every use."""
+    """Take the place of a stream that was closed or given back: refuse every use."""
 
     async def receive(self, max_bytes: int = 65536) -> NoReturn:
         raise ClosedResourceError
@@ -106,7 +106,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
 
     @defer_interrupts
     async def aclose(self) -> None:
-        """Close the wrapped stream and drop what is buffered; every later use is refused."""
+        """Close the wrapped stream and drop what is buffered; every later call is refused."""
         await self._end().aclose()
 
     def _end(self) -> AnyByteStream:
@@ -124,7 +124,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
     async def send(self, item: bytes) -> None:
         """Send all of the bytes.
 
-        A cancellation leaves it open how many were sent.
+        After a cancellation, nobody knows how many of them were sent.
 
         :param item: the bytes
         :raises ~anyio.BrokenResourceError: if the connection is broken
@@ -136,14 +136,14 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._unfinished -= 1
 
     async def send_eof(self) -> None:
-        """Tell the peer that nothing more will be sent; a pool doesn't reuse such a connection."""
+        """Let the peer know that nothing more will be sent; a pool doesn't reuse the connection."""
         self._unfinished += 1
         await self._stream.send_eof()
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Receive what there is, waiting for the first byte.
+        """Receive what has arrived, waiting for the first byte.
 
-        :param max_bytes: return this many bytes at most; a surplus stays buffered
+        :param max_bytes: the most bytes to return; a surplus stays buffered
         :return: at least one byte
         :raises ~anyio.EndOfStream: if the peer closed the connection
         :raises ValueError: if ``max_bytes`` is less than 1
@@ -160,7 +160,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         """Receive this many bytes.
 
         :param nbytes: how many bytes
-        :raises ~anyio.IncompleteRead: if the peer closed before; what came stays buffered
+        :raises ~anyio.IncompleteRead: if the peer closed before; what arrived stays buffered
         :raises ValueError: if ``nbytes`` is negative
         """
         if nbytes < 1:
@@ -181,13 +181,13 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         return self._take(nbytes)
 
     async def receive_until(self, delimiter: bytes, max_bytes: int) -> bytes:
-        """Receive up to a delimiter, which is taken but not returned.
+        """Receive up to a delimiter, which is removed and not returned.
 
         :param delimiter: what to look for
-        :param max_bytes: most bytes that may stand before it
+        :param max_bytes: the most bytes that may stand before it
         :raises ~anyio.DelimiterNotFound: if more than ``max_bytes`` stand before the delimiter,
             or none is among as many; the connection is not reused
-        :raises ~anyio.IncompleteRead: if the peer closed before; what came stays buffered
+        :raises ~anyio.IncompleteRead: if the peer closed before; what arrived stays buffered
         :raises ValueError: if the delimiter is empty or ``max_bytes`` less than 1
         """
         if not delimiter or max_bytes < 1:

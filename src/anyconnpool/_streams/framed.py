@@ -1,4 +1,4 @@
-"""Lines, packages and whole exchanges over a stream that reads ahead."""
+"""Lines, packages, frames and whole exchanges over a stream that reads ahead."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def frame_exchange(data: DataT, format: FrameFormat[DataT, FrameT]) -> Exchange[
 
 
 class FramedStream(ReadAheadStream):
-    """Read and write lines and packages on any AnyIO byte stream, for both ends of a connection.
+    """Read and write lines, packages and other frames on any AnyIO byte stream.
 
     Servers wrap accepted streams in it; :class:`PooledConnection` offers the same on the client's
     side. It is an AnyIO :class:`~anyio.streams.buffered.BufferedByteReceiveStream`; one task at a
     time may receive, and one may send. Every method that waits can be cancelled. Bytes that arrived
     before a cancellation or an error stay in the buffer, and the next read gets them. Reads of
-    what is buffered already don't wait, but every 256th gives the other tasks a turn.
+    what is buffered already don't wait; every 256th of them gives the other tasks a turn.
 
     :param stream: the stream to wrap; closing this stream closes it
     :param package_format: the default of :meth:`receive_package` and :meth:`send_package`
@@ -130,7 +130,7 @@ class FramedStream(ReadAheadStream):
             stream's ``max_line_bytes``
         :return: the line without its end
         :raises ~anyio.EndOfStream: if the peer closed between two lines
-        :raises ~anyio.IncompleteRead: if it closed within a line; what came stays buffered
+        :raises ~anyio.IncompleteRead: if it closed within a line; what arrived stays buffered
         :raises ~anyio.DelimiterNotFound: if the line is longer; the connection is not reused
         :raises ValueError: if the newline is empty or ``max_bytes`` less than 1
         """
@@ -162,10 +162,11 @@ class FramedStream(ReadAheadStream):
         :param format: the package format, if not the stream's own
         :return: the body
         :raises ~anyio.EndOfStream: if the peer closed between two packages
-        :raises ~anyio.IncompleteRead: if it closed within a package; what came stays buffered
+        :raises ~anyio.IncompleteRead: if it closed within a package; what arrived stays buffered
         :raises PackageTooLarge: if the header announces more than the format allows; nothing of
             the body is waited for, and the connection is not reused
-        :raises PackageTooSmall: if it announces less than itself; the connection is not reused
+        :raises PackageTooSmall: if it announces less than its own size; the connection is not
+            reused
         """
         format = choose_package_format(format, self._defaults.package_format)
         self._turns += 1
@@ -192,7 +193,7 @@ class FramedStream(ReadAheadStream):
         :param max_bytes: longest frame to accept, in bytes as it goes over the wire
         :return: the frame that the format makes of it
         :raises ~anyio.EndOfStream: if the peer closed between two frames
-        :raises ~anyio.IncompleteRead: if it closed within a frame; what came stays buffered
+        :raises ~anyio.IncompleteRead: if it closed within a frame; what arrived stays buffered
         :raises ~anyio.DelimiterNotFound: if the frame is longer; the connection is not reused
         :raises ValueError: if ``max_bytes`` is less than 1, or the format found a frame that ends
             outside of the buffer; the connection is not reused then
@@ -248,11 +249,11 @@ class FramedStream(ReadAheadStream):
     ) -> bytes:
         """Receive a burst: wait for the first bytes, then until the line falls silent.
 
-        For protocols without frames, like gtcp's ``Recv(-1)``, whose 1 ms is the default. It can't
-        tell a pause within a reply from its end.
+        It is for protocols without frames, like gtcp's ``Recv(-1)``, whose 1 ms is the default. A
+        pause within a reply looks to it like the end of the reply.
 
         :param quiet: how long nothing may arrive for the burst to be over, in seconds
-        :param max_bytes: return this many bytes at most; a surplus stays buffered
+        :param max_bytes: the most bytes to return; a surplus stays buffered
         :return: at least one byte
         :raises ~anyio.EndOfStream: if the peer closed and nothing had arrived
         :raises ValueError: if an argument is negative or NaN, or ``max_bytes`` less than 1
@@ -268,14 +269,14 @@ class FramedStream(ReadAheadStream):
         return self._take(max_bytes)
 
     async def drain(self, *, quiet: float = 0.5, max_bytes: int = _BURST_BYTES) -> bytes:
-        """Throw away, and return, what is buffered and what arrives until the line is silent.
+        """Throw away what is buffered and what arrives until the line is silent, and return it.
 
-        Silence is not an error. The default is that of the question which asked for it: flush a
-        socket with a read deadline of 500 ms.
+        Silence is not an error. The default, 0.5 s, is the read deadline that the question had
+        which asked for this method: how to flush a socket.
 
         :param quiet: how long nothing may arrive, in seconds
         :param max_bytes: stop after this many bytes, whatever else there is
-        :return: the bytes thrown away, maybe none
+        :return: the bytes thrown away, perhaps none
         :raises ~anyio.EndOfStream: if the peer closed and nothing had arrived
         :raises ValueError: if an argument is negative or NaN, or ``max_bytes`` less than 1
         """
@@ -442,7 +443,7 @@ class FramedStream(ReadAheadStream):
         return b"" if probe() is Liveness.ALIVE else await self._receive_chunk()
 
     def _silence_probe(self) -> SocketProbe | None:
-        """Return a probe that can tell silence without receiving, if there is one."""
+        """Return a probe that can recognize silence without receiving, if there is one."""
         # Before its first receive, AnyIO may be reading an accepted stream into its own queue.
         return self._plain_probe if self._bytes_received else None
 

@@ -1,8 +1,9 @@
-"""Tell whether an idle connection is alive, closed or holds unread bytes: public API, no waiting.
+"""Find out whether an idle connection is alive, closed or has unread bytes, without waiting.
 
-While nobody receives, AnyIO leaves everything that arrives in the kernel, so that the kernel knows
-best: one registered ``select.poll`` object per connection answers in about a microsecond. What is
-in user space already (decrypted or undecrypted TLS records) is asked of the SSL object.
+Only public API is used. While nobody receives, AnyIO leaves everything that arrives in the kernel,
+so that the kernel knows best: one registered ``select.poll`` object per connection answers in about
+a microsecond. The SSL object knows what is in user space already (decrypted or undecrypted TLS
+records).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)
 # never have siblings, but asking once more about those does no harm.
 _FULL_CHUNK = 256_000
 # TLSStream takes 64 KiB of records at a time from the stream below, which keeps the rest queued.
-# What was decrypted shows how much was taken, but for the record that is not complete yet.
+# What was decrypted shows how much was taken, except for the record that is not complete yet.
 _TLS_CHUNK = 65_536
 _TLS_RECORD = 16_640
 _TLS_OVERHEAD = 100
@@ -62,7 +63,7 @@ class SocketProbe:
         return self()
 
     def may_hide(self, received: int, chunks: int, last_chunk: int) -> bool:
-        """Tell whether bytes may be queued between the kernel and the stream's reader.
+        """Return whether bytes may be queued between the kernel and the stream's reader.
 
         :param received: bytes received since the last time the connection was known to be clean
         :param chunks: in how many chunks
@@ -75,7 +76,7 @@ class TLSProbe:
     """Probe a TLS stream over a socket.
 
     A connection that has never been read is readable although nothing was sent to it: session
-    tickets of TLS 1.3. Only receiving can tell them from data.
+    tickets of TLS 1.3. Only a receive can distinguish them from data.
 
     :param socket_probe: probe of the socket below
     :param ssl_object: the stream's SSL object
@@ -106,7 +107,7 @@ class TLSProbe:
         return Liveness.UNSURE if below is Liveness.UNREAD else below
 
     def may_hide(self, received: int, chunks: int, last_chunk: int) -> bool:
-        """Tell whether undecrypted bytes may be queued below; see :meth:`SocketProbe.may_hide`."""
+        """Return whether bytes of TLS may be queued below; see :meth:`SocketProbe.may_hide`."""
         taken = received + chunks * _TLS_OVERHEAD + _TLS_RECORD
         return self._socket_probe.keeps_surplus and taken >= _TLS_CHUNK
 
@@ -115,19 +116,19 @@ class Look(Protocol):
     """Looks at a stream without waiting and without consuming anything."""
 
     def __call__(self) -> Liveness:
-        """Say what there is to see."""
+        """Return what there is to see."""
         ...
 
 
 class LivenessAttribute(TypedAttributeSet):
-    """Lets streams that are no sockets answer for themselves."""
+    """Let streams that are not sockets answer for themselves."""
 
     #: the stream's own probe
     probe: Look = typed_attribute()
 
 
 class OwnProbe:
-    """Ask a stream that is no socket; one that says nothing of itself is taken to be alive.
+    """Ask a stream that is not a socket; one without a probe is taken to be alive.
 
     :param look: the stream's own probe
     """
@@ -146,7 +147,7 @@ class OwnProbe:
         return self._look()
 
     def may_hide(self, received: int, chunks: int, last_chunk: int) -> bool:
-        """Say that nothing is hidden."""
+        """Return false: nothing is hidden."""
         return False
 
 
@@ -159,7 +160,7 @@ def _poll_function(fd: int) -> Callable[[int], list[tuple[int, int]]]:
 
 
 def _select(fd: int, timeout: int) -> list[tuple[int, int]]:
-    """Ask where there is no poll (Windows): it can't tell a hang-up from data, both are unfit."""
+    """Ask where poll is missing (Windows): a hang-up looks like data there; both are unfit."""
     return [(fd, select.POLLIN) for fd in select.select([fd], [], [], timeout)[0]]
 
 

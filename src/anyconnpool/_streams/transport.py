@@ -30,8 +30,8 @@ _CHUNK = 262_144
 # What waits in user space is received within one turn of the event loop, or a few with TLS. It is
 # turns that count: a deadline may pass before the task gets its turn.
 _TURNS = 10
-# Session tickets are digested within a few turns; 2 ms were too few on a busy machine. If the loop
-# is so busy that it doesn't get to them, the probe is unsure again, and then for good.
+# Session tickets are read within a few turns; 2 ms were too few on a busy machine. If the loop is
+# so busy that it doesn't get to them, the probe is unsure again, in the end for good.
 _SETTLE_TICKETS = 0.02
 _PATIENCE = 3
 

@@ -25,7 +25,7 @@ def check_duration(name: str, value: object) -> float:
 def check_count(name: str, value: object, *, least: int, unlimited: bool = True) -> None:
     """Check a whole number.
 
-    :raises TypeError: if it is not an integer, nor ``math.inf`` where that is allowed
+    :raises TypeError: if it is not an integer, or ``math.inf`` where that is allowed
     :raises ValueError: if it is less than the least
     """
     if unlimited and isinstance(value, float) and value == math.inf:
@@ -47,7 +47,7 @@ def check_size(name: str, value: int, least: int = 1) -> None:
 
 
 def check_delimiter(delimiter: bytes, max_bytes: int) -> None:
-    """Refuse to look for nothing, or nowhere.
+    """Refuse a delimiter or a limit that makes no sense.
 
     :raises ValueError: if the delimiter is empty or the limit less than 1
     """

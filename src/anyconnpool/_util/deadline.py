@@ -1,4 +1,4 @@
-"""Time limits that cost nothing where there is none."""
+"""Time limits, which cost nothing where none is set."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Deadline:
 
 
 class _Limit:
-    """What AnyIO's ``fail_at()`` does, without its generators, which cost half as much again.
+    """Do what AnyIO's ``fail_at()`` does, without its generators, which cost half as much again.
 
     :param end: the time at which it is over
     """
@@ -72,6 +72,6 @@ class _Limit:
         exc_tb: TracebackType | None,
     ) -> None:
         self._scope.__exit__(exc_type, exc_val, exc_tb)
-        # Nobody else knows the scope: nothing but the time can have cancelled it.
+        # Nobody else knows the scope: only the time can have cancelled it.
         if self._scope.cancelled_caught:
             raise TimeoutError

@@ -1,8 +1,9 @@
 """Keep Ctrl-C out of the middle of a step.
 
 asyncio turns SIGINT into a cancellation of the main task. trio raises :exc:`KeyboardInterrupt`
-wherever the main thread happens to be: between a connection's leaving the books and its reaching
-the borrower, say. In functions that ask for it, trio waits for the main task's next checkpoint.
+wherever the main thread happens to be: for example, after a connection has left the state machine
+and before it reaches its borrower. In functions that ask for it, trio waits for the main task's
+next checkpoint.
 """
 
 from __future__ import annotations

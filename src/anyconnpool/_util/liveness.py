@@ -1,4 +1,4 @@
-"""What can be known of an open stream without waiting: the one word that core and streams share."""
+"""What can be known of an open stream without waiting: the one type that core and streams share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Liveness(Enum):
     CLOSED = auto()
     #: bytes that nobody has asked for are waiting
     UNREAD = auto()
-    #: something is waiting that may be harmless (TLS session tickets): only receiving can tell
+    #: something is waiting that may be harmless (TLS session tickets): only a receive can show it
     UNSURE = auto()
 
 

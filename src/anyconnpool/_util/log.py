@@ -1,6 +1,6 @@
-"""Log what fails again and again without flooding the log, and warn of what was forgotten.
+"""Log repeated failures without flooding the log, and warn of what was forgotten.
 
-Decides what is worth a line; it is told the time. Payload never gets into a line.
+This module decides what is worth a line; the time is passed in. Payload is never logged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _INTERVAL = 60.0
 def describe_error(error: Exception) -> str:
     """Describe an error for the log: a failure to connect by its text, others by their type.
 
-    What a hook of the user's raises may quote what it has received.
+    The text of what a user's hook raises may quote what it has received.
     """
     return (
         describe_with_cause(error) if isinstance(error, ConnectionFailed) else type(error).__name__
@@ -25,7 +25,7 @@ def describe_error(error: Exception) -> str:
 
 
 def describe_with_cause(error: BaseException) -> str:
-    """Return the type and the text of an error, and what the system said in the first place.
+    """Return the type and the text of an error, and the system's own error that led to it.
 
     AnyIO's text for a refused connection, and for a process out of descriptors, is the same.
     """
@@ -44,7 +44,7 @@ class OutageLog:
     The first failure is logged at once, the end of what was logged at INFO. Failures that were not
     logged are counted in the next line.
 
-    :param logger: where to
+    :param logger: writes the lines
     :param pool: name of the pool
     :param action: what fails, as in "connecting"
     """
@@ -60,7 +60,7 @@ class OutageLog:
         self._outage_logged = False
 
     def failed(self, error: Exception, now: float) -> None:
-        """Book a failure.
+        """Record a failure.
 
         :param error: what it failed with
         :param now: the time, in seconds
@@ -74,7 +74,7 @@ class OutageLog:
             self._logged_at = now
 
     def succeeded(self, now: float) -> None:
-        """Book a success, which ends an outage.
+        """Record a success, which ends an outage.
 
         :param now: the time, in seconds
         """
@@ -99,10 +99,10 @@ class OutageLog:
 
 
 def warn_of_neglect(owner: object, missed: str) -> None:
-    """Give a :exc:`ResourceWarning` of something that goes away with its block not run to the end.
+    """Warn that a pool or manager is deleted although its block has not been run to the end.
 
-    :param owner: what goes away
-    :param missed: what should have been done with it
+    :param owner: the pool or manager
+    :param missed: what was not done with it: "entered" or "left"
     """
     message = f'{owner!r} was never {missed}: use it with "async with"'
     warnings.warn(message, ResourceWarning, stacklevel=2, source=owner)

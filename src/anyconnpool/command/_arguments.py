@@ -156,5 +156,5 @@ def _check_message(framing: Framing, message: bytes) -> None:
 
 
 def _encode(text: str) -> bytes:
-    # As the shell gave it, if that was no text.
+    # As the shell passed it, if that was not text.
     return text.encode(sys.getfilesystemencoding(), "surrogateescape")

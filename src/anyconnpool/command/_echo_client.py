@@ -25,7 +25,7 @@ class EchoClient:
 
     :ivar target: the server
     :ivar messages: what to send; if there is nothing, the lines of standard input
-    :ivar framing: how messages are told apart
+    :ivar framing: how messages are separated
     :ivar timeout: limit for one exchange, connecting included, in seconds
     :ivar backend: on which event loop
     """

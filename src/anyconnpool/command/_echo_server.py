@@ -28,9 +28,9 @@ class EchoServer:
     """An echo server.
 
     :ivar host: where to listen
-    :ivar port: the same; 0 lets the system choose
+    :ivar port: where to listen; 0 lets the system choose
     :ivar path: where to listen on a UNIX socket instead
-    :ivar framing: how messages are told apart
+    :ivar framing: how messages are separated
     :ivar delay: how long to wait before each reply, in seconds
     :ivar cert: file with the certificate to speak TLS with
     :ivar key: file with its key, if it is not in the same file
@@ -94,8 +94,8 @@ class EchoServer:
                 return MultiListener([await anyio.create_unix_listener(self.path)])
             return await anyio.create_tcp_listener(local_host=self.host, local_port=self.port)
         except (OSError, UnicodeError) as error:
-            place = self.path or f"{self.host}:{self.port}"
-            raise CommandError(f"can't listen on {place}: {reason(error)}") from error
+            address = self.path or f"{self.host}:{self.port}"
+            raise CommandError(f"can't listen on {address}: {reason(error)}") from error
 
 
 class _QuietTLSListener(TLSListener):

@@ -1,4 +1,4 @@
-"""How messages are told apart on the wire: by lines, by packages, or not at all."""
+"""How messages are separated on the wire: by lines, by packages, or not at all."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Remember millions of durations in a few kilobytes, and tell their percentiles."""
+"""Remember millions of durations in a few kilobytes, and compute their percentiles."""
 
 from __future__ import annotations
 
 import math
 
 # Bucket n holds the durations from SHORTEST * 2 ** (n / PER_DOUBLING) on: each is 1.1 % wider than
-# the one before, so that a percentile, told as the middle of its bucket, is right within 0.55 %.
+# the one before, so that a percentile, given as the middle of its bucket, is right within 0.55 %.
 # There is room for durations from 1 µs to 4.7 hours; others go to the first or the last bucket.
 _PER_DOUBLING = 64
 _SHORTEST = 1e-6
@@ -29,8 +29,8 @@ class Latencies:
         self.count += 1
         self.total += duration
         self.longest = max(self.longest, duration)
-        place = math.log2(max(duration, _SHORTEST) / _SHORTEST) * _PER_DOUBLING
-        self._buckets[min(int(place), _BUCKETS - 1)] += 1
+        bucket = math.log2(max(duration, _SHORTEST) / _SHORTEST) * _PER_DOUBLING
+        self._buckets[min(int(bucket), _BUCKETS - 1)] += 1
 
     def percentile(self, percent: float) -> float:
         """Return the duration that this share of all did not exceed, or 0 if there are none.

@@ -35,10 +35,10 @@ class Load:
     plot: Path | None
 
     def run(self) -> int:
-        """Measure and tell the results.
+        """Measure, and show the results.
 
         :return: the program's exit code
-        :raises CommandError: if there is nothing to tell
+        :raises CommandError: if no request was answered
         """
         if self.plot is not None:
             require("matplotlib", "cli")
@@ -50,7 +50,7 @@ class Load:
             screen = import_module("anyconnpool.command._screen")
             with screen.LiveProgress(self.plan.duration) as progress:
                 self._measure(report, progress)
-        self._tell(report)
+        self._show(report)
         if report.interrupted:
             return INTERRUPTED
         _check_answered(report)
@@ -59,7 +59,7 @@ class Load:
     def _measure(self, report: Report, watcher: Watcher | None) -> None:
         report.interrupted = run(self.backend, lambda: measure(self.plan, report, watcher))
 
-    def _tell(self, report: Report) -> None:
+    def _show(self, report: Report) -> None:
         advice = advise(report.pooled, self.plan.tasks)
         if self.json:
             json.dump(self._as_json(report, advice), sys.stdout, indent=2)

@@ -60,7 +60,7 @@ def require(package: str, extra: str) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Return what a failed exchange failed by.
+    """Return why an exchange failed.
 
     The texts are few, so that failures can be counted by them.
     """
@@ -76,7 +76,7 @@ def reason(error: BaseException) -> str:
 
 
 def _root_of(error: BaseException) -> BaseException:
-    """Return what the system said in the first place; of several attempts, the first one's."""
+    """Return the system's own error that led to this one; of several attempts, the first one's."""
     cause = error.__cause__
     if isinstance(error, AcquireTimeout):
         cause = error.last_connect_error
@@ -92,7 +92,7 @@ def _root_of(error: BaseException) -> BaseException:
 def _describe_ssl(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: the server's certificate is not trusted: {error.verify_message}"
-    told: str | None = getattr(error, "reason", None)
-    if told in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+    code: str | None = getattr(error, "reason", None)
+    if code in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
         return "TLS: what answers there does not speak it"
-    return f"TLS: {(told or str(error)).replace('_', ' ').lower()}"
+    return f"TLS: {(code or str(error)).replace('_', ' ').lower()}"

@@ -27,7 +27,7 @@ def run(backend: str, command: Callable[[], Awaitable[object]]) -> bool:
     """
     if backend != "asyncio":
         require(backend, backend)
-    # The command tells its failures itself.
+    # The command reports its failures itself.
     logging.getLogger("anyconnpool").addHandler(logging.NullHandler())
     options = {} if backend == "trio" else {"use_uvloop": backend == "uvloop"}
     name = "trio" if backend == "trio" else "asyncio"
@@ -55,7 +55,7 @@ async def _run_until_signal(command: Callable[[], Awaitable[object]]) -> bool:
             try:
                 await command()
             except Exception as error:
-                # It shall not leave as part of the task group's ExceptionGroup.
+                # It must not leave as part of the task group's ExceptionGroup.
                 failure = error
             tasks.cancel_scope.cancel()
     if failure is not None:

@@ -1,4 +1,4 @@
-"""Observers that pass on what pools tell to other people's tools: a module for each tool.
+"""Observers that export the events and figures of pools: a module for each tool.
 
-None is imported without being asked for. Each needs the extra of its name.
+None of them is imported by the package itself. Each needs the extra of its name.
 """

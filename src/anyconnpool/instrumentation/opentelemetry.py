@@ -39,7 +39,7 @@ _Read: TypeAlias = Callable[[CallbackOptions], Iterable[Observation]]
 class PoolMetrics(PoolObserver):
     """Report pools by the semantic conventions for the connection pools of database clients.
 
-    Give one and the same to all pools, as ``observers=[metrics]``. The metrics are, each under the
+    Pass the same object to all pools, as ``observers=[metrics]``. The metrics are, each under the
     prefix: ``count`` (of connections, by ``state``: ``idle`` or ``used``), ``idle.min``,
     ``idle.max``, ``max``, ``pending_requests``, ``timeouts``, and the histograms ``create_time``,
     ``wait_time`` and ``use_time`` in seconds. Connections that are being opened, checked or closed
@@ -47,12 +47,12 @@ class PoolMetrics(PoolObserver):
     a limit both are left out.
 
     All have the attribute ``pool.name``, under the prefix too; the figures of pools with the same
-    name are added up. What is in a pool now is read whenever metrics are collected, from whatever
+    name are added up. What is in a pool now is read whenever metrics are collected, from any
     thread; a pool that has ended is no longer reported.
 
     :param meter_provider: where the metrics go; by default what
         :func:`opentelemetry.metrics.set_meter_provider` sets, before or after
-    :param prefix: of the names of metrics and attributes, for services that are no databases
+    :param prefix: of the names of metrics and attributes, for services that are not databases
     """
 
     def __init__(

@@ -40,7 +40,7 @@ _TOTALS = (
 class PoolCollector(PoolObserver, Collector):
     """Collect metrics of pools, for a registry of ``prometheus_client``.
 
-    Give one and the same to all pools, as ``observers=[collector]``. Under the namespace there are
+    Pass the same object to all pools, as ``observers=[collector]``. Under the namespace there are
     the gauges ``connections`` (by ``state``: ``idle``, ``in_use``, ``connecting``, ``closing``),
     ``max_connections`` and ``tasks_waiting``; the counters ``acquired_total``, ``reused_total``,
     ``opened_total``, ``open_failures_total``, ``closed_total`` (by ``reason``, the values of
@@ -49,7 +49,7 @@ class PoolCollector(PoolObserver, Collector):
     ``connect_seconds``.
 
     All have the label ``pool``, the pool's name; the figures of pools with the same name are added
-    up. What is in a pool now is read whenever metrics are collected, from whatever thread. When a
+    up. What is in a pool now is read whenever metrics are collected, from any thread. When a
     pool ends, its gauges go and its counters stay.
 
     :param registry: where to register; by default nowhere:
@@ -68,8 +68,8 @@ class PoolCollector(PoolObserver, Collector):
         self._namespace = namespace
         self._buckets = buckets
         self._pools = Pools()
-        # Not read from the statistics: there a grant that its caller never got is taken back, and
-        # a counter must not fall.
+        # Not read from the statistics: there a grant that its caller never got is subtracted again,
+        # and a counter must not fall.
         self._acquired = self._counter("acquired", "Borrows of a connection.")
         self._reused = self._counter(
             "reused", "Borrows of a connection that had been borrowed before."
@@ -88,7 +88,7 @@ class PoolCollector(PoolObserver, Collector):
             metric.labels(event.pool)
 
     def ended(self, event: PoolEnded) -> None:
-        """Report nothing more of the pool but what it has counted."""
+        """Report nothing more of the pool, except what it has counted."""
         self._pools.end(event)
 
     def opened(self, event: ConnectionOpened) -> None:

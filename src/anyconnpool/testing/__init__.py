@@ -1,6 +1,6 @@
 """Tools for testing programs that talk over connections.
 
-A remote in memory, a proxy on real sockets that misbehaves when told to, virtual clocks, and an
+A remote in memory, a proxy on real sockets that misbehaves on demand, virtual clocks, and an
 assertion for the end of a test.
 """
 

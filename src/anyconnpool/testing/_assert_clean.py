@@ -12,16 +12,16 @@ from anyconnpool._statistics import CloseReason, PoolStatistics
 def assert_clean(pool: ConnectionPool | PoolManager) -> None:
     """Assert that nobody has a connection of the pool, or waits for one.
 
-    For the end of a test, when all tasks that used the pool have ended. Giving back and giving up
-    are done in one step, so that there is nothing to wait for. What the pool still opens and closes
-    in its background is its own affair, no mistake of its users, and ends with the pool's block at
-    the latest.
+    Call it at the end of a test, when all tasks that used the pool have ended. It need not wait:
+    connections are given back, and waiting is given up, in one step. What the pool still opens and
+    closes in the background is not a mistake of its users, and ends with the pool's block at the
+    latest.
 
-    Asked after the pool's block, it asserts that nothing was still borrowed when that ended. A
-    manager has to be asked inside its block, at whose end it forgets its pools.
+    After the pool's block, it asserts that nothing was still borrowed when the block ended. Call it
+    for a manager inside the manager's block: at the end of that, a manager forgets its pools.
 
     :param pool: the pool, or a manager, which answers for all its pools
-    :raises AssertionError: if there is something left; it tells what, and the statistics
+    :raises AssertionError: if something is left; the text says what, and has the statistics
     """
     if isinstance(pool, PoolManager):
         every = tuple(pool.statistics().values())
@@ -35,15 +35,15 @@ def assert_clean(pool: ConnectionPool | PoolManager) -> None:
 def _what_is_left(statistics: PoolStatistics) -> Iterator[str]:
     seized = statistics.closed.get(CloseReason.SEIZED.value, 0)
     found = [
-        _tell(statistics.in_use, "connection", "still borrowed"),
-        _tell(statistics.tasks_waiting, "task", "still waiting for a connection"),
-        _tell(seized, "connection", "still borrowed at the end of the pool's block"),
+        _describe(statistics.in_use, "connection", "still borrowed"),
+        _describe(statistics.tasks_waiting, "task", "still waiting for a connection"),
+        _describe(seized, "connection", "still borrowed at the end of the pool's block"),
     ]
     if any(found):
         yield f"pool {statistics.name}: {', '.join(filter(None, found))}\n  {statistics}"
 
 
-def _tell(number: int, noun: str, state: str) -> str:
+def _describe(number: int, noun: str, state: str) -> str:
     if number == 0:
         return ""
     return f"{number} {noun}{' is' if number == 1 else 's are'} {state}"

@@ -1,4 +1,4 @@
-"""A proxy on loopback that forwards to a remote, and misbehaves as it is told."""
+"""A proxy on loopback that forwards to a remote, and misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _NO_FAULTS = Faults()
 
 
 class FaultProxy(AsyncContextManagerMixin):
-    """Stand between a client and a real server, and let happen what happens in real networks.
+    """Stand between a client and a real server, and cause the faults of real networks.
 
     Inside its ``async with`` block it listens on a free port of 127.0.0.1, or on a UNIX socket, and
-    connects to the remote once for each client. What befalls a connection is said by
-    :attr:`faults` for all, by :meth:`script` for the next ones, or by the connection's own
-    :attr:`~ProxiedConnection.faults`::
+    connects to the remote once for each client. :attr:`faults` sets what happens to all
+    connections, :meth:`script` what happens to the next ones, and the connection's own
+    :attr:`~ProxiedConnection.faults` what happens to that one::
 
         async with FaultProxy(("127.0.0.1", 6379)) as proxy:
             async with ConnectionPool(proxy.remote) as pool:
@@ -48,11 +48,11 @@ class FaultProxy(AsyncContextManagerMixin):
     The commands (:meth:`cut`, :meth:`reset`, :meth:`freeze`, :meth:`thaw`, :meth:`refuse`,
     :meth:`admit`) are synchronous: what they do has reached the client's kernel when they return.
     At the end of the block everything is closed at once, whatever the peers do. What the block's
-    body raises leaves as the same object. The proxy is for one event loop, like a pool.
+    body raises leaves as the same object. Like a pool, a proxy is for one event loop.
 
     :param remote: what a :class:`~anyconnpool.ConnectionPool` takes: ``(host, port)``, the path of
         a UNIX socket, or a connectable
-    :param faults: what befalls connections, by default nothing
+    :param faults: what happens to connections, by default nothing
     :param path: where to listen on a UNIX socket instead of a port; it must not exist, and is
         removed at the end
     :raises TypeError: if an argument is of the wrong type
@@ -114,7 +114,7 @@ class FaultProxy(AsyncContextManagerMixin):
 
     @property
     def faults(self) -> Faults:
-        """What befalls connections; set, it is so for the present ones too.
+        """What happens to connections; a new value is for the present ones too.
 
         :raises TypeError: if it is set to something else
         """
@@ -127,9 +127,9 @@ class FaultProxy(AsyncContextManagerMixin):
             connection.faults = faults
 
     def script(self, *faults: Faults) -> None:
-        """Say what befalls the next connections, one by one as they are accepted.
+        """Set what happens to the next connections, one by one as they are accepted.
 
-        Those after them get :attr:`faults`. What an earlier script had left is forgotten.
+        Those after them get :attr:`faults`. What is left of an earlier script is forgotten.
 
         :param faults: one for each connection
         :raises TypeError: if one is something else

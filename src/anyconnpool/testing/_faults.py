@@ -1,4 +1,4 @@
-"""What can befall a connection: values, checked when they are made."""
+"""What can happen to a connection: values, checked when they are made."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Ending(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """Say how bytes flow in one direction; by default as they come.
+    """Set how bytes flow in one direction; by default as they arrive.
 
-    Bytes are counted from when the flow is set, and 0 means at once. There is one end to a flow at
-    most. Both settings of speed go with each end.
+    Bytes are counted from when the flow is set, and 0 means at once. A flow has one end at most.
+    ``latency`` and ``chunk_size`` can be combined with each end.
 
     :param latency: how long each chunk is held before it is passed on, in seconds; no further one
         is read meanwhile
-    :param chunk_size: pass on this many bytes at a time at most; 1 for one byte at a time
+    :param chunk_size: the most bytes to pass on at a time; 1 for one byte at a time
     :param cut_after: close both ends after so many bytes, as a process does that is killed: with
         FIN, or RST if the client has sent what was not read
     :param reset_after: close the client's end with RST after so many bytes; a UNIX socket is cut
@@ -48,7 +48,7 @@ class Flow:
 
     def __post_init__(self) -> None:
         if isinf(check_duration("latency", self.latency)):
-            raise ValueError("latency must be finite: stall_after=0 is what never passes")
+            raise ValueError("latency must be finite: use stall_after=0 to let nothing pass")
         if self.chunk_size is not None:
             check_count("chunk_size", self.chunk_size, least=1, unlimited=False)
         ends = [ending.value for ending in Ending if getattr(self, ending.value) is not None]
@@ -70,10 +70,10 @@ class Flow:
 
 @dataclass(frozen=True)
 class Faults:
-    """Say what befalls a connection; by default nothing.
+    """Set what happens to a connection; by default nothing.
 
-    :param requests: what becomes of the bytes from the client to the remote
-    :param replies: what becomes of those from the remote to the client
+    :param requests: what happens to the bytes from the client to the remote
+    :param replies: what happens to those from the remote to the client
     :raises TypeError: if an argument is not a :class:`Flow`
     """
 
@@ -88,17 +88,17 @@ class Faults:
 
     @classmethod
     def both_ways(cls, flow: Flow) -> Faults:
-        """Let the same befall requests and replies.
+        """Let the same happen to requests and replies.
 
         ``Faults.both_ways(Flow(stall_after=0))`` is a black hole.
 
-        :param flow: what becomes of both; each counts its own bytes
+        :param flow: what happens to both; each counts its own bytes
         """
         return cls(flow, flow)
 
 
 def check_faults(value: object) -> Faults:
-    """Return what are faults.
+    """Check that a value is an object of :class:`Faults`, and return it.
 
     :raises TypeError: if it is something else
     """

@@ -64,7 +64,7 @@ class _Connection:
 class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
     """A remote without sockets: an async function plays the server's side of each connection.
 
-    It goes wherever AnyIO or a :class:`~anyconnpool.ConnectionPool` takes a connectable. The peers
+    Use it wherever AnyIO or a :class:`~anyconnpool.ConnectionPool` takes a connectable. The peers
     run in tasks of its ``async with`` block::
 
         async def answer(stream: FramedStream) -> None:
@@ -77,20 +77,20 @@ class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
 
     When a peer returns, its end is closed. :exc:`~anyio.EndOfStream`,
     :exc:`~anyio.IncompleteRead` and :exc:`~anyio.BrokenResourceError` end it quietly: its client
-    has hung up. Any other error closes its end too and refuses whoever connects later. It does not
-    cancel the body; when that ends, it leaves the block as the same object, unless the body has
-    failed before or was cancelled. Every such error is logged as well.
+    has hung up. Any other error closes its end too, and later connects are refused. The error does
+    not cancel the body; it leaves the block, as the same object, when the body ends, unless the
+    body has failed before or was cancelled. Every such error is logged as well.
 
     Both ends behave like a socket's: what was sent is received before the end of the stream,
-    sending to an end that is closed raises :exc:`~anyio.BrokenResourceError`, and who sends more
-    than 64 KiB waits until the other end reads. There is no reset and no address.
+    sending to an end that is closed raises :exc:`~anyio.BrokenResourceError`, and a sender of more
+    than 64 KiB waits until the other end reads. Resets and addresses don't exist.
 
-    At the end of the block, peers whose client has closed deal with what they have received, as
-    far as they need not wait; then everything is cut off.
+    At the end of the block, peers whose client has closed may finish what they can do without
+    waiting; then everything is cut off.
 
-    :param peer: an async function, which is given the server's end of each connection; or a
+    :param peer: an async function that is called with the server's end of each connection; or a
         :class:`ScriptedPeer`
-    :param connect_delay: how long connecting takes, in seconds; ``math.inf`` for ever
+    :param connect_delay: how long connecting takes, in seconds; with ``math.inf``, for ever
     :raises TypeError: if an argument is of the wrong type
     :raises ValueError: if the delay is negative or NaN
     """
@@ -136,7 +136,7 @@ class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
     def connect_delay(self) -> float:
         """How long connecting takes, in seconds.
 
-        :raises TypeError: if it is set to something else than a number
+        :raises TypeError: if it is set to something other than a number
         :raises ValueError: if it is set to a negative number or NaN
         """
         return self._connect_delay
@@ -147,12 +147,12 @@ class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
 
     @property
     def opened(self) -> int:
-        """How many connections were made so far."""
+        """How many connections have been made so far."""
         return len(self._connections)
 
     @property
     def open_now(self) -> int:
-        """How many of them their clients have not closed yet."""
+        """How many of them have not been closed by their clients yet."""
         return sum(not connection.client.closed for connection in self._connections)
 
     async def connect(self) -> ByteStream:
@@ -175,11 +175,11 @@ class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
         return connection.client
 
     def refuse(self) -> None:
-        """Let connecting fail from now on, also what is delayed; present connections go on."""
+        """Let every connect fail from now on, also a delayed one; present connections go on."""
         self._refusing = True
 
     def admit(self) -> None:
-        """Let connecting succeed again, after :meth:`refuse`."""
+        """Let connects succeed again, after :meth:`refuse`."""
         self._refusing = False
 
     def cut(self) -> None:

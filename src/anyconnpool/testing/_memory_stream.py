@@ -34,19 +34,19 @@ class _Pipe:
         self.changed = Event()
 
     def notify(self) -> None:
-        """Have those who wait look again."""
+        """Wake those who wait, to look again."""
         self.changed.set()
         self.changed = Event()
 
     def put(self, data: memoryview) -> int:
-        """Take what there is room for, and return how much that is."""
+        """Add as many bytes as there is room for, and return how many that are."""
         room = _CAPACITY - len(self.data)
         self.data += data[:room]
         self.notify()
         return min(room, len(data))
 
     def take(self, max_bytes: int) -> bytes:
-        """Give what has come, oldest bytes first."""
+        """Remove and return what has arrived, oldest bytes first."""
         data = bytes(self.data[:max_bytes])
         del self.data[:max_bytes]
         self.notify()

@@ -1,4 +1,4 @@
-"""One connection through the proxy: two ends, and what befalls the bytes between them."""
+"""One connection through the proxy: two ends, and what happens to the bytes between them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _Lane:
     """Pass on what goes in one direction.
 
     :param connection: whose direction
-    :param flow: what becomes of the bytes
+    :param flow: what happens to the bytes
     """
 
     def __init__(self, connection: ProxiedConnection, flow: Flow) -> None:
@@ -89,7 +89,7 @@ class _Lane:
         self.follow(flow)
 
     def follow(self, flow: Flow) -> None:
-        """Do as told from now on."""
+        """Do from now on what a flow says."""
         self._flow = flow
         self._left = flow.ends_after
 
@@ -134,7 +134,7 @@ class _Lane:
             )
             chunk = data[start:end]
             start += len(chunk)
-            # Booked before it is sent: the flow may be replaced meanwhile.
+            # Counted before it is sent: the flow may be replaced meanwhile.
             if self._left is not None:
                 self._left -= len(chunk)
             await sink.send(chunk)
@@ -153,10 +153,10 @@ class _Lane:
 
 
 class ProxiedConnection:
-    """A connection that a :class:`FaultProxy` has accepted; it is made by the proxy.
+    """A connection that a :class:`FaultProxy` has accepted; the proxy makes it.
 
     Its methods are synchronous, and what they do has reached the client's kernel when they return.
-    A connection that has ended takes every command, and does nothing.
+    On a connection that has ended, they do nothing.
     """
 
     def __init__(self, accepted: socket.socket, faults: Faults, tasks: TaskGroup) -> None:
@@ -178,7 +178,7 @@ class ProxiedConnection:
 
     @property
     def faults(self) -> Faults:
-        """What befalls the connection; set, it counts bytes from then on.
+        """What happens to the connection; a new value counts bytes from then on.
 
         :raises TypeError: if it is set to something else
         """
@@ -204,7 +204,7 @@ class ProxiedConnection:
         self._end(reset=True)
 
     def freeze(self) -> None:
-        """Pass on nothing in either direction until :meth:`thaw`, also no end of a stream."""
+        """Pass on nothing until :meth:`thaw`, in either direction, not even the end of a stream."""
         self.frozen = True
 
     def thaw(self) -> None:

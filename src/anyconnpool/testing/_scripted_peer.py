@@ -9,7 +9,7 @@ from anyio import BrokenResourceError, EndOfStream
 
 from anyconnpool._streams.framed import FramedStream
 
-# As much of what differs is shown, in bytes.
+# How much of what differs is shown, in bytes.
 _SHOWN = 200
 
 
@@ -20,9 +20,9 @@ class ScriptedPeer:
 
         peer = ScriptedPeer([(b"PING\n", b"PONG\n"), (b"QUIT\n", b"")])
 
-    A client that sends something else, or more, or closes before the script has come to its end,
-    fails: :exc:`AssertionError` tells which exchange it was, what was expected and what came. A
-    connection on which nothing was ever sent is no failure, because pools open some to spare.
+    If a client sends something else, or more, or closes before the end of the script, an
+    :exc:`AssertionError` names the exchange, what was expected and what was sent. A connection on
+    which nothing was ever sent is not a failure, because pools open some in reserve.
 
     :param script: pairs of a request and its reply; without a request (``b""``) the peer speaks
         first, without a reply it says nothing
@@ -38,17 +38,17 @@ class ScriptedPeer:
         """Play the server's side of one connection."""
         received, has_begun = b"", False
         for number, (request, reply) in enumerate(self._script, 1):
-            place = f"in exchange {number} of {len(self._script)}"
+            position = f"in exchange {number} of {len(self._script)}"
             while len(received) < len(request) and request.startswith(received):
                 try:
                     received += await stream.receive()
                 except EndOfStream:
                     if has_begun or received:
-                        _fail(place, _show(request), _show(received) + ", and then closed")
+                        _fail(position, _show(request), _show(received) + ", and then closed")
                     return
                 has_begun = True
             if not received.startswith(request):
-                _fail(place, _show(request), _show(received))
+                _fail(position, _show(request), _show(received))
             received = received[len(request) :]
             if reply:
                 # A client need not wait for the reply; what it has sent counts all the same.
@@ -79,7 +79,8 @@ def _show(data: bytes) -> str:
     return f"{data[:_SHOWN]!r}… ({len(data)} bytes)"
 
 
-def _fail(place: str, expected: str, sent: str) -> None:
+def _fail(position: str, expected: str, sent: str) -> None:
     raise AssertionError(
-        f"the client did not keep to the script {place}\n  expected: {expected}\n  sent:     {sent}"
+        f"the client did not keep to the script {position}\n"
+        f"  expected: {expected}\n  sent:     {sent}"
     )

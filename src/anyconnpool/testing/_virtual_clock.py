@@ -37,9 +37,9 @@ class AutojumpLoop(asyncio.SelectorEventLoop):
     jumps to the next timer: hours pass at once, and a limit of a microsecond is never overtaken by
     a busy machine. It is the ``loop_factory`` of asyncio's runners and AnyIO's.
 
-    It sees no work outside the event loop: a thread (also the one that looks up a host name) or
-    bytes on their way between real sockets. Where there is a timer, it jumps past them. Without a
-    timer it waits, as every loop does.
+    It doesn't see work outside the event loop: a thread (also the one that looks up a host name) or
+    bytes on their way between real sockets. If there is a timer, the clock jumps past them. Without
+    a timer it waits, as every loop does.
     """
 
     def __init__(self) -> None:
@@ -56,9 +56,9 @@ def virtual_clock_backend(name: str) -> tuple[str, dict[str, Any]]:
     """Return a backend on a virtual clock of its own, which starts at zero.
 
     The pair is what a fixture ``anyio_backend`` of AnyIO's pytest plugin returns, or ``backend``
-    and ``backend_options`` of :func:`anyio.run`. It serves one run. asyncio runs on an
-    :class:`AutojumpLoop`, trio on a ``MockClock`` with ``autojump_threshold=0``. There is none for
-    uvloop, which takes its time from the system.
+    and ``backend_options`` of :func:`anyio.run`. Use it for one run. asyncio runs on an
+    :class:`AutojumpLoop`, trio on a ``MockClock`` with ``autojump_threshold=0``. uvloop has none,
+    because it takes its time from the system.
 
     :param name: ``"asyncio"`` or ``"trio"``
     :raises ValueError: if it is neither
