@@ -158,7 +158,7 @@ class PackageFormat:
             raise ValueError(f"header_size must be 1, 2, 3 or 4 bytes, not {header_size}")
         if byteorder not in ("big", "little"):
             raise ValueError(f'byteorder must be "big" or "little", not {byteorder!r}')
-        if not isinstance(includes_header, bool):
+        if not isinstance(cast("object", includes_header), bool):
             given = type(includes_header).__name__
             raise TypeError(f"includes_header must be a bool, not {given}")
         overhead = header_size if includes_header else 0

@@ -124,8 +124,8 @@ class PoolManager(AsyncContextManagerMixin):
 
     :param max_total: most sockets of all pools together (default: no limit)
     :param tls: whether to speak TLS to the remotes that are addresses
-    :param ssl_context: the TLS settings, if they are not the secure defaults; an option of it may be
-        cleared, see :class:`ConnectionPool`
+    :param ssl_context: the TLS settings, if they are not the secure defaults; an option of it may
+        be cleared, see :class:`ConnectionPool`
     :param tls_standard_compatible: whether the closing handshake of TLS is made and expected; see
         :class:`ConnectionPool`
     :param settings: the settings of every pool, except ``name``; see :class:`ConnectionPool`

@@ -68,9 +68,10 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     :param tls: whether to speak TLS; this and the other TLS options are those of
         :func:`anyio.as_connectable`
     :param ssl_context: the TLS settings, if they are not the secure defaults. If the closing
-        handshake is expected, the pool clears the option ``OP_IGNORE_UNEXPECTED_EOF`` of this context, and of
-        a :class:`~anyio.streams.tls.TLSConnectable` that is the remote: with the option, which
-        older Pythons set by themselves, a connection that was cut looks like one that has ended
+        handshake is expected, the pool clears the option ``OP_IGNORE_UNEXPECTED_EOF`` of this
+        context, and of a :class:`~anyio.streams.tls.TLSConnectable` that is the remote: with the
+        option, which older Pythons set by themselves, a connection that was cut looks like one
+        that has ended
     :param tls_hostname: the name to check the server's certificate for, if it is not the host
     :param tls_standard_compatible: whether the closing handshake of TLS is made and expected; if
         so, reading from a connection that ends without one raises

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
 from anyconnpool._formats import PackageFormat
 from anyconnpool._keepalive import KeepAlive
@@ -115,8 +115,8 @@ def check_hook(name: str, value: object) -> object:
 
 def check_observers(name: str, value: object) -> object:
     """Check observers, and return a tuple of them."""
-    observers: tuple[object, ...] = tuple(value) if isinstance(value, Iterable) else ()
-    if not isinstance(value, Iterable) or not all(map(callable, observers)):
+    observers = tuple(cast("Iterable[object]", value)) if isinstance(value, Iterable) else None
+    if observers is None or not all(map(callable, observers)):
         raise TypeError(f"{name} must be an iterable of callables, not {value!r}")
     return observers
 

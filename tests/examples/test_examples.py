@@ -59,10 +59,37 @@ def check_trio(lines: Lines) -> None:
     assert lines[4:] == ["again -> 5", "closed, a reply was owed: 1"]
 
 
+def check_netstrings(lines: Lines) -> None:
+    assert lines == [
+        "stressed -> desserts",
+        " -> ",
+        "1:2, -> ,2:1",
+        "b'eno'",
+        "b'owt'",
+        "server: hanging up: b'hello\\n' is not the length of a netstring",
+        "the server takes netstrings only",
+        "connections opened: 1",
+    ]
+
+
+def check_mqtt(lines: Lines) -> None:
+    assert lines == [
+        "server: door: 4 bytes",
+        "door is published",
+        "server: picture: 10000 bytes",
+        "picture is published",
+        "server: film: 40000 bytes",
+        "film is published",
+        "connections opened: 1",
+    ]
+
+
 ON_ANY_BACKEND = [
     pytest.param("gtcp_packages", check_gtcp, id="gtcp"),
     pytest.param("login_on_connect", check_login, id="login"),
     pytest.param("many_remotes", check_remotes, id="remotes"),
+    pytest.param("mqtt_packets", check_mqtt, id="mqtt"),
+    pytest.param("netstrings", check_netstrings, id="netstrings"),
 ]
 
 
@@ -100,6 +127,8 @@ HANDLERS: dict[str, tuple[Callable[[Any], Handler], bytes, bytes]] = {
         b"amber has read hello\n",
     ),
     "metrics_endpoint": (lambda example: example.echo, b"hello\n", b"> hello\n"),
+    "mqtt_packets": (lambda example: example.answer, b"\x10\0", b"\x20\2\0\0"),
+    "netstrings": (lambda example: example.answer, b"3:abc,", b"3:cba,"),
 }
 
 # With the closing of a socket, by FIN or RST, comes what the client sent last.
@@ -175,6 +204,42 @@ async def test_a_trio_server_outlives_a_reset() -> None:
         with closing(socket.create_connection(address)) as polite:
             await ask_raw(polite, b"hello\n", b"5\n")
         server.cancel_scope.cancel()
+
+
+FORMATS = [
+    pytest.param(load("netstrings").NETSTRINGS, [b"", b"one", b"2:ab,"], id="netstrings"),
+    pytest.param(
+        load("mqtt_packets").PACKETS,
+        [(0x10, b""), (0x30, bytes(127)), (0x32, bytes(128)), (0x40, bytes(20_000))],
+        id="mqtt",
+    ),
+]
+
+
+@pytest.mark.parametrize(("format", "data"), FORMATS)
+def test_a_format_finds_its_frames_wherever_the_bytes_are_cut(format: Any, data: Any) -> None:
+    """A format asks for more until the frame is whole, and leaves what follows it."""
+    packet = load("mqtt_packets").Packet
+    for each in data:
+        frame = format.encode(packet(*each) if isinstance(each, tuple) else each)
+        for end in range(len(frame)):
+            assert format.decode(b"earlier" + frame[:end], 7, False) is None
+        assert format.decode(b"earlier" + frame + b"later", 7, False) == (each, 7 + len(frame))
+
+
+@pytest.mark.parametrize(
+    ("name", "rubbish"),
+    [
+        *(("netstrings", text) for text in (b":", b"01:a,", b"-1:", b"123456", b"1:ab", b"x")),
+        ("mqtt_packets", b"\x30\xff\xff\xff\xff\x01"),
+    ],
+)
+def test_a_format_refuses_what_is_none_of_its_frames(name: str, rubbish: bytes) -> None:
+    """What can't become a frame is an error, not a wait for more."""
+    example = load(name)
+    format = example.NETSTRINGS if name == "netstrings" else example.PACKETS
+    with pytest.raises(ValueError, match=r"length|comma"):
+        format.decode(rubbish, 0, False)
 
 
 @pytest.mark.parametrize("anyio_backend", list(BACKENDS))
