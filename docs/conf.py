@@ -32,13 +32,12 @@ extensions = [
 exclude_patterns = ["_build"]
 suppress_warnings = ["config.cache"]
 nitpicky = True
-nitpick_ignore = [
-    # The type variables of ConnectionPool.run().
-    ("py:class", "Args"),
-    ("py:class", "T"),
+nitpick_ignore_regex = [
+    # Of these, names appear in signatures alone.
+    ("py:.*", r"(opentelemetry|prometheus_client)\..*"),
+    # Type variables.
+    ("py:class", r"(anyconnpool\..*\.)?(Args|T|DataT|DataT_contra|FrameT|FrameT_co)"),
 ]
-# Of these, names appear in signatures alone.
-nitpick_ignore_regex = [("py:.*", r"(opentelemetry|prometheus_client)\..*")]
 
 # The names that these pages refer to, in the plain text that Sphinx calls version 1: builds depend
 # on no other site. To add one, write a line: `python -m sphinx.ext.intersphinx URL/objects.inv`
@@ -77,6 +76,7 @@ INCLUDED = {
 DEFAULTS = {
     "_BURST_BYTES": "1048576",
     "_DEFAULT_FORMAT": "PackageFormat()",
+    "_FRAME_BYTES": "65536",
     "_NO_FAULTS": "Faults()",
 }
 
