@@ -111,7 +111,7 @@ def frame_line(data: bytes, newline: bytes) -> bytes:
     if line.find(newline) != len(line) - len(newline):
         raise ValueError(
             f"a line ended by {newline!r} can't be sent if that occurs before its end: the peer "
-            f"would take it for two lines"
+            f"would find the end too early"
         )
     return line
 
