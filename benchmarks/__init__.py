@@ -1,7 +1,7 @@
 """How fast the pool is: beside pools of others, beside no pool at all, and beside its goals.
 
 Run it with ``nox -s bench``, or with ``python -m benchmarks`` from the root of the repository where
-the package and the contestants are installed; ``--help`` tells the options. What is not installed
+the package and the contestants are installed; ``--help`` lists the options. What is not installed
 is left out.
 
 **How it measures.** Every backend has a process of its own, and all servers are one other process.
@@ -18,6 +18,6 @@ Compare ratios, not times: times are those of one machine on one day. A busy mac
 exchanges most, where two processes wait for each other.
 
 **How it is made.** ``rounds`` measures, ``cases`` says what, ``borrowers`` and ``peers`` are those
-who lend connections, ``worker`` runs the cases of one backend, ``server`` is the other end, and
+who acquire and release, ``worker`` runs the cases of one backend, ``server`` is the other end, and
 ``table`` and ``plot`` show what came out.
 """

@@ -1,4 +1,4 @@
-"""Those who lend connections, in one shape: our pool, and what would be there without a pool."""
+"""What connections are borrowed from, in one shape: our pool, and what there is without a pool."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class OurPool:
 
 
 class NoPool:
-    """Nobody lends: every task has a connection of its own.
+    """Nothing is pooled: every task has a connection of its own.
 
     :param connections: which are dealt out in turn
     """
@@ -74,7 +74,7 @@ class OwnParts:
     """What our pool promises for a borrow, written as straight-line code with AnyIO's parts.
 
     It notices a cancellation, knows how long the connection was idle and whether the peer hung up,
-    keeps the books under a lock and the number of connections in a limiter. It waits for nobody,
+    keeps its counts under a lock and the number of connections in a limiter. It waits for nobody,
     keeps no statistics and does not ask in what state a connection comes back.
 
     :param connections: open sockets

@@ -113,7 +113,7 @@ def _never(connection: object) -> bool:
 async def asyncio_connection_pool(
     size: int, open_one: Open, is_closed: Callable[[Any], bool] = _never
 ) -> AsyncGenerator[Borrower]:
-    """Enter asyncio-connection-pool, which checks nothing unless it is told how."""
+    """Enter asyncio-connection-pool, which checks nothing by itself."""
     module = import_module("asyncio_connection_pool")
     pool = module.ConnectionPool(strategy=_Strategy(open_one, is_closed), max_size=size)
     yield Entered(pool.get_connection)

@@ -72,7 +72,7 @@ def complaint(lines: list[str], server_port: str, ports_wanted: int) -> str | No
 
 
 def run_example(title: str, backend: str, options: list[str], ports_wanted: int) -> bool:
-    """Run one example on one backend and tell whether it went as promised."""
+    """Run one example on one backend, and return whether it went as promised."""
     print(f"\n== {title} [{backend}]", flush=True)
     with echo_server(backend, *options) as port:
         wrong = complaint(echo_client(backend, port), port, ports_wanted)

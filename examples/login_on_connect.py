@@ -55,7 +55,7 @@ async def answer(accepted: SocketStream) -> None:
 
 async def talk(address: tuple[str, int], password: bytes) -> None:
     """Make two exchanges on connections that log in with a password."""
-    # Every connection is checked before it is lent again. 30 s, the default, suit most.
+    # Every connection is checked before it is reused. check_after is 30 s by default.
     async with ConnectionPool(
         address, on_connect=partial(login, password=password), check=ping, check_after=0
     ) as pool:

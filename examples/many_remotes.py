@@ -42,7 +42,7 @@ async def ask(manager: PoolManager, address: tuple[str, int], line: bytes) -> No
 async def ask_all(addresses: list[tuple[str, int]]) -> None:
     """Ask all the servers at once, three times each."""
     # max_size is for each server, max_total for all of them. An idle connection to one server gives
-    # way when another one needs its place.
+    # way when another one needs the room.
     async with PoolManager(max_total=4, max_size=2, connect_timeout=5) as manager:
         async with anyio.create_task_group() as tasks:
             for number in range(3):

@@ -48,7 +48,7 @@ class Memcached:
         return value if line.startswith(b"VALUE") else None
 
     async def delete(self, key: str) -> bool:
-        """Delete a value and tell whether there was one."""
+        """Delete a value, and return whether there was one."""
         line, _ = await self._exchange(b"delete %s\r\n" % checked(key), b"DELETED", b"NOT_FOUND")
         return line == b"DELETED"
 

@@ -28,7 +28,7 @@ HANG_UPS = (
 @contextmanager
 def metrics_endpoint(registry: CollectorRegistry) -> Generator[str]:
     """Serve the metrics in a thread for the length of the block, and give their URL."""
-    # A service takes a fixed port, the one that Prometheus is told.
+    # A service takes a fixed port, the one in the configuration of Prometheus.
     server, thread = start_http_server(0, "127.0.0.1", registry)
     try:
         yield f"http://127.0.0.1:{server.server_port}/metrics"

@@ -18,7 +18,7 @@ class RedisError(Exception):
 
 
 async def exchange(connection: PooledConnection, *words: str) -> bytes | int | RedisError | None:
-    """Send a command and receive its reply, if that is no list; an error is a value here."""
+    """Send a command and receive its reply, unless that is a list; an error is a value here."""
     parts = [f"*{len(words)}"]
     for word in words:
         parts += [f"${len(word.encode())}", word]

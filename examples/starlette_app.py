@@ -45,7 +45,7 @@ async def ask(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """Tell what the pool is doing."""
+    """Return what the pool is doing."""
     pool: ConnectionPool = request.app.state.pool
     now = pool.statistics()
     return JSONResponse({"size": now.size, "in_use": now.in_use, "waiting": now.tasks_waiting})

@@ -42,7 +42,7 @@ async def main() -> None:
                 for line in (b"one", b"three", b"sleep", b"eleven"):
                     nursery.start_soon(ask, pool, line)
             await ask(pool, b"again")
-        # The connection whose reply might still have come was not lent again.
+        # The connection whose reply might still have come was not reused.
         print("closed, a reply was owed:", pool.statistics().closed["unclean"])
         server.cancel_scope.cancel()
 
