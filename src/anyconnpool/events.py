@@ -3,7 +3,7 @@
 An observer is anything that can be called with one :class:`PoolEvent`: a function, or a
 :class:`PoolObserver`, which has a method for each kind of event. Pools are given theirs by
 ``observers=``. They are called in the pool's event loop, in the middle of its work: they must not
-block, and should not use the pool. What they raise is logged and goes no further.
+block, and should not use the pool. An exception that they raise is logged and goes no further.
 """
 
 from __future__ import annotations

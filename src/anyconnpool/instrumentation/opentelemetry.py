@@ -47,7 +47,7 @@ class PoolMetrics(PoolObserver):
     a limit both are left out.
 
     All have the attribute ``pool.name``, under the prefix too; the figures of pools with the same
-    name are added up. What is in a pool now is read whenever metrics are collected, from any
+    name are added up. The gauges are read whenever metrics are collected, from any
     thread; a pool that has ended is no longer reported.
 
     :param meter_provider: where the metrics go; by default what

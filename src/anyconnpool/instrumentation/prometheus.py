@@ -49,8 +49,8 @@ class PoolCollector(PoolObserver, Collector):
     ``connect_seconds``.
 
     All have the label ``pool``, the pool's name; the figures of pools with the same name are added
-    up. What is in a pool now is read whenever metrics are collected, from any thread. When a
-    pool ends, its gauges go and its counters stay.
+    up. The gauges are read whenever metrics are collected, from any thread. When a pool
+    ends, its gauges go and its counters stay.
 
     :param registry: where to register; by default nowhere:
         ``REGISTRY.register(PoolCollector())`` does it later
