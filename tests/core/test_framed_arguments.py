@@ -10,6 +10,7 @@ import pytest
 from anyio import DelimiterNotFound
 
 from anyconnpool import FramedStream, PackageFormat, PackageTooLarge
+from tests.cases import table
 
 from .scripted import ScriptedStream
 
@@ -38,8 +39,8 @@ WRONG_CALLS: dict[str, Callable[[FramedStream], Awaitable[object]]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG_CALLS)
-@pytest.mark.parametrize("fed", [b"", b"abc\nrest"], ids=["empty", "buffered"])
+@table("name", WRONG_CALLS)
+@table("fed", [b"", b"abc\nrest"])
 async def test_a_wrong_argument_is_an_error_that_costs_nothing(name: str, fed: bytes) -> None:
     """The error comes before anything is read or written, buffered bytes or not."""
     source = ScriptedStream(b"never read")
@@ -51,7 +52,7 @@ async def test_a_wrong_argument_is_an_error_that_costs_nothing(name: str, fed: b
     assert (source.receives, source.sent, stream.buffer) == (0, [], fed)
 
 
-@pytest.mark.parametrize("wrong", [0, -1])
+@table("wrong", [0, -1])
 def test_a_line_limit_below_one_is_refused(wrong: int) -> None:
     """A stream that could read no line cannot be made."""
     with pytest.raises(ValueError, match="max_line_bytes"):
@@ -111,7 +112,7 @@ async def test_the_stream_s_own_package_format_is_used_both_ways() -> None:
     assert b"".join(source.sent) == b"\0\0\2hi"
 
 
-@pytest.mark.parametrize("buffered", [b"", b"line\n\0\1x"], ids=["empty", "buffered"])
+@table("buffered", [b"", b"line\n\0\1x"])
 async def test_a_closed_stream_says_so(buffered: bytes) -> None:
     """After aclose every read raises ClosedResourceError, also with bytes in the buffer."""
     source = ScriptedStream(b"more")

@@ -10,6 +10,7 @@ import pytest
 from anyio import DelimiterNotFound, EndOfStream, IncompleteRead
 
 from anyconnpool import FramedStream, PackageFormat, PackageTooLarge
+from tests.cases import table
 
 from .scripted import ScriptedStream, every_cut, rest_of
 
@@ -170,7 +171,7 @@ def case_name(case: Case) -> str:
     return case.name
 
 
-@pytest.mark.parametrize("case", FRAMES, ids=case_name)
+@table("case", FRAMES)
 async def test_a_frame_is_the_same_however_it_was_cut(case: Case) -> None:
     """A read gives its frame and leaves the bytes after it, in every cut."""
     for chunks in every_cut(case.wire):
@@ -179,7 +180,7 @@ async def test_a_frame_is_the_same_however_it_was_cut(case: Case) -> None:
         assert await rest_of(stream) == case.leaves, chunks
 
 
-@pytest.mark.parametrize("case", FRAMES, ids=case_name)
+@table("case", FRAMES)
 async def test_a_frame_is_the_same_if_it_was_fed(case: Case) -> None:
     """Fed bytes come first and may hold the frame's beginning or all of it."""
     for size in range(len(case.wire) + 1):
@@ -191,7 +192,7 @@ async def test_a_frame_is_the_same_if_it_was_fed(case: Case) -> None:
         assert await rest_of(stream) == case.leaves, size
 
 
-@pytest.mark.parametrize("case", REFUSALS, ids=case_name)
+@table("case", REFUSALS)
 async def test_a_frame_over_the_limit_is_refused_however_it_was_cut(case: Case) -> None:
     """A limit holds also where the end is buffered already, and nothing is consumed."""
     for chunks in every_cut(case.wire):
@@ -203,7 +204,7 @@ async def test_a_frame_over_the_limit_is_refused_however_it_was_cut(case: Case) 
         assert await rest_of(stream) == case.leaves, chunks
 
 
-@pytest.mark.parametrize("case", ENDS, ids=case_name)
+@table("case", ENDS)
 async def test_the_end_of_the_stream_is_told_and_takes_nothing_away(case: Case) -> None:
     """Each read has its own error at the end; the bytes before it stay readable."""
     for chunks in every_cut(case.wire):
@@ -216,7 +217,7 @@ async def test_the_end_of_the_stream_is_told_and_takes_nothing_away(case: Case) 
         assert await rest_of(stream) == case.leaves, chunks
 
 
-@pytest.mark.parametrize("case", ENDS, ids=case_name)
+@table("case", ENDS)
 async def test_an_error_of_the_stream_passes_and_takes_nothing_away(case: Case) -> None:
     """A broken connection shows as itself; the bytes that came before it stay readable."""
     for chunks in every_cut(case.wire):

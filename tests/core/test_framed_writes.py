@@ -13,6 +13,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.stapled import StapledObjectStream
 
 from anyconnpool import FramedStream, PackageFormat, PackageTooLarge
+from tests.cases import table
 
 from .scripted import ScriptedStream
 
@@ -31,7 +32,7 @@ async def test_is_a_buffered_stream_and_a_byte_stream_of_anyio() -> None:
     assert [chunk async for chunk in stream] == [b"x"]
 
 
-@pytest.mark.parametrize("cancelled", [False, True], ids=["read", "cancelled"])
+@table("cancelled", [False, True])
 async def test_what_is_fed_while_a_read_waits_is_behind_what_it_waits_for(cancelled: bool) -> None:
     """Neither the read nor its cancellation loses it."""
     source = ScriptedStream(b"b", b"c")
@@ -88,7 +89,7 @@ async def test_send_and_its_end_pass_through() -> None:
     assert await stream.receive_line() == b"still"
 
 
-@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\0", b"<br>"])
+@table("newline", [b"\n", b"\r\n", b"\0", b"<br>"])
 async def test_a_line_is_sent_with_its_newline_in_one_write(newline: bytes) -> None:
     """One write, so that no small segment waits for an acknowledgement."""
     source = ScriptedStream()
@@ -110,7 +111,7 @@ async def test_other_ends_of_lines_may_be_in_a_line() -> None:
     assert source.sent == [b"a\nb\r\r\n"]
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"\0\1", b"x" * 65535])
+@table("data", [b"", b"x", b"\0\1", b"x" * 65535])
 async def test_a_package_is_sent_with_its_header_in_one_write(data: bytes) -> None:
     """The header never travels alone."""
     source = ScriptedStream()
@@ -118,7 +119,7 @@ async def test_a_package_is_sent_with_its_header_in_one_write(data: bytes) -> No
     assert source.sent == [PackageFormat().pack(data)]
 
 
-@pytest.mark.parametrize("header_size", [1, 2, 3, 4])
+@table("header_size", [1, 2, 3, 4])
 async def test_the_format_of_a_send_goes_before_that_of_the_stream(header_size: int) -> None:
     """A format passed to a call holds for this call alone."""
     source = ScriptedStream()

@@ -20,6 +20,7 @@ from anyconnpool._streams.probes import (
     probe_for,
 )
 from anyconnpool._util.liveness import Liveness
+from tests.cases import table
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -159,7 +160,7 @@ def test_only_a_loop_that_reads_ahead_can_hide_bytes() -> None:
         assert ahead.may_hide(256_000, 1, 256_000)
 
 
-@pytest.mark.parametrize("answer", list(Liveness))
+@table("answer", list(Liveness))
 def test_a_stream_that_is_no_socket_can_answer_for_itself(answer: Liveness) -> None:
     """Its typed attribute is asked at every look."""
     answers = [answer, Liveness.CLOSED, answer]

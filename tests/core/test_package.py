@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyconnpool import PackageFormat, PackageTooLarge, PoolError
+from tests.cases import table
 
 VECTORS: dict[str, Any] = json.loads(
     Path(__file__).with_name("gtcp_pkg_vectors.json").read_text(encoding="utf-8")
@@ -53,7 +54,7 @@ def test_the_vectors_hold_rows_of_every_kind() -> None:
     assert (len(RIGHT_ROWS), len(BUG_ROWS), len(REFUSED_ROWS)) == (28, 3, 2)
 
 
-@pytest.mark.parametrize("row", SEND_ROWS, ids=row_name)
+@table("row", SEND_ROWS)
 def test_the_payload_of_a_row_is_the_one_that_was_sent(row: dict[str, Any]) -> None:
     """The payload made from a row's rule has the digest that was captured with it."""
     payload = payload_of(row)
@@ -61,7 +62,7 @@ def test_the_payload_of_a_row_is_the_one_that_was_sent(row: dict[str, Any]) -> N
     assert hashlib.sha256(payload).hexdigest() == row["payload_sha256"]
 
 
-@pytest.mark.parametrize("row", RIGHT_ROWS, ids=row_name)
+@table("row", RIGHT_ROWS)
 def test_packs_the_bytes_that_gtcp_sends(row: dict[str, Any]) -> None:
     """A packed package is byte for byte what gtcp put on the wire."""
     wire = pack_row(row)
@@ -72,23 +73,21 @@ def test_packs_the_bytes_that_gtcp_sends(row: dict[str, Any]) -> None:
         assert wire.hex() == row["wire_hex"]
 
 
-@pytest.mark.parametrize("row", BUG_ROWS, ids=row_name)
+@table("row", BUG_ROWS)
 def test_a_format_with_which_gtcp_corrupts_the_stream_cannot_be_made(row: dict[str, Any]) -> None:
     """Where gtcp sends a wrong length or loses a byte, making the format is the error."""
     with pytest.raises(ValueError, match="size"):
         format_of(row)
 
 
-@pytest.mark.parametrize("row", REFUSED_ROWS, ids=row_name)
+@table("row", REFUSED_ROWS)
 def test_what_gtcp_refuses_is_refused(row: dict[str, Any]) -> None:
     """A row that gtcp answered with an error is an error here too."""
     with pytest.raises(ValueError, match="size"):
         pack_row(row)
 
 
-@pytest.mark.parametrize(
-    ("header_size", "limit"), [(1, 0xFF), (2, 0xFFFF), (3, 0xFFFFFF), (4, 0x7FFFFFFF)]
-)
+@table("header_size, limit", [(1, 0xFF), (2, 0xFFFF), (3, 0xFFFFFF), (4, 0x7FFFFFFF)])
 def test_the_default_limit_follows_from_the_header(header_size: int, limit: int) -> None:
     """Without a limit of its own a format has gtcp's for its header size."""
     assert PackageFormat(header_size).max_size == limit
@@ -100,14 +99,14 @@ def test_the_default_header_has_two_bytes() -> None:
     assert PackageFormat() == PackageFormat(2, max_size=0xFFFF)
 
 
-@pytest.mark.parametrize("header_size", [-1, 0, 5, 8, 1 << 40])
+@table("header_size", [-1, 0, 5, 8, 1 << 40])
 def test_refuses_a_header_of_another_size(header_size: int) -> None:
     """A header has one to four bytes, and the text says which value was wrong."""
     with pytest.raises(ValueError, match=str(header_size)):
         PackageFormat(header_size)
 
 
-@pytest.mark.parametrize("header_size", [1, 2, 3, 4])
+@table("header_size", [1, 2, 3, 4])
 def test_the_limit_may_be_all_that_the_header_holds_and_no_more(header_size: int) -> None:
     """The largest length that fits the header is allowed, one more is not."""
     most = MOST_A_HEADER_HOLDS[header_size]
@@ -116,7 +115,7 @@ def test_the_limit_may_be_all_that_the_header_holds_and_no_more(header_size: int
         PackageFormat(header_size, max_size=most + 1)
 
 
-@pytest.mark.parametrize("header_size", [1, 2, 3, 4])
+@table("header_size", [1, 2, 3, 4])
 def test_refuses_a_negative_limit(header_size: int) -> None:
     """A negative limit is an error; zero is a limit that lets only empty packages pass."""
     with pytest.raises(ValueError, match="-1"):
@@ -127,7 +126,7 @@ def test_refuses_a_negative_limit(header_size: int) -> None:
         nothing_but_empty.pack(b"x")
 
 
-@pytest.mark.parametrize("wrong", [True, False, 2.0, 2.5, float("nan"), "2", b"2"])
+@table("wrong", [True, False, 2.0, 2.5, float("nan"), "2", b"2"])
 def test_refuses_what_is_no_whole_number(wrong: Any) -> None:
     """A truth value or a float is a mistake, also where it equals a legal number."""
     with pytest.raises(TypeError):
@@ -143,7 +142,7 @@ def test_the_limit_is_a_keyword() -> None:
         positional(2, 100)
 
 
-@pytest.mark.parametrize("field", ["header_size", "max_size"])
+@table("field", ["header_size", "max_size"])
 def test_is_a_value(field: str) -> None:
     """A format never changes; equal fields make equal formats with equal hashes."""
     one, other = PackageFormat(4, max_size=100), PackageFormat(4, max_size=100)
