@@ -50,10 +50,10 @@ def table(names: str, rows: Iterable[Any]) -> Callable[[Test], Test]:
                 with in_case(row):
                     await test(**fixtures, **row)
 
-        chosen: Any = run_async if inspect.iscoroutinefunction(test) else run
+        chosen: Test = run_async if inspect.iscoroutinefunction(test) else run
         signature = inspect.signature(test)
         fixtures = [one for name, one in signature.parameters.items() if name not in keys]
-        chosen.__signature__ = signature.replace(parameters=fixtures)
+        vars(chosen)["__signature__"] = signature.replace(parameters=fixtures)
         return chosen
 
     return decorate

@@ -143,7 +143,7 @@ def test_a_choice_is_one_of_a_few() -> None:
 
 def test_other_settings_have_their_type() -> None:
     """The error names the setting and the type it takes, of which a class is no object."""
-    right = {
+    right: dict[str, list[object]] = {
         "connect_retry": [None, Retry(3)],
         "keepalive": [None, KeepAlive(idle=5)],
         "name": [""],
