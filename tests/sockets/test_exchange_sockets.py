@@ -14,10 +14,11 @@ from anyio import create_task_group, fail_after, to_thread
 from anyio.abc import SocketAttribute
 
 from anyconnpool import ConnectionPool, KeepAlive, PooledConnection, Retry
+from tests.cases import table
 
 from .checks import client_sockets, eventually, expect_closed
 from .conftest import Serve
-from .servers import Server, echo_when_told, one_reply
+from .servers import Server, echo_when_told, every_kind, one_reply
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -98,7 +99,7 @@ class Load:
                 self.right += 1
 
 
-@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+@table("reset", [False, True])
 async def test_with_retry_a_server_killed_under_load_loses_no_request(
     serve: Serve, reset: bool
 ) -> None:
@@ -108,7 +109,7 @@ async def test_with_retry_a_server_killed_under_load_loses_no_request(
     assert not load.failed
 
 
-@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+@table("reset", [False, True])
 async def test_without_retry_only_what_was_in_flight_fails(serve: Serve, reset: bool) -> None:
     """Each with an error that tells of the connection; no reply is somebody else's."""
     load = Load(serve(), None)
@@ -117,7 +118,7 @@ async def test_without_retry_only_what_was_in_flight_fails(serve: Serve, reset: 
     assert [error for error in load.failed if not isinstance(error, CLEAR)] == []
 
 
-@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+@table("reset", [False, True])
 async def test_idle_connections_that_ended_fail_no_request(serve: Serve, reset: bool) -> None:
     """Neither by FIN nor by RST, without any retry."""
     server = serve()
@@ -238,8 +239,9 @@ def options_of(raw_socket: Any) -> list[int]:
     return [raw_socket.getsockopt(level, option) for level, option in options]
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
+@every_kind
+@table(
+    "settings, expected",
     [
         ({}, [1, 60, 10, 6, 120_000]),
         (
@@ -247,7 +249,6 @@ def options_of(raw_socket: Any) -> list[int]:
             [1, 7, 3, 2, 1500],
         ),
     ],
-    ids=["default", "set"],
 )
 async def test_the_kernel_is_told_to_look_for_dead_peers(
     serve: Serve, kind: str, settings: Any, expected: list[int]
@@ -258,19 +259,16 @@ async def test_the_kernel_is_told_to_look_for_dead_peers(
         assert options_of(raw_socket) == ([0] if kind == "unix" else expected)
 
 
-async def test_without_keepalive_the_socket_is_left_alone(serve: Serve, kind: str) -> None:
+async def test_without_keepalive_the_socket_is_left_alone(serve: Serve) -> None:
     """All options are the system's own."""
-    family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
-    with socket.socket(family) as fresh:
+    with socket.socket() as fresh:
         expected = options_of(fresh)
     async with serve().pool(keepalive=None) as pool, pool.acquire() as connection:
         assert options_of(connection.extra(SocketAttribute.raw_socket)) == expected
 
 
-async def test_without_a_user_timeout_that_is_left_to_the_system(serve: Serve, kind: str) -> None:
+async def test_without_a_user_timeout_that_is_left_to_the_system(serve: Serve) -> None:
     """The others are set."""
-    if kind == "unix":
-        return
     keepalive = KeepAlive(user_timeout=math.inf)
     async with serve().pool(keepalive=keepalive) as pool, pool.acquire() as connection:
         options = options_of(connection.extra(SocketAttribute.raw_socket))

@@ -117,7 +117,6 @@ async def ask_all(tellers: Tellers) -> None:
     assert sum(client_sockets(server) for server in servers) == 0
 
 
-@pytest.mark.parametrize("kind", ["tcp"])
 @pytest.mark.parametrize("elsewhere", ["asyncio", "trio"])
 async def test_a_new_remote_in_another_event_loop_is_refused(serve: Serve, elsewhere: str) -> None:
     """No pool is made there, and the manager goes on working where its block runs."""

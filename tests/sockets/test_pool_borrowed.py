@@ -14,14 +14,14 @@ from anyio.streams.buffered import BufferedByteStream, BufferedConnectable
 from anyio.streams.tls import TLSAttribute, TLSConnectable, TLSStream
 
 from anyconnpool import ConnectionPool, FramedStream, LineFormat, PackageFormat, PooledConnection
+from tests.cases import table
 
 from .checks import ask, ask_next, client_sockets, eventually, expect_closed
 from .conftest import Serve
-from .servers import client_context
+from .servers import client_context, every_kind, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
-only_tcp = pytest.mark.parametrize("kind", ["tcp"])
 
 # How each public method is called; what is left out has no arguments.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
@@ -60,9 +60,8 @@ async def detach(connection: PooledConnection) -> None:
     await connection.detach().aclose()
 
 
-@only_tcp
-@pytest.mark.parametrize("end", [give_back, discard, detach])
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in HARMLESS])
+@table("end", [give_back, discard, detach])
+@table("method", [name for name in METHODS if name not in HARMLESS])
 async def test_every_method_is_refused_after_the_end(
     serve: Serve, method: str, end: Callable[[PooledConnection], Awaitable[None]]
 ) -> None:
@@ -87,7 +86,7 @@ def test_every_public_method_is_known_here() -> None:
         assert len(needed) == len(ARGUMENTS.get(name, ())), name
 
 
-@pytest.mark.parametrize("end", [give_back, discard, detach])
+@table("end", [give_back, discard, detach])
 async def test_the_facts_can_be_read_after_the_end(
     serve: Serve, end: Callable[[PooledConnection], Awaitable[None]]
 ) -> None:
@@ -104,6 +103,7 @@ async def test_the_facts_can_be_read_after_the_end(
         await connection.aclose()
 
 
+@every_kind
 async def test_the_addresses_are_those_of_the_socket(serve: Serve) -> None:
     """As AnyIO gives them, at this end and at the peer's."""
     server = serve()
@@ -119,7 +119,7 @@ async def test_the_addresses_are_those_of_the_socket(serve: Serve) -> None:
         assert connection.extra(PooledConnection, 7) == 7
 
 
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
+@only_tls
 async def test_the_attributes_of_tls_pass_through(serve: Serve) -> None:
     """The version that was agreed on can be asked for."""
     server = serve()
@@ -165,6 +165,7 @@ async def test_a_discarded_connection_is_closed_now(serve: Serve) -> None:
         await expect_closed(pool, discarded=1)
 
 
+@every_kind
 async def test_a_detached_connection_is_its_owners_for_good(serve: Serve) -> None:
     """It leaves its slot to others, keeps what was buffered, and outlives the pool."""
     server = serve()
@@ -197,6 +198,7 @@ async def test_what_was_left_behind_by_the_pool_cannot_be_detached(serve: Serve)
         connection.discard()
 
 
+@every_kind
 async def test_a_pool_is_a_connectable_that_others_wrap(serve: Serve) -> None:
     """What AnyIO builds over a pool borrows by connecting and gives back by closing."""
     async with serve().pool() as pool:
@@ -210,7 +212,7 @@ async def test_a_pool_is_a_connectable_that_others_wrap(serve: Serve) -> None:
         assert pool.statistics().acquired == 3
 
 
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
+@only_tls
 async def test_tls_can_be_spoken_over_borrowed_connections(serve: Serve) -> None:
     """A pool of plain connections carries AnyIO's TLS, whose end leaves them unfit for reuse."""
     server = serve()
@@ -227,7 +229,6 @@ async def test_tls_can_be_spoken_over_borrowed_connections(serve: Serve) -> None
         assert pool.statistics().in_use == 0
 
 
-@only_tcp
 async def test_the_descriptor_of_a_borrowed_connection_is_a_real_socket(serve: Serve) -> None:
     """Whoever needs the socket itself, for options say, gets at it as in AnyIO."""
     async with serve().pool() as pool, pool.acquire() as connection:

@@ -17,10 +17,11 @@ from anyio import (
 )
 
 from anyconnpool import ConnectionPool, PoolClosed
+from tests.cases import table
 
 from .checks import ask, ask_next, client_sockets, error_group, eventually
 from .conftest import Serve
-from .servers import Peer
+from .servers import Peer, every_kind
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("no_socket_left")
 _IN_TIME = 3
 
 
+@every_kind
 async def test_after_the_block_no_socket_is_open(serve: Serve) -> None:
     """Idle and borrowed ones are closed when the block has ended, and the server sees it."""
     server = serve()
@@ -53,6 +55,7 @@ async def test_a_pool_can_be_entered_again(serve: Serve) -> None:
         assert client_sockets(server) == 0
 
 
+@every_kind
 async def test_a_peer_is_told_that_its_connection_ends(serve: Serve) -> None:
     """An idle connection gets an orderly end: the server reads an end of stream, no error."""
     ends: list[bytes] = []
@@ -66,10 +69,8 @@ async def test_a_peer_is_told_that_its_connection_ends(serve: Serve) -> None:
     await eventually(lambda: ends == [b""])
 
 
-@pytest.mark.parametrize("borrowed", [False, True])
-@pytest.mark.parametrize(
-    "make_error", [ValueError, KeyError, StopAsyncIteration, KeyboardInterrupt, error_group]
-)
+@table("borrowed", [False, True])
+@table("make_error", [ValueError, KeyError, StopAsyncIteration, KeyboardInterrupt, error_group])
 async def test_the_exception_of_the_body_leaves_as_the_same_object(
     serve: Serve, make_error: Callable[[], BaseException], borrowed: bool
 ) -> None:
@@ -127,7 +128,8 @@ async def test_a_cancellation_in_the_grace_does_not_replace_the_exception(serve:
     assert client_sockets(server) == 0
 
 
-@pytest.mark.parametrize("borrowed", [False, True])
+@every_kind
+@table("borrowed", [False, True])
 async def test_a_cancelled_scope_ends_the_block_at_once(serve: Serve, borrowed: bool) -> None:
     """The scope catches its cancellation, borrowers get no grace, everything is closed."""
     server = serve()
@@ -143,7 +145,7 @@ async def test_a_cancelled_scope_ends_the_block_at_once(serve: Serve, borrowed: 
     assert client_sockets(server) == 0
 
 
-@pytest.mark.parametrize("borrowed", [False, True])
+@table("borrowed", [False, True])
 async def test_a_native_cancellation_ends_the_block(
     serve: Serve, anyio_backend_name: str, borrowed: bool
 ) -> None:
@@ -184,6 +186,7 @@ async def test_a_connection_that_the_body_keeps_is_closed_under_its_hands(serve:
     await connection.aclose()
 
 
+@every_kind
 async def test_a_task_that_never_gives_back_does_not_hold_up_the_end(serve: Serve) -> None:
     """Its read ends with an error when the grace is over."""
     server = serve()
@@ -251,6 +254,7 @@ async def test_waiting_tasks_are_told_when_the_block_ends(serve: Serve) -> None:
     assert "has ended" in told[0]
 
 
+@every_kind
 async def test_what_was_sent_one_way_arrives_before_the_end(serve: Serve) -> None:
     """Without replies to wait for, the end of the block still loses nothing that was sent."""
     total = 0

@@ -16,10 +16,11 @@ from anyconnpool import (
     PackageTooLarge,
     PooledConnection,
 )
+from tests.cases import table
 
 from .checks import client_sockets, eventually, expect_closed
 from .conftest import Serve
-from .servers import Peer, echo_lines
+from .servers import Peer, echo_lines, every_kind, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -54,7 +55,8 @@ async def fails(pool: ConnectionPool, read: Read, *errors: type[Exception]) -> N
     await expect_closed(pool, unclean=1)
 
 
-@pytest.mark.parametrize("read", [read_line, read_until])
+@every_kind
+@table("read", [read_line, read_until])
 async def test_an_endless_line_costs_bounded_memory(serve: Serve, read: Read) -> None:
     """The read ends at the limit, whatever else the server has to say."""
     server = serve(flood)
@@ -81,7 +83,7 @@ async def test_an_endless_line_whose_error_was_caught_still_costs_the_connection
         await expect_closed(pool, unclean=1)
 
 
-@pytest.mark.parametrize("header_size", [1, 2, 3, 4])
+@table("header_size", [1, 2, 3, 4])
 async def test_a_huge_package_header_is_refused_at_once(serve: Serve, header_size: int) -> None:
     """Nothing of the body is waited for."""
 
@@ -109,7 +111,7 @@ async def test_a_silent_server_costs_the_timeout_and_the_connection(serve: Serve
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-@pytest.mark.parametrize("read", [read_line, read_until, read_package])
+@table("read", [read_line, read_until, read_package])
 async def test_an_end_in_mid_frame_is_an_incomplete_read(serve: Serve, read: Read) -> None:
     """What came is no frame."""
 
@@ -120,8 +122,8 @@ async def test_an_end_in_mid_frame_is_an_incomplete_read(serve: Serve, read: Rea
         await fails(pool, read, IncompleteRead)
 
 
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
-@pytest.mark.parametrize("read", [read_line, read_until, read_package])
+@only_tls
+@table("read", [read_line, read_until, read_package])
 async def test_a_cut_tls_connection_is_told_from_an_end(serve: Serve, read: Read) -> None:
     """Without the closing alert somebody in between may have cut the connection."""
 
@@ -133,7 +135,7 @@ async def test_a_cut_tls_connection_is_told_from_an_end(serve: Serve, read: Read
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-@pytest.mark.parametrize("read", [read_line, read_package])
+@table("read", [read_line, read_package])
 async def test_an_end_between_frames_is_an_end_of_stream(serve: Serve, read: Read) -> None:
     """A server that says nothing and hangs up has ended the stream."""
 
@@ -181,6 +183,7 @@ async def test_a_half_closed_server_costs_the_connection_after_its_reply(serve: 
         await expect_closed(pool, peer_closed=1)
 
 
+@every_kind
 async def test_a_burst_is_taken_up_to_its_limit(serve: Serve) -> None:
     """A read without frames is bounded as well, and so is a drain."""
     async with serve(flood).pool() as pool:
@@ -191,6 +194,7 @@ async def test_a_burst_is_taken_up_to_its_limit(serve: Serve) -> None:
         await eventually(lambda: pool.statistics().size == 0)
 
 
+@every_kind
 async def test_a_talkative_server_never_gets_its_connection_reused(serve: Serve) -> None:
     """One that answers twice is found out each time, and each request gets its first answer."""
 
@@ -208,6 +212,7 @@ async def test_a_talkative_server_never_gets_its_connection_reused(serve: Serve)
         await expect_closed(pool, unread_data=10)
 
 
+@every_kind
 async def test_a_server_that_accepts_and_hangs_up_at_once_costs_errors_not_sockets(
     serve: Serve,
 ) -> None:

@@ -7,14 +7,17 @@ import ssl
 import pytest
 from anyio import create_task_group, fail_after
 
+from tests.cases import table
+
 from .checks import ask, ask_next, client_sockets, eventually, expect_closed
 from .conftest import Serve
-from .servers import one_reply
+from .servers import every_kind, one_reply, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 
-@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+@every_kind
+@table("reset", [False, True])
 async def test_twenty_restarts_cost_no_request(serve: Serve, reset: bool) -> None:
     """A server that went away and came back while connections were idle is never noticed."""
     server = serve()
@@ -41,7 +44,8 @@ async def test_a_server_that_hangs_up_after_each_reply_costs_no_error(serve: Ser
         assert pool.statistics().reused == 0
 
 
-@pytest.mark.parametrize("end", ["hang_up", "reset"])
+@every_kind
+@table("end", ["hang_up", "reset"])
 async def test_a_connection_that_ended_while_idle_is_not_handed_out(serve: Serve, end: str) -> None:
     """Of several idle connections, the dead ones are dropped and the living one is used."""
     server = serve()
@@ -57,6 +61,7 @@ async def test_a_connection_that_ended_while_idle_is_not_handed_out(serve: Serve
         assert pool.statistics().opened == 3
 
 
+@every_kind
 async def test_a_connection_that_ends_while_it_is_borrowed_is_not_reused(serve: Serve) -> None:
     """The borrower read all of its reply, and then the server hung up."""
     server = serve(one_reply)
@@ -67,6 +72,7 @@ async def test_a_connection_that_ends_while_it_is_borrowed_is_not_reused(serve: 
         assert not await ask_next(pool)
 
 
+@every_kind
 async def test_a_waiter_is_not_handed_a_connection_that_has_just_ended(serve: Serve) -> None:
     """The direct way from a borrower to a waiter is watched, too."""
     server = serve()
@@ -82,6 +88,7 @@ async def test_a_waiter_is_not_handed_a_connection_that_has_just_ended(serve: Se
     assert pool.statistics().reused == 0
 
 
+@every_kind
 async def test_a_fresh_connection_that_was_never_read_stays_in_the_pool(serve: Serve) -> None:
     """With TLS 1.3 session tickets make it readable, which doesn't mean that it is dirty."""
     server = serve()
@@ -96,6 +103,7 @@ async def test_a_fresh_connection_that_was_never_read_stays_in_the_pool(serve: S
         assert pool.statistics().opened == 1
 
 
+@every_kind
 async def test_a_fresh_connection_that_the_server_closed_does_not_stay(serve: Serve) -> None:
     """Session tickets don't hide the end of the stream behind them."""
     server = serve()
@@ -109,8 +117,8 @@ async def test_a_fresh_connection_that_the_server_closed_does_not_stay(serve: Se
         await expect_closed(pool, peer_closed=1)
 
 
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
-@pytest.mark.parametrize("read_before", [False, True])
+@only_tls
+@table("read_before", [False, True])
 async def test_a_connection_that_tls_alone_has_closed_is_not_handed_out(
     serve: Serve, read_before: bool
 ) -> None:
@@ -129,6 +137,7 @@ async def test_a_connection_that_tls_alone_has_closed_is_not_handed_out(
         await expect_closed(pool, peer_closed=1)
 
 
+@every_kind
 async def test_connections_made_in_advance_are_handed_out(serve: Serve) -> None:
     """What ``min_idle`` has opened is used, not dropped for the session tickets on it."""
     server = serve()

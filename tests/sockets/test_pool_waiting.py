@@ -9,10 +9,9 @@ from anyconnpool import ConnectionPool, PoolFull
 
 from .checks import ask, ask_next, eventually, until_count
 from .conftest import Serve
+from .servers import only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
-
-only_tls = pytest.mark.parametrize("kind", ["tls12", "tls13"])
 
 
 @only_tls

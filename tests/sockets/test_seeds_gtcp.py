@@ -32,7 +32,7 @@ from tests.core.test_package import RIGHT_ROWS
 
 from .checks import ask, ask_next, eventually, expect_closed
 from .conftest import Serve
-from .servers import Server, echo_lines, one_reply
+from .servers import Server, echo_lines, one_reply, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -194,7 +194,7 @@ async def test_gtcp_package_functions(serve: Serve) -> None:
     await eventually(lambda: server.open == 0)
 
 
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
+@only_tls
 async def test_gtcp_tls(serve: Serve) -> None:
     """gtcp has TLS variants that take key files; here any SSLContext, checked as ssl checks it."""
     async with serve().pool() as pool:
