@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection
+from tests.cases import table
 
 from .network import MemoryNetwork, check_books, fill, number_of, peer_of, settle
 
@@ -210,7 +211,7 @@ async def test_a_hanging_check_uses_up_the_time_of_the_acquire() -> None:
         await check_books(pool, network)
 
 
-@pytest.mark.parametrize("passes", [True, False])
+@table("passes", [True, False])
 async def test_the_order_of_those_who_wait_is_kept(passes: bool) -> None:
     """Whoever comes while the first one's check goes on is served after it."""
     network, served = MemoryNetwork(), list[int]()

@@ -12,6 +12,7 @@ from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.connector import Connector
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport
+from tests.cases import table
 
 from .flaky import STEADY, Remote
 from .network import MemoryNetwork, check_books, failing, fill, hang, settle
@@ -76,7 +77,7 @@ async def test_an_outage_is_dialled_once_per_pause_whatever_the_number_of_waiter
     assert len(served) == 50 + (come != "before")
 
 
-@pytest.mark.parametrize("max_size", [1, 5, 60])
+@table("max_size", [1, 5, 60])
 async def test_when_the_remote_is_back_the_waiters_are_served_in_order_and_without_a_stampede(
     max_size: int,
 ) -> None:
@@ -195,7 +196,7 @@ async def test_one_round_of_waiters_shares_a_finite_count() -> None:
         assert remote.dialled_at == pytest.approx([0] * 10 + [1, 2])
 
 
-@pytest.mark.parametrize("ended_by", ["cancellation", "timeout"])
+@table("ended_by", ["cancellation", "timeout"])
 async def test_it_gives_up_when_nobody_waits_any_more(ended_by: str) -> None:
     """Then no dial follows, until somebody asks again."""
     remote = Remote()
@@ -239,7 +240,7 @@ async def test_wait_ready_waits_out_an_outage_or_tells_its_end() -> None:
         assert anyio.current_time() == pytest.approx(2)
 
 
-@pytest.mark.parametrize("where", ["remote", "on_connect"])
+@table("where", ["remote", "on_connect"])
 async def test_what_a_repeat_cannot_mend_reaches_the_callers_at_once(where: str) -> None:
     """An error that says nothing of the remote is not repeated, nor does it make others wait."""
     error = ValueError("wrong password")

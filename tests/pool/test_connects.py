@@ -7,6 +7,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import AcquireTimeout, ConnectionPool
+from tests.cases import table
 
 from .network import (
     MemoryNetwork,
@@ -119,8 +120,8 @@ async def test_a_connect_error_goes_to_the_oldest_waiter_only() -> None:
         assert network.attempts == 2
 
 
-@pytest.mark.parametrize("every", [1, 2, 3])
-@pytest.mark.parametrize("max_size", [1, 10, 50])
+@table("every", [1, 2, 3])
+@table("max_size", [1, 10, 50])
 async def test_nobody_hangs_when_connects_fail(every: int, max_size: int) -> None:
     """Fifty waiters are all served or told, whatever share of the connects fails."""
     refused = ConnectionRefusedError("no")

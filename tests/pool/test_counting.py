@@ -17,6 +17,7 @@ from anyconnpool import (
     PoolFull,
     PoolStatistics,
 )
+from tests.cases import table
 
 from .network import MemoryNetwork, check_books, delayed, failing, fill, hang, settle
 
@@ -169,7 +170,7 @@ async def test_statistics_are_a_value() -> None:
             before.idle = 5  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("form", ["async with", "await"])
+@table("form", ["async with", "await"])
 async def test_a_loop_of_hot_acquires_lets_others_run_and_can_be_cancelled(form: str) -> None:
     """Though an idle connection is lent without waiting, nobody starves."""
     network = MemoryNetwork()
@@ -228,8 +229,8 @@ METHODS: dict[str, Callable[[PooledConnection], Awaitable[object]]] = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("end", ["aclose", "discard", "detach", "block"])
+@table("method", METHODS)
+@table("end", ["aclose", "discard", "detach", "block"])
 async def test_after_release_every_call_is_refused(method: str, end: str) -> None:
     """An old reference can't touch the next borrower's connection."""
     network = MemoryNetwork()

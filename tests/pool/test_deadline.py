@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection
+from tests.cases import table
 
 from .network import (
     MemoryNetwork,
@@ -167,7 +168,7 @@ async def test_a_timeout_tells_the_last_connect_error() -> None:
         assert "nobody home" in str(error)
 
 
-@pytest.mark.parametrize("timeout", [-1, math.nan])
+@table("timeout", [-1, math.nan])
 async def test_a_timeout_that_makes_no_sense_is_refused(timeout: float) -> None:
     """A negative or undefined timeout is an error of the caller, and nothing is opened."""
     network = MemoryNetwork()

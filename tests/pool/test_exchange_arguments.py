@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from anyconnpool import ConnectionPool, PackageFormat, PackageTooLarge
+from tests.cases import table
 
 from .flaky import calling
 from .network import MemoryNetwork, fill, peer_of
@@ -56,9 +57,7 @@ for exchange in ("send", "send_line", "send_package", "send_receive", "run"):
         )
 
 
-@pytest.mark.parametrize(
-    ("error", "attempt"), [*(COMMON | OF_POOLS).values()], ids=COMMON | OF_POOLS
-)
+@table("error, attempt", [*(COMMON | OF_POOLS).values()])
 async def test_a_pool_opens_nothing_for_bad_arguments(
     error: type[Exception], attempt: Callable[[Any], Awaitable[object]]
 ) -> None:
@@ -76,7 +75,7 @@ async def test_a_pool_opens_nothing_for_bad_arguments(
         assert not network.peers[0].received
 
 
-@pytest.mark.parametrize(("error", "attempt"), COMMON.values(), ids=COMMON)
+@table("error, attempt", COMMON.values())
 async def test_a_connection_sends_nothing_for_bad_arguments(
     error: type[Exception], attempt: Callable[[Any], Awaitable[object]]
 ) -> None:

@@ -18,6 +18,7 @@ from anyconnpool import (
     PoolFull,
     Retry,
 )
+from tests.cases import table
 
 from .flaky import calling
 from .network import MemoryNetwork, check_books, delayed, failing, fill, hang, peer_of
@@ -103,7 +104,7 @@ async def test_an_exchange_of_a_connection_leaves_it_clean(
 
 
 @with_each_send
-@pytest.mark.parametrize("one_way", [True, False])
+@table("one_way", [True, False])
 async def test_what_only_sends_is_reused_in_one_way_pools_only(
     send: Callable[..., Awaitable[None]], request_: bytes, one_way: bool
 ) -> None:
@@ -207,7 +208,7 @@ async def test_a_connection_has_the_same_limits(
         assert pool.statistics().closed == {"unclean": 2}
 
 
-@pytest.mark.parametrize("cause", ["connect", "full pool"])
+@table("cause", ["connect", "full pool"])
 async def test_running_out_of_time_before_a_connection_is_had_says_so(cause: str) -> None:
     """The acquire is covered: its TimeoutError is an AcquireTimeout, and nothing was sent."""
     network = MemoryNetwork(hang if cause == "connect" else None)

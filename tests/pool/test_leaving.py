@@ -7,6 +7,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, PoolClosed
+from tests.cases import table
 
 from .network import (
     MemoryNetwork,
@@ -206,7 +207,7 @@ async def test_a_cancelled_body_leaves_no_grace() -> None:
         assert network.open_now == 0
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit()])
+@table("error", [KeyboardInterrupt(), SystemExit()])
 async def test_an_interrupted_body_leaves_no_grace(error: BaseException) -> None:
     """Ctrl-C ends the block at once, whoever has borrowed and however slow a close is."""
     network = MemoryNetwork(on_close=hang)
@@ -221,7 +222,7 @@ async def test_an_interrupted_body_leaves_no_grace(error: BaseException) -> None
     assert (network.open_now, network.forced) == (0, 2)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt(), anyio.EndOfStream()])
+@table("error", [RuntimeError("mine"), KeyboardInterrupt(), anyio.EndOfStream()])
 async def test_the_exception_of_the_body_leaves_as_the_same_object(error: BaseException) -> None:
     """It is neither wrapped nor replaced, even if closing fails, and has no strange context."""
     network = MemoryNetwork(on_close=failing(RuntimeError("no way to close")))

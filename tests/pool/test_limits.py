@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from anyconnpool import ConnectionPool, PoolFull
+from tests.cases import table
 
 from .network import MemoryNetwork, check_books, delayed, fill, number_of, settle
 
@@ -84,7 +85,7 @@ async def test_max_waiting_0_waits_for_its_own_dead_connection_to_close() -> Non
     assert network.most_open == 1
 
 
-@pytest.mark.parametrize("max_waiting", [1, 3])
+@table("max_waiting", [1, 3])
 async def test_so_many_may_wait_and_one_more_gets_pool_full(max_waiting: int) -> None:
     """The limit holds for those who wait for a slot, at any time."""
     network = MemoryNetwork()
@@ -151,7 +152,7 @@ async def test_acquire_nowait_skips_what_is_dead_or_in_doubt() -> None:
         await check_books(pool, network)
 
 
-@pytest.mark.parametrize(("order", "numbers"), [("lifo", [3, 3, 3]), ("fifo", [1, 2, 3])])
+@table("order, numbers", [("lifo", [3, 3, 3]), ("fifo", [1, 2, 3])])
 async def test_the_idle_order_chooses_who_is_lent(
     order: Literal["lifo", "fifo"], numbers: list[int]
 ) -> None:

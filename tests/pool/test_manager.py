@@ -24,6 +24,7 @@ from anyconnpool import (
     PoolManager,
     Retry,
 )
+from tests.cases import table
 
 from .network import MemoryNetwork, failing, fill, settle
 
@@ -96,7 +97,7 @@ EXCHANGES: dict[str, Callable[[PoolManager, MemoryNetwork], Any]] = {
 SENT = [b"ping", b"ping", b"ping!", PACKAGE, b"ping", b"ping!", b"\4ping"]
 
 
-@pytest.mark.parametrize(("name", "sent"), [*zip(EXCHANGES, SENT, strict=True)])
+@table("name, sent", [*zip(EXCHANGES, SENT, strict=True)])
 async def test_the_exchanges_take_the_remote_first(name: str, sent: bytes) -> None:
     """Each goes over the remote's pool, with its arguments, and returns what the pool's does."""
     network, other = MemoryNetwork(), MemoryNetwork()
@@ -109,7 +110,7 @@ async def test_the_exchanges_take_the_remote_first(name: str, sent: bytes) -> No
     assert not other.attempts
 
 
-@pytest.mark.parametrize("name", EXCHANGES)
+@table("name", EXCHANGES)
 async def test_the_exchanges_pass_on_timeout_and_retry(name: str) -> None:
     """A failure to connect is repeated as told; wrong timeouts open nothing."""
     refused = failing(ConnectionRefusedError("no"), only=lambda number: number == 1)
@@ -153,8 +154,8 @@ async def test_statistics_are_told_by_remote_however_it_is_written() -> None:
     assert not manager.statistics()
 
 
-@pytest.mark.parametrize(
-    ("settings", "error", "text"),
+@table(
+    "settings, error, text",
     [
         ({"max_total": 0}, ValueError, "max_total must be 1 or more"),
         ({"max_total": 2.5}, TypeError, "max_total must be an int"),
@@ -184,8 +185,8 @@ def test_wrong_settings_are_refused_when_the_manager_is_made(
         PoolManager(**settings)
 
 
-@pytest.mark.parametrize(
-    ("remote", "error"),
+@table(
+    "remote, error",
     [
         ((), ValueError),
         (("localhost",), ValueError),

@@ -10,6 +10,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import AcquireTimeout, PoolFull, PoolManager
+from tests.cases import table
 
 from .network import MemoryNetwork, delayed, failing, fill, peer_of, settle
 
@@ -99,7 +100,7 @@ async def test_two_remotes_take_turns_over_one_place() -> None:
     assert sockets.open() == [0, 0]
 
 
-@pytest.mark.parametrize("pause", [False, True], ids=["never yielding", "yielding"])
+@table("pause", [False, True])
 async def test_a_busy_remote_cannot_starve_another(pause: bool) -> None:
     """However many tasks work in tight loops, a caller elsewhere waits for one turn of each."""
     sockets = Sockets(2)

@@ -15,6 +15,7 @@ import anyio
 import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PoolManager
+from tests.cases import table
 
 from .network import MemoryNetwork, fill
 
@@ -185,8 +186,8 @@ gc.collect()
 """
 
 
-@pytest.mark.parametrize(
-    ("deed", "warning"),
+@table(
+    "deed, warning",
     [
         (
             'ConnectionPool(("127.0.0.1", 9))',

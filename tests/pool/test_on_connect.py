@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from anyconnpool import ConnectionPool, PooledConnection, Retry
+from tests.cases import table
 
 from .network import MemoryNetwork, check_books, delayed, fill, number_of, peer_of, settle
 
@@ -80,7 +81,7 @@ async def test_what_is_opened_in_advance_is_logged_in_too() -> None:
         assert pool.statistics().idle == 2
 
 
-@pytest.mark.parametrize(
+@table(
     "error",
     [
         ValueError("wrong password"),
@@ -89,7 +90,6 @@ async def test_what_is_opened_in_advance_is_logged_in_too() -> None:
         TimeoutError("the hook's own"),
         anyio.ConnectionFailed("go away"),
     ],
-    ids=repr,
 )
 async def test_its_error_reaches_the_caller_unchanged(error: Exception) -> None:
     """It is the same object, and the connection is closed."""
@@ -194,8 +194,8 @@ async def fail(connection: PooledConnection) -> None:
         await connection.receive_line()
 
 
-@pytest.mark.parametrize(
-    ("hook", "text"),
+@table(
+    "hook, text",
     [
         (give_back, "gave the connection away"),
         (give_back_by_block, "gave the connection away"),

@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, PoolFull
+from tests.cases import table
 
 from .network import MemoryNetwork, check_books, delayed, settle
 
@@ -84,7 +85,7 @@ async def test_waiters_of_several_connections_are_served_in_order() -> None:
         assert queue.served == list(range(9))
 
 
-@pytest.mark.parametrize("pause", [False, True], ids=["never yielding", "yielding"])
+@table("pause", [False, True])
 async def test_a_tight_loop_does_not_starve_a_waiter(pause: bool) -> None:
     """A task that acquires and releases without end leaves the next turn to whoever waits."""
     network = MemoryNetwork()
@@ -137,7 +138,7 @@ async def test_newcomers_do_not_overtake_where_there_is_room_to_connect() -> Non
         assert network.opened == 1
 
 
-@pytest.mark.parametrize("release_first", [True, False])
+@table("release_first", [True, False])
 async def test_the_grant_of_a_cancelled_waiter_goes_to_the_next(release_first: bool) -> None:
     """Cancelled in the same tick as it is granted a connection, a waiter loses nothing for others.
 
@@ -148,7 +149,7 @@ async def test_the_grant_of_a_cancelled_waiter_goes_to_the_next(release_first: b
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
-@pytest.mark.parametrize("release_first", [True, False])
+@table("release_first", [True, False])
 async def test_the_grant_of_a_natively_cancelled_waiter_goes_to_the_next(
     release_first: bool,
 ) -> None:
@@ -235,7 +236,7 @@ async def test_a_grant_that_died_meanwhile_is_not_handed_on() -> None:
         await check_books(pool, network)
 
 
-@pytest.mark.parametrize("ticks", range(6))
+@table("ticks", range(6))
 async def test_an_acquire_cancelled_in_its_pause_gives_back_what_it_holds(ticks: int) -> None:
     """Every 64th acquire of a loop gives the others a turn with the connection in its hands."""
     network = MemoryNetwork()

@@ -14,6 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool
+from tests.cases import table
 
 from .network import MemoryNetwork, check_books, delayed, failing, fill, number_of, settle
 
@@ -113,7 +114,7 @@ async def test_idle_lifetimes_end_without_an_acquire() -> None:
         await check_books(pool, network)
 
 
-@pytest.mark.parametrize("end", ["peer_closed", "unread_data"])
+@table("end", ["peer_closed", "unread_data"])
 async def test_a_server_that_hung_up_is_noticed_within_5_seconds(end: str) -> None:
     """Idle connections that the server closed, or wrote to, don't linger until they expire."""
     network = MemoryNetwork()
@@ -172,7 +173,7 @@ async def test_reaping_many_gives_the_others_their_turn() -> None:
         await check_books(pool, network)
 
 
-@pytest.mark.parametrize(("doubts", "lent"), [(1, 1), (math.inf, 2)])
+@table("doubts, lent", [(1, 1), (math.inf, 2)])
 async def test_doubtful_connections_are_checked_and_then_lent_or_closed(
     doubts: float, lent: int
 ) -> None:

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from anyconnpool import ConnectionPool, PoolClosed
+from tests.cases import table
 
 from .network import (
     MemoryNetwork,
@@ -127,7 +128,7 @@ async def test_all_who_wait_for_readiness_are_told() -> None:
     assert done == [pytest.approx(1)] * 4
 
 
-@pytest.mark.parametrize("what", ["wait_ready", "acquire"])
+@table("what", ["wait_ready", "acquire"])
 async def test_a_pool_that_is_left_tells_those_who_wait(what: str) -> None:
     """Whoever waits when the block ends gets PoolClosed, and so does everybody after that."""
     network = MemoryNetwork(hang)
