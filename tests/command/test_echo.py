@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from anyconnpool.command import main
+from tests.cases import table
 from tests.sockets.servers import Server, authority
 
 from .programs import echo_server, finish, start
@@ -39,8 +40,8 @@ def test_lines_of_standard_input(backend: str) -> None:
         assert finish(client, "one\n\nthree\nlast") == (0, "one\n\nthree\nlast\n", "")
 
 
-@pytest.mark.parametrize(
-    ("options", "messages", "replies"),
+@table(
+    "options, messages, replies",
     [
         (("--format", "package", "--header-size", "4"), ("two\nlines", ""), b"two\nlines\n\n"),
         (("--format", "raw"), ("two\nlines",), b"two\nlines\n"),

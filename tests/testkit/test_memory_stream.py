@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, FramedStream
 from anyconnpool.testing import MemoryConnectable
+from tests.cases import table
 from tests.sockets.checks import eventually
 
 PeerFunction: TypeAlias = Callable[[FramedStream], Awaitable[object]]
@@ -178,7 +179,7 @@ async def test_a_stream_that_is_closed_refuses_every_use(serve: Serve) -> None:
             await client.send(b"too late")
 
 
-@pytest.mark.parametrize("operation", ["receive", "send"])
+@table("operation", ["receive", "send"])
 async def test_closing_wakes_who_waits(serve: Serve, operation: str) -> None:
     """A task that receives or sends on the same end is told that it was closed."""
     told, finished = anyio.Event(), anyio.Event()
