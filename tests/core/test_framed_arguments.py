@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio import DelimiterNotFound
 
-from anyconnpool import FramedStream, PackageFormat, PackageTooLarge
+from anyconnpool import FramedStream, LineFormat, PackageFormat, PackageTooLarge
 from tests.cases import table
 
 from .scripted import ScriptedStream
@@ -35,6 +35,10 @@ WRONG_CALLS: dict[str, Callable[[FramedStream], Awaitable[object]]] = {
     "send a line with a newline": lambda s: s.send_line(b"two\nlines"),
     "send a line that ends in its newline": lambda s: s.send_line(b"one\n"),
     "send a line with another newline": lambda s: s.send_line(b"a<br>b", newline=b"<br>"),
+    "send a line that ends in half its newline": lambda s: s.send_line(b"a\n", newline=b"\n\n"),
+    "frame within 0": lambda s: s.receive_frame(LineFormat(), max_bytes=0),
+    "send a frame with a newline": lambda s: s.send_frame(b"two\nlines", LineFormat()),
+    "exchange of a frame with a newline": lambda s: s.send_receive_frame(b"a\nb", LineFormat()),
     "send a line up to nothing": lambda s: s.send_line(b"x", newline=b""),
 }
 

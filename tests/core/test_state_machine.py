@@ -129,6 +129,42 @@ def test_an_abandoned_grant_is_looked_at_as_if_it_had_never_been_lent(
     assert entry.state is state
 
 
+def test_what_has_been_used_up_is_closed_and_who_waits_gets_a_new_one() -> None:
+    """With ``max_uses=2`` the second return closes, also if somebody waits for it."""
+    pool = Pool(max_size=1, max_uses=2)
+    (entry,) = pool.idle(1)
+    assert pool.machine.acquire(0) is entry
+    waiter = pool.join()
+    pool.machine.release(entry, 0, None)
+    assert (entry.close_reason, waiter.entry) == (CloseReason.USES, None)
+    assert pool.close() is entry
+    replacement = pool.open()
+    assert waiter.entry is replacement
+    assert pool.machine.statistics().closed == {"max_uses": 1}
+
+
+def test_a_connection_of_one_use_never_waits_for_the_next() -> None:
+    """With ``max_uses=1`` nothing is ever reused."""
+    pool = Pool(max_uses=1)
+    for _ in range(3):
+        pool.machine.release(pool.borrow(), 0, None)
+        pool.close()
+    facts = pool.machine.statistics()
+    assert (facts.acquired, facts.opened, facts.reused, facts.idle) == (3, 3, 0, 0)
+
+
+def test_a_grant_that_was_abandoned_is_no_use() -> None:
+    """Who was cancelled in the same moment has not used what he was given."""
+    pool = Pool(max_size=1, max_uses=1)
+    first, second = pool.join(), pool.join()
+    entry = pool.open()
+    assert first.entry is entry
+    pool.machine.abandon(first, 0)
+    assert second.entry is entry
+    pool.machine.release(entry, 0, None)
+    assert (entry.close_reason, entry.borrows) == (CloseReason.USES, 1)
+
+
 def test_a_greeting_belongs_to_the_first_borrower_only() -> None:
     """Unread bytes don't spoil a connection before its first borrow, and do after it."""
     pool = Pool(min_idle=1, max_size=1)

@@ -12,6 +12,7 @@ import pytest
 from anyconnpool import (
     AcquireTimeout,
     ConnectionPool,
+    LineFormat,
     PackageFormat,
     PoolClosed,
     PooledConnection,
@@ -41,6 +42,7 @@ EXCHANGES: dict[str, tuple[Callable[..., Awaitable[bytes]], bytes, bytes]] = {
         b"\0\0\0\4ping",
         b"ping",
     ),
+    "frame": (calling("send_receive_frame", b"ping", LineFormat(b"!")), b"ping!", b"ping"),
 }
 with_each_exchange = pytest.mark.parametrize(
     ("exchange", "request_", "reply"), EXCHANGES.values(), ids=list(EXCHANGES)
@@ -56,6 +58,7 @@ SENDS: dict[str, tuple[Callable[..., Awaitable[None]], bytes]] = {
         calling("send_package", b"ping", FORMAT),
         b"\0\0\0\4ping",
     ),
+    "frame": (calling("send_frame", b"ping", LineFormat(b"!")), b"ping!"),
 }
 with_each_send = pytest.mark.parametrize(("send", "request_"), SENDS.values(), ids=list(SENDS))
 

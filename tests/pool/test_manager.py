@@ -18,6 +18,7 @@ from anyio.streams.tls import TLSConnectable
 
 from anyconnpool import (
     ConnectionPool,
+    LineFormat,
     PackageFormat,
     PoolClosed,
     PooledConnection,
@@ -93,8 +94,12 @@ EXCHANGES: dict[str, Callable[[PoolManager, MemoryNetwork], Any]] = {
     "send_receive_package": lambda manager, remote: manager.send_receive_package(
         remote, b"ping", PackageFormat(header_size=1)
     ),
+    "send_frame": lambda manager, remote: manager.send_frame(remote, b"ping", LineFormat(b"!")),
+    "send_receive_frame": lambda manager, remote: manager.send_receive_frame(
+        remote, b"ping", LineFormat(b"!")
+    ),
 }
-SENT = [b"ping", b"ping", b"ping!", PACKAGE, b"ping", b"ping!", b"\4ping"]
+SENT = [b"ping", b"ping", b"ping!", PACKAGE, b"ping", b"ping!", b"\4ping", b"ping!", b"ping!"]
 
 
 @table("name, sent", [*zip(EXCHANGES, SENT, strict=True)])
@@ -115,7 +120,8 @@ async def test_the_exchanges_pass_on_timeout_and_retry(name: str) -> None:
     """A failure to connect is repeated as told; wrong timeouts open nothing."""
     refused = failing(ConnectionRefusedError("no"), only=lambda number: number == 1)
     network = MemoryNetwork(on_connect=refused, answer=lambda data: b"\0\4ping\n")
-    arguments = (echo, b"ping") if name == "run" else (b"ping",)
+    arguments: list[object] = [echo, b"ping"] if name == "run" else [b"ping"]
+    arguments += [LineFormat()] if "frame" in name else []
     method: Any = getattr(PoolManager(), name)
     with pytest.raises(PoolClosed, match="has not been entered"):
         await method(network, *arguments)

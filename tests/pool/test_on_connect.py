@@ -36,6 +36,20 @@ def raising(error: Exception) -> Hook:
     return hook
 
 
+async def test_hooks_are_no_use() -> None:
+    """What ``max_uses`` counts are borrows, neither logging in nor checking."""
+    network = MemoryNetwork()
+    async with ConnectionPool(
+        network, on_connect=log_in, check=log_in, check_after=0, max_uses=2
+    ) as pool:
+        for reused in (False, True, False):
+            async with pool.acquire() as connection:
+                assert connection.reused is reused
+                await log_in(connection)
+        assert bytes(network.peers[0].received) == b"user\n" * 4
+        assert pool.statistics().closed == {"max_uses": 1}
+
+
 async def test_it_runs_once_on_each_new_connection_before_anybody_borrows_it() -> None:
     """With all the framed methods, and not again when the connection is reused."""
     network, seen = MemoryNetwork(), list[int]()

@@ -28,7 +28,7 @@ from anyconnpool import (
     PoolManager,
     Retry,
 )
-from tests.core.test_package import RIGHT_ROWS
+from tests.core.test_formats import RIGHT_ROWS
 
 from .checks import ask, ask_next, eventually, expect_closed
 from .conftest import Serve

@@ -16,7 +16,7 @@ from anyconnpool import (
     PackageFormat,
     PackageTooLarge,
 )
-from tests.core.test_package import RIGHT_ROWS, format_of, payload_of
+from tests.core.test_formats import RIGHT_ROWS, format_of, payload_of
 
 from .checks import expect_closed
 from .conftest import Serve

@@ -1,19 +1,21 @@
-"""The package format: what it refuses, and the bytes it makes, without a loop."""
+"""The formats of frames: what they refuse, and the bytes they make, without a loop."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import DelimiterNotFound
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyconnpool import PackageFormat, PackageTooLarge, PoolError
-from tests.cases import table
+from anyconnpool import LineFormat, PackageFormat, PackageTooLarge, PackageTooSmall, PoolError
+from tests.cases import in_case, table
 
 VECTORS: dict[str, Any] = json.loads(
     Path(__file__).with_name("gtcp_pkg_vectors.json").read_text(encoding="utf-8")
@@ -186,3 +188,94 @@ def test_a_package_passes_up_to_the_limit(header_size: int, limit: int, size: in
     else:
         with pytest.raises(PackageTooLarge):
             package_format.pack(bytes(size))
+
+
+def test_a_header_may_be_little_endian_and_count_itself() -> None:
+    """The defaults are a big-endian length of the body alone; both are written as they are."""
+    formats = {
+        PackageFormat(4): b"\0\0\0\3abc",
+        PackageFormat(4, byteorder="little"): b"\3\0\0\0abc",
+        PackageFormat(4, includes_header=True): b"\0\0\0\7abc",
+        PackageFormat(2, byteorder="little", includes_header=True): b"\5\0abc",
+    }
+    assert len(formats) == 4
+    for package_format, wire in formats.items():
+        assert package_format.encode(b"abc") == package_format.pack(b"abc") == wire
+        assert package_format.decode(b"xx" + wire + b"yy", 2, False) == (b"abc", len(wire) + 2)
+        for size in range(len(wire)):
+            assert package_format.decode(wire[:size], 0, True) is None
+
+
+def test_what_the_header_counts_of_itself_is_no_room_for_the_body() -> None:
+    """The limit is the body's, and never more than the header can express."""
+    assert PackageFormat(1, includes_header=True).max_size == 254
+    assert PackageFormat(4, includes_header=True).max_size == 0x7FFFFFFF
+    assert PackageFormat(1, includes_header=True, max_size=254).pack(bytes(254))[0] == 255
+    with pytest.raises(ValueError, match="max_size must be 0 to 254 bytes"):
+        PackageFormat(1, includes_header=True, max_size=255)
+
+
+def test_a_header_that_announces_less_than_itself_is_an_error() -> None:
+    """It carries both sizes, and the text says what the peer may mean."""
+    package_format = PackageFormat(4, includes_header=True)
+    assert package_format.decode(b"\0\0\0\4", 0, False) == (b"", 4)
+    with pytest.raises(PackageTooSmall) as caught:
+        package_format.decode(b"\0\0\0\3abc", 0, False)
+    assert (caught.value.size, caught.value.header_size) == (3, 4)
+    assert "announces 3 bytes, less than the 4 of its own header" in str(caught.value)
+    assert "includes_header=False" in str(caught.value)
+    assert isinstance(caught.value, PoolError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_wrong_options_of_a_header_are_refused() -> None:
+    """There are two orders of bytes, and a truth value is one."""
+    make: Any = PackageFormat
+    with pytest.raises(ValueError, match='byteorder must be "big" or "little", not \'middle\''):
+        make(2, byteorder="middle")
+    with pytest.raises(TypeError, match="includes_header must be a bool, not int"):
+        make(2, includes_header=1)
+
+
+def test_a_format_shows_what_it_was_made_of() -> None:
+    """Its representation makes it again."""
+    assert repr(PackageFormat(1, includes_header=True)) == (
+        "PackageFormat(header_size=1, max_size=254, byteorder='big', includes_header=True)"
+    )
+
+
+@table("newline", [b"\n", b"\r\n", b"--"])
+def test_a_line_ends_where_its_newline_does(newline: bytes) -> None:
+    """It is added when a line is sent, and taken away when one is found."""
+    lines = LineFormat(newline)
+    assert lines.encode(b"abc") == b"abc" + newline
+    assert lines.decode(b"xx" + b"abc" + newline + b"de", 2, False) == (b"abc", 5 + len(newline))
+    assert lines.decode(newline, 0, False) == (b"", len(newline))
+    assert lines.decode(b"abc" + newline[:-1], 0, True) is None
+
+
+def test_a_line_has_so_many_bytes_at_most_without_its_end() -> None:
+    """Both ways; a longer one is refused before its end has come."""
+    lines = LineFormat(b"\r\n", max_bytes=3)
+    assert lines.encode(b"abc") == b"abc\r\n"
+    with pytest.raises(ValueError, match="a line of 4 bytes exceeds max_bytes, 3"):
+        lines.encode(b"abcd")
+    assert lines.decode(b"abc\r\n", 0, False) == (b"abc", 5)
+    assert lines.decode(b"abcd", 0, False) is None
+    for wire in (b"abcd\r\n", b"abcde"):
+        with pytest.raises(DelimiterNotFound):
+            lines.decode(wire, 0, False)
+
+
+def test_wrong_options_of_lines_are_refused() -> None:
+    """Nothing ends no line, and a limit is a number of bytes."""
+    make: Any = LineFormat
+    for options, error in (
+        ({"newline": b""}, ValueError),
+        ({"newline": "\n"}, TypeError),
+        ({"max_bytes": 0}, ValueError),
+        ({"max_bytes": math.inf}, TypeError),
+    ):
+        with in_case(options), pytest.raises(error):
+            make(**options)
+    assert LineFormat() == LineFormat(b"\n", max_bytes=65_536)
