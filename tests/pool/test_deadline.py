@@ -8,7 +8,6 @@ import anyio
 import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection
-from tests.cases import table
 
 from .network import (
     MemoryNetwork,
@@ -166,13 +165,3 @@ async def test_a_timeout_tells_the_last_connect_error() -> None:
         assert "1 connecting" in str(error)
         assert str(error).endswith(f"; last connect error: ConnectionFailed: {refused.value}")
         assert "nobody home" in str(error)
-
-
-@table("timeout", [-1, math.nan])
-async def test_a_timeout_that_makes_no_sense_is_refused(timeout: float) -> None:
-    """A negative or undefined timeout is an error of the caller, and nothing is opened."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network) as pool:
-        with pytest.raises(ValueError, match="timeout must be"):
-            pool.acquire(timeout=timeout)
-    assert network.attempts == 0

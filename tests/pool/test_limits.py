@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
-
 import anyio
 import pytest
 
 from anyconnpool import ConnectionPool, PoolFull
-from tests.cases import table
 
 from .network import MemoryNetwork, check_books, delayed, fill, number_of, settle
 
@@ -36,35 +32,6 @@ async def test_max_waiting_0_connects_where_there_is_room_and_never_waits_for_a_
         await check_books(pool, network)
 
 
-async def test_max_waiting_0_counts_connects_under_way_as_taken() -> None:
-    """With every slot connecting for somebody else, one more is refused."""
-    network = MemoryNetwork(delayed(1))
-    async with (
-        ConnectionPool(network, max_size=2, max_waiting=0) as pool,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(hold, pool)
-        tasks.start_soon(hold, pool)
-        await settle()
-        with pytest.raises(PoolFull):
-            await pool.acquire()
-
-
-async def test_who_waits_for_the_own_connect_does_not_count_as_waiting_for_a_slot() -> None:
-    """The limit leaves out as many tasks as there are connects under way."""
-    network = MemoryNetwork(delayed(1))
-    async with (
-        ConnectionPool(network, max_size=2, max_waiting=1) as pool,
-        anyio.create_task_group() as tasks,
-    ):
-        for _ in range(3):
-            tasks.start_soon(hold, pool)
-        await settle()
-        assert pool.statistics().tasks_waiting == 3
-        with pytest.raises(PoolFull):
-            await pool.acquire()
-
-
 async def test_max_waiting_0_waits_for_its_own_dead_connection_to_close() -> None:
     """A connection that is being replaced needs a moment to close: that is no waiting in line."""
     network = MemoryNetwork(on_close=delayed(0.5))
@@ -82,38 +49,6 @@ async def test_max_waiting_0_waits_for_its_own_dead_connection_to_close() -> Non
                 pool.retire()
             async with pool.acquire(timeout=1) as connection:
                 assert number_of(connection) == number + 1
-    assert network.most_open == 1
-
-
-@table("max_waiting", [1, 3])
-async def test_so_many_may_wait_and_one_more_gets_pool_full(max_waiting: int) -> None:
-    """The limit holds for those who wait for a slot, at any time."""
-    network = MemoryNetwork()
-    async with (
-        ConnectionPool(network, max_size=2, max_waiting=max_waiting) as pool,
-        anyio.create_task_group() as tasks,
-    ):
-        for _ in range(2 + max_waiting):
-            tasks.start_soon(hold, pool)
-            await settle()
-        assert pool.statistics().tasks_waiting == max_waiting
-        with pytest.raises(PoolFull):
-            await pool.acquire()
-        await anyio.sleep(1.5)
-        async with pool.acquire(timeout=5):
-            pass
-
-
-async def test_by_default_any_number_may_wait() -> None:
-    """With ``max_waiting`` infinite nobody is refused."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_size=1, max_waiting=math.inf) as pool:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(300):
-                tasks.start_soon(hold, pool, 0)
-            await settle(3)
-            assert pool.statistics().tasks_waiting >= 290
-        assert pool.statistics().acquired == 300
     assert network.most_open == 1
 
 
@@ -150,18 +85,3 @@ async def test_acquire_nowait_skips_what_is_dead_or_in_doubt() -> None:
         assert statistics.closed == {"peer_closed": 1, "unread_data": 1}
         assert statistics.idle == 2
         await check_books(pool, network)
-
-
-@table("order, numbers", [("lifo", [3, 3, 3]), ("fifo", [1, 2, 3])])
-async def test_the_idle_order_chooses_who_is_lent(
-    order: Literal["lifo", "fifo"], numbers: list[int]
-) -> None:
-    """``lifo`` lends what was used last, ``fifo`` what rested longest."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, idle_order=order) as pool:
-        await fill(pool, 3)
-        lent: list[int] = []
-        for _ in range(3):
-            async with pool.acquire() as connection:
-                lent.append(number_of(connection))
-        assert lent == numbers

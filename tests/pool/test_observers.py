@@ -207,10 +207,3 @@ async def test_nobody_to_tell_costs_nothing() -> None:
     """Borrows of a pool without observers go through no code for them."""
     async with ConnectionPool(MemoryNetwork()) as pool:
         assert type(pool._leasing) is Leasing  # pyright: ignore[reportPrivateUsage]
-
-
-@table("observers", [print, [None], "ab", 5, None])
-def test_observers_that_cannot_be_called_are_refused(observers: Any) -> None:
-    """A single callable is no iterable of them."""
-    with pytest.raises(TypeError, match="observers must be an iterable of callables"):
-        ConnectionPool(MemoryNetwork(), observers=observers)

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from anyconnpool import ConnectionPool, PoolFull
 from tests.cases import table
 
-from .network import MemoryNetwork, check_books, delayed, settle
+from .network import MemoryNetwork, check_books, settle
 
 
 class Queue:
@@ -59,32 +59,6 @@ class Queue:
                     raise
 
 
-async def test_waiters_are_served_in_order() -> None:
-    """Who waits longest gets the next connection."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_size=1) as pool, anyio.create_task_group() as tasks:
-        queue = Queue(pool, tasks)
-        async with pool.acquire():
-            await queue.join(*range(20))
-        await settle(100)
-        assert queue.served == list(range(20))
-        assert network.opened == 1
-
-
-async def test_waiters_of_several_connections_are_served_in_order() -> None:
-    """Whichever connection comes back is for the oldest waiter."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_size=3) as pool, anyio.create_task_group() as tasks:
-        queue = Queue(pool, tasks, hold=1)
-        held = [await pool.acquire() for _ in range(3)]
-        await queue.join(*range(9))
-        for place in (1, 2, 0):
-            await held[place].aclose()
-            await anyio.sleep(0.1)
-        await anyio.sleep(3)
-        assert queue.served == list(range(9))
-
-
 @table("pause", [False, True])
 async def test_a_tight_loop_does_not_starve_a_waiter(pause: bool) -> None:
     """A task that acquires and releases without end leaves the next turn to whoever waits."""
@@ -124,18 +98,6 @@ async def test_newcomers_never_overtake() -> None:
             pool.acquire_nowait()
         async with pool.acquire():
             assert queue.served == ["first", "second"]
-
-
-async def test_newcomers_do_not_overtake_where_there_is_room_to_connect() -> None:
-    """A connection that has just been opened is for the oldest waiter, not for the newest."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_size=2) as pool, anyio.create_task_group() as tasks:
-        queue = Queue(pool, tasks)
-        network.on_connect = delayed(2, 1)
-        tasks.start_soon(queue.join, "first", "second")
-        await anyio.sleep(1.5)
-        assert queue.served == ["first", "second"]
-        assert network.opened == 1
 
 
 @table("release_first", [True, False])
@@ -197,24 +159,6 @@ async def test_a_cancelled_waiter_leaves_the_line_at_once() -> None:
         await settle()
         assert queue.served == [1, 3]
         assert pool.statistics().cancelled == 3
-        await check_books(pool, network)
-
-
-async def test_a_connection_that_died_on_loan_is_not_handed_on() -> None:
-    """What comes back dead while somebody waits is closed, and the waiter gets a fresh one."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_size=1) as pool, anyio.create_task_group() as tasks:
-        queue = Queue(pool, tasks, hold=1)
-        connection = await pool.acquire()
-        await queue.join("waiter")
-        network.peers[0].hang_up()
-        await connection.aclose()
-        await settle()
-        assert queue.served == ["waiter"]
-        assert network.peers[0].client.closed
-        statistics = pool.statistics()
-        assert (statistics.in_use, statistics.opened, statistics.reused) == (1, 2, 0)
-        assert statistics.closed == {"peer_closed": 1}
         await check_books(pool, network)
 
 

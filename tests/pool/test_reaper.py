@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from anyconnpool import ConnectionPool
 from tests.cases import table
 
-from .network import MemoryNetwork, check_books, delayed, failing, fill, number_of, settle
+from .network import MemoryNetwork, check_books, delayed, fill, number_of, settle
 
 
 async def test_connections_idle_for_600_seconds_are_closed() -> None:
@@ -40,24 +40,6 @@ async def test_connections_idle_for_600_seconds_are_closed() -> None:
         assert pool.statistics().closed == {"max_idle_time": 2}
         assert network.forced == 0
         await check_books(pool, network)
-
-
-async def test_an_expired_connection_is_not_lent() -> None:
-    """What is too idle at the moment of the acquire is replaced."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_idle_time=0) as pool:
-        for number in (1, 2, 3):
-            async with pool.acquire() as connection:
-                assert number_of(connection) == number
-
-
-async def test_a_lifetime_of_0_still_serves_whoever_waits() -> None:
-    """A connection that is too old as soon as it is open is lent once, instead of none for ever."""
-    network = MemoryNetwork(failing(OSError("too many"), only=lambda number: number > 20))
-    async with ConnectionPool(network, max_lifetime=0) as pool:
-        for number in (1, 2, 3):
-            async with pool.acquire() as connection:
-                assert number_of(connection) == number
 
 
 async def test_lifetimes_end_but_not_all_at_once() -> None:
@@ -86,20 +68,6 @@ async def test_lifetimes_end_but_not_all_at_once() -> None:
     assert max(closed.values()) <= 1002
     assert len(set(closed.values())) > 5
     assert max(list(closed.values()).count(moment) for moment in closed.values()) < 20
-
-
-async def test_no_lifetime_ends_while_a_connection_is_borrowed() -> None:
-    """It works on for its borrower, and is closed when it comes back."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_lifetime=10) as pool:
-        async with pool.acquire() as connection:
-            await anyio.sleep(1000)
-            await connection.send_line(b"old")
-            assert await connection.receive_line() == b"old"
-            assert connection.age == pytest.approx(1000)
-        await settle()
-        assert pool.statistics().closed == {"max_lifetime": 1}
-        await check_books(pool, network)
 
 
 async def test_idle_lifetimes_end_without_an_acquire() -> None:

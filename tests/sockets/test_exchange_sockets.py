@@ -10,13 +10,13 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import create_task_group, fail_after, to_thread
+from anyio import create_task_group, to_thread
 from anyio.abc import SocketAttribute
 
 from anyconnpool import ConnectionPool, KeepAlive, PooledConnection, Retry
 from tests.cases import table
 
-from .checks import client_sockets, eventually, expect_closed
+from .checks import eventually, expect_closed
 from .conftest import Serve
 from .servers import Server, echo_when_told, every_kind, one_reply
 
@@ -118,23 +118,6 @@ async def test_without_retry_only_what_was_in_flight_fails(serve: Serve, reset: 
     assert [error for error in load.failed if not isinstance(error, CLEAR)] == []
 
 
-@table("reset", [False, True])
-async def test_idle_connections_that_ended_fail_no_request(serve: Serve, reset: bool) -> None:
-    """Neither by FIN nor by RST, without any retry."""
-    server = serve()
-    async with server.pool(max_size=4) as pool:
-        for _ in range(5):
-            async with create_task_group() as tasks:
-                for _ in range(4):
-                    tasks.start_soon(pool.send_receive_line, b"before")
-            await eventually(lambda: pool.statistics().idle == pool.statistics().size)
-            server.restart(reset=reset)
-            async with create_task_group() as tasks:
-                for _ in range(12):
-                    tasks.start_soon(pool.send_receive_line, b"after")
-        assert pool.statistics().open_failed == 0
-
-
 async def test_requests_wait_for_a_server_that_is_down(serve: Serve) -> None:
     """With ``connect_retry`` all complete when it is back, and few dials were made meanwhile."""
     server, served = serve(), set[bytes]()
@@ -158,34 +141,6 @@ async def test_requests_wait_for_a_server_that_is_down(serve: Serve) -> None:
             server.start()
         assert len(served) == 31
         assert server.most <= 5
-
-
-async def test_a_peer_that_never_reads_cannot_hold_up_a_timeout(serve: Serve) -> None:
-    """The send is covered, in which gtcp hung; the connection is closed."""
-    server = serve(None)
-    async with server.pool() as pool:
-        async with pool.acquire():
-            pass
-        # However busy the machine, the time is to be spent on the exchange.
-        await eventually(lambda: pool.statistics().idle)
-        with fail_after(10):
-            with pytest.raises(TimeoutError):
-                await pool.send_receive(b"x" * 50_000_000, 1, timeout=0.2, retry=Retry(9))
-            async with pool.acquire() as connection:
-                with pytest.raises(TimeoutError):
-                    await connection.send_receive(b"x" * 50_000_000, 1, timeout=0.2)
-            await expect_closed(pool, unclean=2)
-        assert client_sockets(server) == 0
-
-
-async def test_a_peer_that_never_answers_cannot_either(serve: Serve) -> None:
-    """The connection is closed, and the late reply reaches nobody."""
-    async with serve(None).pool(min_idle=1) as pool:
-        # As above.
-        await pool.wait_ready()
-        with fail_after(10), pytest.raises(TimeoutError):
-            await pool.send_receive_line(b"ping", timeout=0.2, retry=Retry(9))
-        await expect_closed(pool, unclean=1)
 
 
 async def test_hooks_speak_with_the_server(serve: Serve) -> None:

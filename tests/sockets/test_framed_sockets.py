@@ -13,7 +13,7 @@ import pytest
 from anyio import EndOfStream, Event, IncompleteRead, create_task_group, wait_all_tasks_blocked
 from anyio.abc import Listener, SocketAttribute, SocketStream
 
-from anyconnpool import FramedStream, PackageFormat, PackageTooLarge
+from anyconnpool import FramedStream, PackageFormat
 
 Handler = Callable[[FramedStream], Awaitable[None]]
 
@@ -151,45 +151,6 @@ async def test_a_server_that_hangs_up_in_mid_frame_is_an_incomplete_read(server:
             await client.receive_package(FOUR)
 
 
-async def test_a_server_refuses_a_hostile_client(server: Server) -> None:
-    """A server finds an oversize header before it receives a body."""
-    refused: list[PackageTooLarge] = []
-    seen = Event()
-
-    async def strict(stream: FramedStream) -> None:
-        try:
-            await stream.receive_package(PackageFormat(4, max_size=1000))
-        except PackageTooLarge as error:
-            refused.append(error)
-        seen.set()
-
-    async with server.serving(strict) as client:
-        await client.send(b"\xff\xff\xff\xff")
-        await seen.wait()
-    assert [(error.size, error.max_size) for error in refused] == [(0xFFFFFFFF, 1000)]
-
-
-async def test_a_cancelled_read_can_be_repeated(server: Server) -> None:
-    """A reply that comes after the cancellation is put together with what came before."""
-    go_on = Event()
-
-    async def slowly(stream: FramedStream) -> None:
-        await stream.send(b"first\n\0\0\0\5he")
-        await go_on.wait()
-        await stream.send(b"llo")
-        await stream.receive()
-
-    async with server.serving(slowly) as client:
-        assert await client.receive_line() == b"first"
-        async with create_task_group() as task_group:
-            task_group.start_soon(client.receive_package, FOUR)
-            await wait_all_tasks_blocked()
-            task_group.cancel_scope.cancel()
-        assert b"\0\0\0\5he".startswith(client.buffer)
-        go_on.set()
-        assert await client.receive_package(FOUR) == b"hello"
-
-
 async def test_a_reset_in_mid_frame_is_a_broken_resource_and_keeps_the_bytes() -> None:
     """A reset is told from an end, and the bytes before it stay readable."""
     async with raw_peer() as (client, peer):
@@ -290,10 +251,3 @@ async def test_a_send_to_a_peer_that_never_reads_can_be_cancelled() -> None:
         assert not finished
         peer.sendall(b"still here\n")
         assert await client.receive_line() == b"still here"
-
-
-async def test_addresses_are_those_of_the_socket() -> None:
-    """A framed stream is asked for its addresses like the socket's own stream."""
-    async with raw_peer() as (client, peer):
-        assert client.extra(SocketAttribute.local_address) == peer.getpeername()
-        assert client.extra(SocketAttribute.remote_address) == peer.getsockname()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 from anyio import ClosedResourceError, TypedAttributeLookupError
@@ -13,7 +11,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.buffered import BufferedByteStream, BufferedConnectable
 from anyio.streams.tls import TLSAttribute, TLSConnectable, TLSStream
 
-from anyconnpool import ConnectionPool, FramedStream, LineFormat, PackageFormat, PooledConnection
+from anyconnpool import ConnectionPool, FramedStream, PackageFormat, PooledConnection
 from tests.cases import table
 
 from .checks import ask, ask_next, client_sockets, eventually, expect_closed
@@ -21,31 +19,6 @@ from .conftest import Serve
 from .servers import client_context, every_kind, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
-
-
-# How each public method is called; what is left out has no arguments.
-ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "feed_data": (b"x",),
-    "receive_exactly": (1,),
-    "receive_frame": (LineFormat(),),
-    "receive_until": (b"\n", 10),
-    "send": (b"x",),
-    "send_frame": (b"x", LineFormat()),
-    "send_line": (b"x",),
-    "send_package": (b"x",),
-    "send_receive": (b"x",),
-    "send_receive_frame": (b"x", LineFormat()),
-    "send_receive_line": (b"x",),
-    "send_receive_package": (b"x",),
-    "extra": (SocketAttribute.remote_port,),
-}
-# What can be done and known after the end as well.
-HARMLESS = {"aclose", "age", "buffer", "local_address", "remote_address", "reused"}
-METHODS = sorted(
-    name
-    for name in dir(PooledConnection)
-    if not name.startswith("_") and inspect.isroutine(getattr(PooledConnection, name))
-)
 
 
 async def give_back(connection: PooledConnection) -> None:
@@ -58,32 +31,6 @@ async def discard(connection: PooledConnection) -> None:
 
 async def detach(connection: PooledConnection) -> None:
     await connection.detach().aclose()
-
-
-@table("end", [give_back, discard, detach])
-@table("method", [name for name in METHODS if name not in HARMLESS])
-async def test_every_method_is_refused_after_the_end(
-    serve: Serve, method: str, end: Callable[[PooledConnection], Awaitable[None]]
-) -> None:
-    """A connection that was given back, discarded or detached can't be used any more."""
-    async with serve().pool() as pool:
-        connection = await pool.acquire()
-        await ask(connection)
-        await end(connection)
-        with pytest.raises(ClosedResourceError):
-            result = getattr(connection, method)(*ARGUMENTS.get(method, ()))
-            if inspect.isawaitable(result):
-                await result
-        assert pool.statistics().in_use == 0
-
-
-def test_every_public_method_is_known_here() -> None:
-    """None of the methods that need arguments is forgotten."""
-    for name in METHODS:
-        parameters = list(inspect.signature(getattr(PooledConnection, name)).parameters.values())
-        needed = [one for one in parameters[1:] if one.default is one.empty]
-        needed = [one for one in needed if one.kind is not one.KEYWORD_ONLY]
-        assert len(needed) == len(ARGUMENTS.get(name, ())), name
 
 
 @table("end", [give_back, discard, detach])
@@ -143,15 +90,6 @@ async def test_a_connection_tells_whether_it_was_used_before_and_how_old_it_is(
             assert connection.reused
             await eventually(lambda: connection.age > age + 0.01)
             await ask(connection)
-
-
-async def test_a_connection_can_be_shown(serve: Serve) -> None:
-    """Its representation works, borrowed as well as given back."""
-    async with serve().pool() as pool:
-        async with pool.acquire() as connection:
-            assert "PooledConnection" in repr(connection)
-            await ask(connection)
-        assert "PooledConnection" in repr(connection)
 
 
 async def test_a_discarded_connection_is_closed_now(serve: Serve) -> None:

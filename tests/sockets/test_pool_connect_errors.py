@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from anyio import ConnectionFailed, create_task_group, fail_after
 
-from anyconnpool import AcquireTimeout, ConnectionPool
+from anyconnpool import ConnectionPool
 from tests.cases import table
 
 from .checks import ask_next, eventually
@@ -162,37 +162,6 @@ async def test_each_waiter_gets_an_attempt_of_its_own(serve: Serve) -> None:
                     task_group.start_soon(fail, pool)
         assert pool.statistics().open_failed == 10
     assert failures == 10
-
-
-async def test_waiting_for_a_reserve_raises_the_connect_error(serve: Serve) -> None:
-    """``wait_ready`` doesn't wait for a server that isn't there."""
-    server = serve()
-    server.stop()
-    async with server.pool(min_idle=2) as pool:
-        with fail_after(5), pytest.raises(ConnectionFailed):
-            await pool.wait_ready()
-        server.start()
-        with fail_after(5):
-            await pool.wait_ready()
-        assert pool.statistics().idle == 2
-
-
-@only_tls
-async def test_an_acquire_that_ran_out_of_time_tells_the_last_connect_error(serve: Serve) -> None:
-    """A caller learns that the remote, not the pool, is the trouble."""
-    server = serve()
-    server.stop()
-    async with server.pool(max_size=1) as pool:
-        with pytest.raises(ConnectionFailed) as failed:
-            await pool.acquire()
-        server.start()
-        server.hold = True
-        with pytest.raises(AcquireTimeout) as caught:
-            await pool.acquire(timeout=0.05)
-        assert caught.value.last_connect_error is failed.value
-        assert str(failed.value) in str(caught.value)
-        server.admit()
-        assert not await ask_next(pool)
 
 
 @only_tls

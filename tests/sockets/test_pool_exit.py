@@ -13,7 +13,6 @@ from anyio import (
     Event,
     create_task_group,
     fail_after,
-    wait_all_tasks_blocked,
 )
 
 from anyconnpool import ConnectionPool, PoolClosed
@@ -42,17 +41,6 @@ async def test_after_the_block_no_socket_is_open(serve: Serve) -> None:
     await eventually(lambda: server.open == 0)
     assert pool.statistics().size == 0
     assert pool.statistics().closed == {"pool_closed": 2}
-
-
-async def test_a_pool_can_be_entered_again(serve: Serve) -> None:
-    """Each block starts with nothing and leaves nothing."""
-    server = serve()
-    pool = server.pool()
-    for _ in range(3):
-        async with pool:
-            assert not await ask_next(pool)
-            assert await ask_next(pool)
-        assert client_sockets(server) == 0
 
 
 @every_kind
@@ -88,18 +76,6 @@ async def test_the_exception_of_the_body_leaves_as_the_same_object(
         caught = exc
     assert caught is error
     assert caught.__cause__ is None
-    assert client_sockets(server) == 0
-
-
-async def test_the_exception_of_a_borrowing_body_leaves_as_the_same_object(serve: Serve) -> None:
-    """It passes the connection's block and the pool's, and is still itself."""
-    server = serve()
-    error = KeyError("mine")
-    with pytest.raises(KeyError) as caught:
-        async with server.pool() as pool, pool.acquire() as connection:
-            await ask(connection)
-            raise error
-    assert caught.value is error
     assert client_sockets(server) == 0
 
 
@@ -206,52 +182,6 @@ async def test_a_task_that_never_gives_back_does_not_hold_up_the_end(serve: Serv
         assert client_sockets(server) == 0
         with fail_after(_IN_TIME):
             await ended.wait()
-
-
-async def test_a_borrower_has_the_grace_to_finish(serve: Serve) -> None:
-    """The block waits for a borrower that gives back in time, and no longer."""
-    server = serve()
-
-    async def use(pool: ConnectionPool) -> None:
-        async with pool.acquire() as connection:
-            borrowed.set()
-            await finish.wait()
-            await ask(connection)
-            await ask(connection)
-
-    borrowed, finish = Event(), Event()
-    async with create_task_group() as task_group:
-        with fail_after(_IN_TIME):
-            async with server.pool(close_timeout=60) as pool:
-                task_group.start_soon(use, pool)
-                await borrowed.wait()
-                task_group.start_soon(set_when_blocked, finish)
-        assert pool.statistics().closed == {"pool_closed": 1}
-    assert client_sockets(server) == 0
-
-
-async def set_when_blocked(event: Event) -> None:
-    await wait_all_tasks_blocked()
-    event.set()
-
-
-async def test_waiting_tasks_are_told_when_the_block_ends(serve: Serve) -> None:
-    """Nobody waits for a pool that is gone."""
-    server = serve()
-    told: list[str] = []
-
-    async def wait(pool: ConnectionPool) -> None:
-        with pytest.raises(PoolClosed) as caught:
-            await pool.acquire()
-        told.append(str(caught.value))
-
-    async with create_task_group() as task_group, server.pool(max_size=1, close_timeout=0) as pool:
-        await pool.acquire()
-        for _ in range(3):
-            task_group.start_soon(wait, pool)
-        await eventually(lambda: pool.statistics().tasks_waiting == 3)
-    assert len(told) == 3
-    assert "has ended" in told[0]
 
 
 @every_kind

@@ -96,20 +96,6 @@ async def test_a_huge_package_header_is_refused_at_once(serve: Serve, header_siz
         await fails(pool, read_package, PackageTooLarge)
 
 
-async def test_a_silent_server_costs_the_timeout_and_the_connection(serve: Serve) -> None:
-    """Nobody waits for ever who did not want to."""
-
-    async def read_for_a_moment(connection: FramedStream) -> object:
-        with fail_after(0.02):
-            return await connection.receive_line()
-
-    def silent(peer: Peer) -> None:
-        peer.receive_line()
-
-    async with serve(silent).pool() as pool:
-        await fails(pool, read_for_a_moment, TimeoutError)
-
-
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @table("read", [read_line, read_until, read_package])
 async def test_an_end_in_mid_frame_is_an_incomplete_read(serve: Serve, read: Read) -> None:

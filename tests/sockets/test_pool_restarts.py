@@ -152,33 +152,6 @@ async def test_connections_made_in_advance_are_handed_out(serve: Serve) -> None:
         assert len(server.peers) == 3
 
 
-async def test_a_reserve_that_died_is_replaced_by_a_living_one(serve: Serve) -> None:
-    """After a restart, the connections made in advance are not handed out dead."""
-    server = serve()
-    async with server.pool(min_idle=2, max_size=3) as pool:
-        await pool.wait_ready()
-        for index in range(2):
-            await server.peer(index)
-        server.restart()
-        for _ in range(3):
-            await ask_next(pool)
-        assert pool.statistics().open_failed == 0
-
-
-async def test_the_reaper_closes_what_nobody_uses(serve: Serve) -> None:
-    """The server sees the end of a connection that was idle for too long."""
-    server = serve()
-    async with server.pool(max_idle_time=0.05) as pool:
-        await ask_next(pool)
-        assert server.open == 1
-        # Long before the next regular sweep, which comes after 5 s.
-        with fail_after(4):
-            await eventually(lambda: server.open == 0)
-        await expect_closed(pool, max_idle_time=1)
-        assert client_sockets(server) == 0
-        assert not await ask_next(pool)
-
-
 async def test_a_lifetime_ends_while_idle_and_not_while_borrowed(serve: Serve) -> None:
     """A borrower keeps its connection past the lifetime; afterwards it is closed."""
     server = serve()

@@ -2,7 +2,7 @@
 
 The observations are those made of GoFrame gf v2 at c8bdbb77. Each docstring says what gtcp does,
 and then what holds here. The reads and writes are in test_seeds_gtcp_frames.py, the ways in which
-gtcp hands out foreign bytes in test_seeds_gtcp_foreign.py.
+gtcp hands out foreign bytes in test_pool_foreign_bytes.py.
 """
 
 from __future__ import annotations
@@ -37,12 +37,6 @@ from .servers import Server, echo_lines, one_reply, only_tls
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 SINGLE_ROWS = [row for row in RIGHT_ROWS if "packages_hex" not in row]
-
-
-@pytest.fixture
-def kind() -> str:
-    """Return the kind of socket that gtcp knows; the tests of its TLS variants name theirs."""
-    return "tcp"
 
 
 async def test_gtcp_example_1(serve: Serve) -> None:

@@ -27,12 +27,6 @@ pytestmark = pytest.mark.usefixtures("no_socket_left")
 SINGLE_ROWS = [row for row in RIGHT_ROWS if "packages_hex" not in row]
 
 
-@pytest.fixture
-def kind() -> str:
-    """Return the kind of socket that gtcp knows; the tests of its TLS variants name theirs."""
-    return "tcp"
-
-
 def saying(data: bytes) -> Script:
     """Make a server's script: say this and hang up."""
 
