@@ -23,7 +23,7 @@ from .network import MemoryNetwork, fill
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the warnings, with what differs from run to run left out."""
     return [
-        re.sub(r" at \S*/test_neglect\.py:\d+ in ", " here in ", record.getMessage()).replace(
+        re.sub(r" at \S*/test_leaks\.py:\d+ in ", " here in ", record.getMessage()).replace(
             "None -> None", "it"
         )
         for record in caplog.records
