@@ -267,28 +267,15 @@ async def test_a_frame_is_the_same_if_it_was_fed(case: Case) -> None:
         assert await rest_of(stream) == case.leaves, size
 
 
-@table("case", REFUSALS)
-async def test_a_frame_over_the_limit_is_refused_however_it_was_cut(case: Case) -> None:
-    """A limit holds also where the end is buffered already, and nothing is consumed."""
+@table("case", [*REFUSALS, *ENDS])
+async def test_a_read_that_gets_no_frame_takes_nothing_away(case: Case) -> None:
+    """However it was cut: the same error again, over the limit or at the end, and all is there."""
     for chunks in every_cut(case.wire):
         stream = FramedStream(ScriptedStream(*chunks))
         assert isinstance(case.gives, type)
         for _ in range(2):
             with pytest.raises(case.gives):
                 await case.read(stream)
-        assert await rest_of(stream) == case.leaves, chunks
-
-
-@table("case", ENDS)
-async def test_the_end_of_the_stream_is_told_and_takes_nothing_away(case: Case) -> None:
-    """Each read has its own error at the end; the bytes before it stay readable."""
-    for chunks in every_cut(case.wire):
-        stream = FramedStream(ScriptedStream(*chunks))
-        assert isinstance(case.gives, type)
-        for _ in range(2):
-            with pytest.raises(case.gives):
-                await case.read(stream)
-            assert stream.buffer == case.leaves, chunks
         assert await rest_of(stream) == case.leaves, chunks
 
 

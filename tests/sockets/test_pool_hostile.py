@@ -20,7 +20,7 @@ from tests.cases import table
 
 from .checks import client_sockets, eventually, expect_closed
 from .conftest import Serve
-from .servers import Peer, echo_lines, every_kind, only_tls
+from .servers import Peer, echo_lines, every_kind
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -96,28 +96,19 @@ async def test_a_huge_package_header_is_refused_at_once(serve: Serve, header_siz
         await fails(pool, read_package, PackageTooLarge)
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@every_kind
 @table("read", [read_line, read_until, read_package])
-async def test_an_end_in_mid_frame_is_an_incomplete_read(serve: Serve, read: Read) -> None:
-    """What came is no frame."""
+async def test_an_end_in_mid_frame_is_an_incomplete_read(
+    serve: Serve, kind: str, read: Read
+) -> None:
+    """What came is no frame; without TLS's closing alert somebody may have cut the connection."""
 
     def part(peer: Peer) -> None:
         peer.send(b"\x00\xffpart of a frame")
 
+    error = anyio.BrokenResourceError if kind.startswith("tls") else IncompleteRead
     async with serve(part).pool() as pool:
-        await fails(pool, read, IncompleteRead)
-
-
-@only_tls
-@table("read", [read_line, read_until, read_package])
-async def test_a_cut_tls_connection_is_told_from_an_end(serve: Serve, read: Read) -> None:
-    """Without the closing alert somebody in between may have cut the connection."""
-
-    def part(peer: Peer) -> None:
-        peer.send(b"\x00\xffpart of a frame")
-
-    async with serve(part).pool() as pool:
-        await fails(pool, read, anyio.BrokenResourceError)
+        await fails(pool, read, error)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
