@@ -99,18 +99,6 @@ async def test_gives_what_the_peer_sent_however_it_was_cut(row: dict[str, Any]) 
             assert stream.buffer == b""
 
 
-async def test_a_read_that_was_cancelled_anywhere_is_repeated_whole() -> None:
-    """gtcp throws away the part it has; here the repeated read gives the package."""
-    wire = b"\0\5\0\1a\0\1"
-    for size in range(len(wire)):
-        source = ScriptedStream(*([wire[:size]] if size else []), then="silence")
-        stream = FramedStream(source)
-        assert await outcome(stream, source) == SILENCE
-        assert stream.buffer == wire[:size]
-        source.script.append(wire[size:])
-        assert await outcome(stream, source) == wire[2:]
-
-
 @table("header_size", [1, 2, 3, 4])
 async def test_the_format_of_a_call_goes_before_that_of_the_stream(header_size: int) -> None:
     """A format passed to a call holds for this call alone."""
@@ -132,22 +120,3 @@ async def test_a_package_too_large_for_one_format_is_there_for_another() -> None
         await stream.receive_package(PackageFormat(max_size=4))
     assert (caught.value.size, caught.value.max_size) == (5, 4)
     assert await stream.receive_package() == b"hello"
-
-
-@table("header_size", [1, 2, 3, 4])
-async def test_the_end_of_the_stream_is_told_from_a_package_cut_short(header_size: int) -> None:
-    """Between packages the end is EndOfStream, at any byte within one IncompleteRead."""
-    wire = PackageFormat(header_size).pack(b"abc")
-    for size in range(1, len(wire)):
-        for chunks in every_cut(wire[:size]):
-            stream = FramedStream(
-                ScriptedStream(*chunks), package_format=PackageFormat(header_size)
-            )
-            with pytest.raises(IncompleteRead):
-                await stream.receive_package()
-            assert stream.buffer == wire[:size]
-    stream = FramedStream(ScriptedStream(wire), package_format=PackageFormat(header_size))
-    assert await stream.receive_package() == b"abc"
-    for _ in range(2):
-        with pytest.raises(EndOfStream):
-            await stream.receive_package()

@@ -6,12 +6,8 @@ import math
 
 import pytest
 from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, Metric, Sum
-from opentelemetry.semconv._incubating.attributes import (  # pyright: ignore[reportMissingTypeStubs]
-    db_attributes,
-)
-from opentelemetry.semconv._incubating.metrics import (  # pyright: ignore[reportMissingTypeStubs]
-    db_metrics,
-)
+from opentelemetry.semconv._incubating.attributes import db_attributes  # pyright: ignore[reportMissingTypeStubs]
+from opentelemetry.semconv._incubating.metrics import db_metrics  # pyright: ignore[reportMissingTypeStubs]
 
 from anyconnpool.events import (
     AcquireTimedOut,

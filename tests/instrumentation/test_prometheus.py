@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from anyconnpool.events import (
-    CloseReason,
-    ConnectionAcquired,
-    ConnectionOpened,
-    ConnectionReleased,
-)
+from anyconnpool.events import CloseReason, ConnectionAcquired, ConnectionOpened, ConnectionReleased
 from anyconnpool.instrumentation.prometheus import PoolCollector
 
 from .collection import Exposition

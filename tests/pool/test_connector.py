@@ -16,15 +16,7 @@ from anyconnpool._streams.transport import Transport
 from tests.cases import table
 
 from .flaky import STEADY, Remote
-from .network import (
-    MemoryNetwork,
-    check_books,
-    failing,
-    fill,
-    hang,
-    number_of,
-    settle,
-)
+from .network import MemoryNetwork, check_books, failing, fill, hang, number_of, settle
 
 
 async def borrow(pool: ConnectionPool, numbers: list[int], hold: float = 0) -> None:

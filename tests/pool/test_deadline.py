@@ -9,16 +9,7 @@ import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection
 
-from .network import (
-    MemoryNetwork,
-    check_books,
-    delayed,
-    failing,
-    fill,
-    hang,
-    number_of,
-    settle,
-)
+from .network import MemoryNetwork, check_books, delayed, failing, fill, hang, number_of, settle
 
 
 async def test_the_deadline_covers_dead_connections_checks_and_the_connect() -> None:

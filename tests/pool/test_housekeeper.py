@@ -16,16 +16,7 @@ from anyio.lowlevel import checkpoint
 from anyconnpool import ConnectionPool, PoolClosed
 from tests.cases import table
 
-from .network import (
-    MemoryNetwork,
-    check_books,
-    delayed,
-    failing,
-    fill,
-    hang,
-    number_of,
-    settle,
-)
+from .network import MemoryNetwork, check_books, delayed, failing, fill, hang, number_of, settle
 
 
 async def test_connections_idle_for_600_seconds_are_closed() -> None:

@@ -7,13 +7,7 @@ from collections.abc import Callable
 
 import anyio
 import pytest
-from anyio import (
-    CancelScope,
-    ClosedResourceError,
-    Event,
-    create_task_group,
-    fail_after,
-)
+from anyio import CancelScope, ClosedResourceError, Event, create_task_group, fail_after
 
 from anyconnpool import ConnectionPool, PoolClosed
 from tests.cases import table

@@ -22,12 +22,7 @@ from anyio import (
 )
 from anyio.abc import SocketAttribute, SocketStream
 
-from anyconnpool import (
-    ConnectionPool,
-    FramedStream,
-    PoolManager,
-    Retry,
-)
+from anyconnpool import ConnectionPool, FramedStream, PoolManager, Retry
 from tests.core.test_formats import RIGHT_ROWS
 
 from .checks import ask, ask_next, eventually, expect_closed

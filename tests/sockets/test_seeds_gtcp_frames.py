@@ -8,14 +8,9 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from anyio import (
-    IncompleteRead,
-)
+from anyio import IncompleteRead
 
-from anyconnpool import (
-    PackageFormat,
-    PackageTooLarge,
-)
+from anyconnpool import PackageFormat, PackageTooLarge
 from tests.core.test_formats import RIGHT_ROWS, format_of, payload_of
 
 from .checks import expect_closed

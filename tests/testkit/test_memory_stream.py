@@ -250,6 +250,18 @@ async def test_a_cancelled_receive_loses_nothing(serve: Serve) -> None:
         assert received == b"0123456789" * 5
 
 
+async def test_a_receive_that_need_not_wait_can_be_cancelled_too(serve: Serve) -> None:
+    """What is there stays there."""
+    async with serve(echo) as remote, await remote.connect() as client:
+        await client.send(b"abc")
+        await a_few_turns()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await client.receive()
+        assert scope.cancelled_caught
+        assert await client.receive() == b"abc"
+
+
 async def test_the_pool_sees_what_an_idle_connection_has(serve: Serve) -> None:
     """It lends neither one that the peer has closed nor one with bytes that nobody asked for."""
     number = 0
@@ -275,4 +287,5 @@ async def test_the_pool_sees_what_an_idle_connection_has(serve: Serve) -> None:
             await a_few_turns()
         assert pool.statistics().idle == 1
         assert pool.statistics().closed == {"peer_closed": 1, "unread_data": 1}
+        assert pool.statistics().replayed == 0
         finished.set()
