@@ -83,18 +83,6 @@ async def test_a_handshake_that_fails(capfd: pytest.CaptureFixture[str]) -> None
     assert not capfd.readouterr().err
 
 
-async def test_a_unix_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The server's socket is gone when the server is cancelled."""
-    path = tmp_path / "socket"
-    async with create_task_group() as tasks:
-        tasks.start_soon(echo_server("line", path=str(path)).serve, None)
-        url = await Announced(capsys).url()
-        async with ConnectionPool.from_url(url) as pool:
-            assert await pool.send_receive_line(b"hi", timeout=20) == b"hi"
-        tasks.cancel_scope.cancel()
-    assert not path.exists()
-
-
 async def test_a_place_that_is_taken(tmp_path: Path) -> None:
     """A server that can't listen says where and why."""
     path = tmp_path / "file"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from anyio import EndOfStream, Event, IncompleteRead, create_task_group, wait_all_tasks_blocked
+from anyio import EndOfStream, Event, create_task_group, wait_all_tasks_blocked
 from anyio.abc import Listener, SocketAttribute, SocketStream
 
 from anyconnpool import FramedStream, PackageFormat
@@ -81,32 +81,6 @@ async def echo_lines(stream: FramedStream) -> None:
         await stream.send_line(b"> " + await stream.receive_line())
 
 
-async def echo_packages(stream: FramedStream) -> None:
-    """Answer each package until the client ends."""
-    while True:
-        await stream.send_package(await stream.receive_package(FOUR), FOUR)
-
-
-async def test_lines_make_the_round_trip(server: Server) -> None:
-    """Each line is answered, empty and longest ones too."""
-    async with server.serving(echo_lines) as client:
-        for line in (b"hello", b"", b"with \r and \0", b"x" * 65534):
-            await client.send_line(line)
-            assert await client.receive_line() == b"> " + line
-        assert client.buffer == b""
-
-
-async def test_packages_make_the_round_trip(server: Server) -> None:
-    """Each package is answered, also one that is larger than what sockets buffer."""
-    async with server.serving(echo_packages) as client:
-        for size in (0, 1, 65536, 1 << 20):
-            body = (bytes(range(251)) * (size // 251 + 1))[:size]
-            async with create_task_group() as task_group:
-                task_group.start_soon(client.send_package, body, FOUR)
-                assert await client.receive_package(FOUR) == body
-        assert client.buffer == b""
-
-
 async def test_requests_sent_ahead_are_answered_in_order(server: Server) -> None:
     """A thousand lines in one write give a thousand replies, none lost and none doubled."""
     async with server.serving(echo_lines) as client:
@@ -134,21 +108,6 @@ async def test_the_other_direction_stays_open_after_a_half_close(server: Server)
         assert await client.receive_line() == b"3 lines"
         with pytest.raises(EndOfStream):
             await client.receive_line()
-
-
-async def test_a_server_that_hangs_up_in_mid_frame_is_an_incomplete_read(server: Server) -> None:
-    """Half a reply is IncompleteRead and stays readable."""
-
-    async def half(stream: FramedStream) -> None:
-        await stream.send(b"whole\n\0\0\0\x09half")
-
-    async with server.serving(half) as client:
-        assert await client.receive_line() == b"whole"
-        with pytest.raises(IncompleteRead):
-            await client.receive_package(FOUR)
-        assert await client.receive_exactly(8) == b"\0\0\0\x09half"
-        with pytest.raises(EndOfStream):
-            await client.receive_package(FOUR)
 
 
 async def test_a_reset_in_mid_frame_is_a_broken_resource_and_keeps_the_bytes() -> None:
@@ -216,22 +175,6 @@ async def test_available_leaves_what_comes_after_the_silence(server: Server) -> 
         go_on.set()
         assert await client.receive_available() == b"two"
         finish.set()
-
-
-async def test_a_drain_clears_what_an_exchange_left_behind(server: Server) -> None:
-    """After a drain the next reply is the next request's."""
-
-    async def talkative(stream: FramedStream) -> None:
-        await stream.send(b"reply\nand something nobody asked for\n")
-        while await stream.receive():
-            await stream.send(b"clean\n")
-
-    async with server.serving(talkative) as client:
-        assert await client.receive_line() == b"reply"
-        assert await client.drain(quiet=0.01) == b"and something nobody asked for\n"
-        await client.send_line(b"next")
-        assert await client.receive_line() == b"clean"
-        assert await client.drain(quiet=0.01) == b""
 
 
 async def test_a_send_to_a_peer_that_never_reads_can_be_cancelled() -> None:

@@ -32,18 +32,6 @@ async def test_twenty_restarts_cost_no_request(serve: Serve, reset: bool) -> Non
         assert pool.statistics().open_failed == 0
 
 
-async def test_a_server_that_hangs_up_after_each_reply_costs_no_error(serve: Serve) -> None:
-    """Every request gets its reply, on a new connection each time."""
-    server = serve(one_reply)
-    async with server.pool(max_size=1) as pool:
-        for number in range(30):
-            async with pool.acquire() as connection:
-                await ask(connection, b"%d" % number)
-            await eventually(lambda: server.open == 0)
-        assert pool.statistics().opened == 30
-        assert pool.statistics().reused == 0
-
-
 @every_kind
 @table("end", ["hang_up", "reset"])
 async def test_a_connection_that_ended_while_idle_is_not_handed_out(serve: Serve, end: str) -> None:
