@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import wraps
@@ -20,8 +21,7 @@ def in_case(*row: object) -> Generator[None]:
     try:
         yield
     except BaseException as error:
-        # Python 3.10 shows no notes.
-        if hasattr(error, "add_note"):
+        if sys.version_info >= (3, 11):
             error.add_note("in the case of " + ", ".join(map(repr, row)))
         raise
 
