@@ -459,6 +459,18 @@ def test_the_reaper_works_in_slices_and_leaves_the_fresh_ones() -> None:
     assert pool.machine.idle_entries() == [fresh]
 
 
+def test_a_look_goes_on_where_the_last_slice_ended() -> None:
+    """What it passes over stays, bad or not, and so does the order; then it says where to go on."""
+    pool = Pool()
+    first, second, third, fourth, fifth = pool.idle(5)
+    pool.shows = dict.fromkeys((first, fourth), Liveness.CLOSED)
+    assert pool.machine.look_over(2, 2, 0) == 3
+    assert pool.machine.idle_entries() == [first, second, third, fifth]
+    assert pool.machine.look_over(3, 2, 0) is None
+    assert pool.machine.look_over(0, 2, 0) == 1
+    assert pool.machine.idle_entries() == [second, third, fifth]
+
+
 @pytest.mark.parametrize(("jitter", "ends"), [(0.0, 100.0), (0.5, 95.0), (1.0, 90.0)])
 def test_a_lifetime_ends_up_to_a_tenth_early(jitter: float, ends: float) -> None:
     """The jitter shortens ``max_lifetime``, never lengthens it; the end applies when idle too."""
