@@ -287,5 +287,5 @@ async def test_the_pool_sees_what_an_idle_connection_has(serve: Serve) -> None:
             await a_few_turns()
         assert pool.statistics().idle == 1
         assert pool.statistics().closed == {"peer_closed": 1, "unread_data": 1}
-        assert pool.statistics().replayed == 0
+        assert pool.statistics().reused == 0
         finished.set()
