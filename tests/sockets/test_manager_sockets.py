@@ -21,7 +21,7 @@ from .servers import Peer, Server, client_context
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-pytestmark = pytest.mark.usefixtures("no_socket_left", "no_unix_noise")
+pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 SERVERS = 4
 TASKS = 40

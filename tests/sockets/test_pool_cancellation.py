@@ -17,7 +17,7 @@ from .checks import ask, ask_next, client_sockets, eventually
 from .conftest import Serve
 from .servers import Server
 
-pytestmark = pytest.mark.usefixtures("no_socket_left", "no_unix_noise")
+pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 # Enough ticks for a TCP connection, its TLS handshake and the first exchanges.
 TICKS = [*range(18), 22, 30, 45, 70, 120]

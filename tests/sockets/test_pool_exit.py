@@ -115,13 +115,10 @@ async def test_a_cancelled_scope_ends_the_block_at_once(serve: Serve, borrowed: 
     assert client_sockets(server) == 0
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "asyncio+uvloop"], indirect=True)
 @table("borrowed", [False, True])
-async def test_a_native_cancellation_ends_the_block(
-    serve: Serve, anyio_backend_name: str, borrowed: bool
-) -> None:
+async def test_a_native_cancellation_ends_the_block(serve: Serve, borrowed: bool) -> None:
     """A task of asyncio that is cancelled in the body leaves nothing open."""
-    if anyio_backend_name != "asyncio":
-        pytest.skip("only asyncio has a native task.cancel()")
     server = serve()
     inside = Event()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import anyio
@@ -13,7 +14,7 @@ from anyio.abc import SocketAttribute
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSAttribute
 
-from anyconnpool import ConnectionPool, PackageFormat
+from anyconnpool import ConnectionPool, PackageFormat, PooledConnection
 from tests.cases import table
 
 from .checks import eventually, expect_closed
@@ -104,31 +105,31 @@ async def connected(server: Server, pool: ConnectionPool) -> Peer:
     return peer
 
 
+async def take_a_part(connection: PooledConnection, peer: Peer) -> None:
+    """Leave plaintext behind, of which a part was taken below the pool."""
+    peer.send(b"one record")
+    assert await connection.receive_stream.receive(3) == b"one"  # type: ignore[call-arg]
+    assert connection.extra(TLSAttribute.ssl_object).pending() == 7
+
+
+async def take_a_record(connection: PooledConnection, peer: Peer) -> None:
+    """Leave a record behind that was fetched with another one, and not decrypted yet."""
+    peer.send(b"one record")
+    peer.send(b"another")
+    assert await connection.receive() == b"one record"
+
+
 @only_tls
-async def test_the_rest_of_a_tls_record_makes_the_connection_dirty(serve: Serve) -> None:
-    """Plaintext of which a part was taken below the pool is found in the TLS object."""
+@table("take", [take_a_part, take_a_record])
+async def test_what_tls_keeps_makes_the_connection_dirty(
+    serve: Serve, take: Callable[[PooledConnection, Peer], Awaitable[None]]
+) -> None:
+    """It is found in the TLS object."""
     server = serve(None)
     async with server.pool(max_size=1) as pool:
         peer = await connected(server, pool)
         async with pool.acquire() as connection:
-            peer.send(b"one record")
-            assert await connection.receive_stream.receive(3) == b"one"  # type: ignore[call-arg]
-            assert connection.extra(TLSAttribute.ssl_object).pending() == 7
-        async with pool.acquire() as connection:
-            assert not connection.reused
-        await expect_closed(pool, unread_data=1)
-
-
-@only_tls
-async def test_a_further_tls_record_makes_the_connection_dirty(serve: Serve) -> None:
-    """A record that was fetched with another one, and not decrypted yet, is found as well."""
-    server = serve(None)
-    async with server.pool(max_size=1) as pool:
-        peer = await connected(server, pool)
-        async with pool.acquire() as connection:
-            peer.send(b"one record")
-            peer.send(b"another")
-            assert await connection.receive() == b"one record"
+            await take(connection, peer)
         async with pool.acquire() as connection:
             assert not connection.reused
         await expect_closed(pool, unread_data=1)
