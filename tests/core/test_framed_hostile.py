@@ -16,7 +16,7 @@ from anyio import CancelScope, DelimiterNotFound, create_task_group
 from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
-from anyconnpool import FramedStream, PackageFormat, PackageTooLarge
+from anyconnpool import FramedStream, LineFormat, PackageFormat, PackageTooLarge
 from tests.cases import table
 from tests.conftest import BACKENDS
 
@@ -217,6 +217,7 @@ BUFFERED_READS: dict[str, Read] = {
     "until": lambda s: s.receive_until(b"\n", 100),
     "line": lambda s: s.receive_line(),
     "package": lambda s: s.receive_package(),
+    "frame": lambda s: s.receive_frame(LineFormat()),
     "available": lambda s: s.receive_available(quiet=0, max_bytes=len(FRAME)),
     "drain": lambda s: s.drain(quiet=0, max_bytes=len(FRAME)),
 }

@@ -113,6 +113,16 @@ async def test_the_format_of_a_call_goes_before_that_of_the_stream(header_size: 
         await stream.receive_package(other)
 
 
+async def test_what_is_no_package_format_is_refused() -> None:
+    """Before anything is sent or received."""
+    source = ScriptedStream(b"\0\1x")
+    stream: Any = FramedStream(source)
+    for call in (stream.receive_package(4), stream.send_package(b"x", 4)):
+        with pytest.raises(TypeError, match="format must be a PackageFormat, not int"):
+            await call
+    assert (source.receives, source.sent) == (0, [])
+
+
 async def test_a_package_too_large_for_one_format_is_there_for_another() -> None:
     """A refused package stays where it is, header and all."""
     stream = FramedStream(ScriptedStream(b"\0\5hello"))
