@@ -16,27 +16,36 @@ nox.options.sessions = [
 nox.options.reuse_venv = "yes"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-OLDEST = ["anyio==4.16.0", "trio==0.32.0", "uvloop==0.21.0"]
-
-# What the tests need that run in an environment with neither trio nor uvloop.
-LEAN = [
-    "hypothesis>=6.100",
-    "pytest>=8.2",
-    "pytest-timeout>=2.3",
-    "pytest-xdist>=3.6",
-    "trustme>=1.2",
-]
-
 # The tests wait more than they compute: two processes a core.
 SPREAD = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
-# Neither what takes long and isn't worth it on every interpreter, nor every kind of socket.
-QUICK = ["-m", "not newest and not sweep", "-k", "not tls12 and not unix"]
-# What may differ from one interpreter to the next. The rest needs the newest only, and so do uvloop
-# and trio; tests_min has those two on the oldest.
-BASIC = [
-    *("tests/core", "tests/examples", "tests/instrumentation", "tests/pool", "tests/process"),
-    *("tests/sockets", "tests/testkit", "tests/test_docs.py", "--backend", "asyncio", *QUICK),
+
+RINGS = ["tests/core", "tests/pool", "tests/sockets"]
+OTHERS = [
+    *("tests/examples", "tests/instrumentation", "tests/process", "tests/testkit"),
+    "tests/test_docs.py",
 ]
+ASYNCIO = ["--backend", "asyncio"]
+TRIO_AND_UVLOOP = ["--backend", "trio", "--backend", "asyncio+uvloop"]
+# Kinds of sockets are the loops' own affair, not the interpreters'.
+ONCE_A_KIND = ["-k", "not tls12 and not unix"]
+QUICK = [*ONCE_A_KIND, "-m", "not newest and not sweep"]
+OLDEST = ["anyio==4.16.0", "trio==0.32.0", "uvloop==0.21.0"]
+
+# What runs where: the newest interpreter proves all, on all backends; any other what may differ
+# there. For each run a dependency group, and what pytest is told.
+RUNS = {
+    "newest": ("test-all", []),
+    "between": ("test", [*RINGS, "tests/process", *ASYNCIO, *QUICK]),
+    "oldest": ("test", [*RINGS, *OTHERS, *ASYNCIO, *ONCE_A_KIND, "-m", "not newest"]),
+    "tests_min": ("test-pool", ["tests/pool", "tests/sockets", *TRIO_AND_UVLOOP, *QUICK]),
+    "asyncio_only": ("test-lean", ["tests/core", "tests/sockets", *ASYNCIO, *QUICK]),
+    "servers": ("test-pool", ["tests/servers"]),
+    # They only wait.
+    "network": ("test-pool", ["tests/network", "-n", "12"]),
+    "package": ("package", ["tests/packaging"]),
+    "stress": ("test-pool", ["tests/stress", "tests/pool/test_interrupts.py", "--long", "-rP"]),
+    "coverage": ("test-all", ["--cov"]),
+}
 
 
 def runs(python: str) -> bool:
@@ -48,6 +57,7 @@ def runs(python: str) -> bool:
 PYTHONS = [v for v in (f"3.{minor}" for minor in range(10, 16)) if runs(f"python{v}")] or [
     sys.executable
 ]
+NEWEST = PYTHONS[-1]
 
 
 def install(session: nox.Session, group: str, *requirements: str, extras: str = "") -> None:
@@ -55,6 +65,13 @@ def install(session: nox.Session, group: str, *requirements: str, extras: str = 
     requirements = (*nox.project.dependency_groups(PROJECT, group), *requirements)
     # Most of what is installed is never imported, and compiling takes longer than installing.
     session.install("--no-compile", "-e", f".{extras}", *requirements)
+
+
+def run_tests(session: nox.Session, run: str, *requirements: str) -> None:
+    """Install what one of the `RUNS` needs, and run its tests."""
+    group, arguments = RUNS[run]
+    install(session, group, *requirements)
+    session.run("pytest", *SPREAD, *arguments, *session.posargs)
 
 
 @nox.session
@@ -84,70 +101,59 @@ def verifytypes(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests: all on the newest interpreter, on the others the basic ones, on asyncio."""
-    oldest, newest = session.python == PYTHONS[0], session.python == PYTHONS[-1]
-    install(session, "test-all" if newest else "test")
-    chosen = [] if newest else [*BASIC, "-m", "not newest"] if oldest else BASIC
+    """Run the tests: all on the newest interpreter, on the others what may differ, on asyncio."""
+    run = {PYTHONS[0]: "oldest", NEWEST: "newest"}.get(str(session.python), "between")
+    group, chosen = RUNS[run]
+    install(session, group)
     session.run("pytest", *SPREAD, *(session.posargs or chosen))
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=NEWEST)
 def coverage(session: nox.Session) -> None:
     """Run all tests and measure what they cover, which takes them half as long again."""
-    install(session, "test-all")
-    session.run("pytest", *SPREAD, "--cov", *session.posargs)
+    run_tests(session, "coverage")
 
 
 @nox.session(python=PYTHONS[0])
 def tests_min(session: nox.Session) -> None:
     """Run the pool's own tests on the oldest interpreter, uvloop, trio and AnyIO allowed."""
-    install(session, "test-pool", *OLDEST)
-    tests = ["tests/core", "tests/pool", "tests/sockets"]
-    backends = ["--backend", "asyncio+uvloop", "--backend", "trio"]
-    session.run("pytest", *tests, *backends, *QUICK, *SPREAD, *session.posargs)
+    run_tests(session, "tests_min", *OLDEST)
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=NEWEST)
 def asyncio_only(session: nox.Session) -> None:
     """Run the tests of core and sockets where neither trio nor uvloop is installed."""
-    session.install("--no-compile", ".", *LEAN)
+    run_tests(session, "asyncio_only")
     absent = "from importlib.util import find_spec as f; assert not f('trio') and not f('uvloop')"
     session.run("python", "-c", absent)
-    chosen = ["tests/core", "tests/sockets", "--backend", "asyncio", *QUICK]
-    session.run("pytest", *chosen, *SPREAD, *session.posargs)
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=NEWEST)
 def servers(session: nox.Session) -> None:
     """Run the tests with Redis, memcached, HAProxy and stunnel, which have to be installed."""
-    install(session, "test-pool")
-    session.run("pytest", "tests/servers", *SPREAD, *session.posargs)
+    run_tests(session, "servers")
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=NEWEST)
 def network(session: nox.Session) -> None:
     """Run the tests that cut a network between namespaces; it takes root and iproute2."""
-    install(session, "test-pool")
-    # They only wait.
-    session.run("pytest", "tests/network", "-n", "12", *session.posargs)
+    run_tests(session, "network")
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=NEWEST)
 def stress(session: nox.Session) -> None:
     """Run the long forms for some minutes; `nox -s stress -- --seed 7` for other chances."""
-    install(session, "test-pool")
-    long_forms = ["tests/stress", "tests/pool/test_interrupts.py", "--long", "-rP"]
-    session.run("pytest", *long_forms, *SPREAD, *session.posargs)
+    run_tests(session, "stress")
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=NEWEST)
 def bench(session: nox.Session) -> None:
     """Measure the pool, its peers and its floors; `nox -s bench -- --quick` in a minute or two."""
     install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=NEWEST)
 def docs(session: nox.Session) -> None:
     """Build the documentation, with warnings as errors and without a network."""
     install(session, "docs", extras="[opentelemetry,prometheus]")
@@ -162,12 +168,12 @@ def demo(session: nox.Session) -> None:
     session.run("python", "examples/demo.py", *session.posargs)
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=NEWEST)
 def package(session: nox.Session) -> None:
     """Build the sdist and the wheel in dist/, check them, and install them as a user would."""
-    session.install("--no-compile", *nox.project.dependency_groups(PROJECT, "package"))
+    install(session, "package")
     shutil.rmtree("dist", ignore_errors=True)
     session.run("python", "-m", "build")
     session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
     session.run("check-wheel-contents", "dist")
-    session.run("pytest", "tests/packaging", *SPREAD, *session.posargs)
+    run_tests(session, "package")

@@ -42,6 +42,7 @@ from starlette.testclient import TestClient
 
 from anyconnpool import ConnectionPool, FramedStream
 
+from .cases import in_case
 from .sockets.checks import reset
 from .sockets.servers import Peer, Script, Server, authority, echo_lines, one_reply
 
@@ -138,11 +139,8 @@ def blocks_of(page: Path) -> Iterator[tuple[int, str]]:
         yield line, textwrap.dedent(match[2]).strip() + "\n"
 
 
-BLOCKS = [
-    pytest.param(block, id=f"{page.relative_to(ROOT)}:{line}")
-    for page in PAGES
-    for line, block in blocks_of(page)
-]
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def expected_output(block: str) -> list[str]:
@@ -249,8 +247,8 @@ class Stage:
         return eval(compile(block, "<block>", "exec", flags=flags), names)
 
 
-@pytest.fixture
-def logging_unchanged() -> Iterator[None]:
+@contextmanager
+def logging_unchanged() -> Generator[None]:
     """Undo what a block does to the loggers."""
     root, package = logging.getLogger(), logging.getLogger("anyconnpool")
     handlers, level = root.handlers[:], package.level
@@ -266,10 +264,9 @@ def test_every_page_has_its_blocks_found() -> None:
         assert len(markers) == len(list(blocks_of(page))), page
 
 
-@pytest.mark.usefixtures("logging_unchanged")
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks_of(page))], ids=name_of)
 def test_every_block_runs(
-    block: str,
+    page: Path,
     anyio_backend: Backend,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -279,10 +276,13 @@ def test_every_block_runs(
     monkeypatch.chdir(tmp_path)
     authority().cert_pem.write_to_path("ca.pem")
     authority().issue_cert("client").private_key_and_cert_chain_pem.write_to_path("client.pem")
-    Stage(anyio_backend, tmp_path).play(block, monkeypatch)
-    expected = expected_output(block)
-    if expected:
-        assert capsys.readouterr().out.splitlines() == expected
+    for line, block in blocks_of(page):
+        with in_case(line), logging_unchanged(), monkeypatch.context() as patch:
+            capsys.readouterr()
+            Stage(anyio_backend, tmp_path).play(block, patch)
+            expected = expected_output(block)
+            if expected:
+                assert capsys.readouterr().out.splitlines() == expected
 
 
 @contextmanager

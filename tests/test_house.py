@@ -4,10 +4,9 @@ import ast
 import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import pytest
+from typing import TypeAlias
 
 import anyconnpool
 import anyconnpool.testing
@@ -15,6 +14,8 @@ import anyconnpool.testing
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+Function: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef"
+
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 40
 
@@ -52,18 +53,6 @@ PUBLIC = [getattr(anyconnpool, name) for name in sorted(PUBLIC_NAMES)] + [
 ]
 
 
-def functions(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield the place and the length in lines, docstring aside, of every function of a file."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0]
-            text = 0
-            if ast.get_docstring(node, clean=False) is not None:
-                text = (first.end_lineno or first.lineno) - first.lineno + 1
-            length = (node.end_lineno or node.lineno) - node.lineno + 1 - text
-            yield f"{path.name}:{node.lineno} {node.name}", length
-
-
 def public_members(cls: type) -> Iterator[tuple[str, object]]:
     """Yield the public methods and properties that a class defines itself."""
     for name in vars(cls):
@@ -75,33 +64,37 @@ def public_members(cls: type) -> Iterator[tuple[str, object]]:
             yield f"{cls.__name__}.{name}", member
 
 
-def test_there_are_sources_to_check() -> None:
-    """The checks of sizes don't pass for want of files."""
+def functions(paths: Iterable[Path]) -> Iterator[tuple[str, Function]]:
+    """Yield the place of every function of some files, and the function."""
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node
+
+
+def length(function: Function) -> int:
+    """Return how many lines a function has, its docstring aside."""
+    text = function.body[0] if ast.get_docstring(function, clean=False) is not None else None
+    documented = (text.end_lineno or text.lineno) - text.lineno + 1 if text else 0
+    return (function.end_lineno or function.lineno) - function.lineno + 1 - documented
+
+
+def test_files_and_functions_are_short() -> None:
+    """A file of src has at most 600 lines, a function at most 40, its docstring aside."""
     assert ROOT / "src" / "anyconnpool" / "__init__.py" in SOURCES
+    sizes = {path.name: len(path.read_text("utf-8").splitlines()) for path in SOURCES}
+    assert not {name: size for name, size in sizes.items() if size > MAX_FILE_LINES}
+    assert not [place for place, node in functions(SOURCES) if length(node) > MAX_FUNCTION_LINES]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
-def test_no_file_is_long(path: Path) -> None:
-    """A file of src has at most 600 lines."""
-    assert len(path.read_text("utf-8").splitlines()) <= MAX_FILE_LINES
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
-def test_no_function_is_long(path: Path) -> None:
-    """A function of src has at most 40 lines, its docstring aside."""
-    assert not [place for place, length in functions(path) if length > MAX_FUNCTION_LINES]
-
-
-@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
-def test_every_test_states_its_property(path: Path) -> None:
+def test_every_test_states_its_property() -> None:
     """Every test has a docstring."""
-    assert not [
-        f"{path.name}:{node.lineno} {node.name}"
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.name.startswith("test_")
-        and not ast.get_docstring(node)
+    names = [
+        place
+        for place, node in functions(TESTS)
+        if node.name.startswith("test_") and not ast.get_docstring(node)
     ]
+    assert names == []
 
 
 def test_imports_go_down_only() -> None:
@@ -124,13 +117,13 @@ def test_the_public_names_are_those_of_the_contract() -> None:
     assert sorted(anyconnpool.testing.__all__) == sorted(TESTING_NAMES)
 
 
-@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: thing.__name__)
-def test_every_public_name_has_a_docstring(thing: object) -> None:
+def test_every_public_name_has_a_docstring() -> None:
     """Every public name is documented, and so is every method and property of ours on it."""
-    assert thing.__doc__
-    for base in getattr(thing, "__mro__", ()):
-        if base.__module__.startswith("anyconnpool"):
-            assert not [place for place, member in public_members(base) if not member.__doc__]
+    for thing in PUBLIC:
+        assert thing.__doc__, thing
+        for base in getattr(thing, "__mro__", ()):
+            if base.__module__.startswith("anyconnpool"):
+                assert not [place for place, member in public_members(base) if not member.__doc__]
 
 
 def test_who_imports_the_package_pays_for_no_test_kit() -> None:

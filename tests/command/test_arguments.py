@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from anyconnpool.command import main
+from tests.cases import table
 
 URL = "tcp://127.0.0.1:1"
 COMMANDS = ("echo-server", "echo-client", "load")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
+@table(
+    "arguments, text",
     [
         ("", "required: COMMAND"),
         ("dance", "invalid choice: 'dance'"),
@@ -78,7 +79,7 @@ def test_a_file_without_certificate(capsys: pytest.CaptureFixture[str], tmp_path
     assert f"--ca {path}: there is no certificate" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@table("command", COMMANDS)
 def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every option of every command has an explanation, and every duration its unit."""
     with pytest.raises(SystemExit) as ended:

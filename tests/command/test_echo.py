@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from anyconnpool.command import main
-from tests.sockets.servers import Server, authority
+from tests.cases import table
+from tests.sockets.servers import authority
 
 from .programs import echo_server, finish, start
 
@@ -39,8 +40,8 @@ def test_lines_of_standard_input(backend: str) -> None:
         assert finish(client, "one\n\nthree\nlast") == (0, "one\n\nthree\nlast\n", "")
 
 
-@pytest.mark.parametrize(
-    ("options", "messages", "replies"),
+@table(
+    "options, messages, replies",
     [
         (("--format", "package", "--header-size", "4"), ("two\nlines", ""), b"two\nlines\n\n"),
         (("--format", "raw"), ("two\nlines",), b"two\nlines\n"),
@@ -71,22 +72,6 @@ def test_tls(tmp_path: Path, backend: str, capfdbinary: pytest.CaptureFixture[by
     assert capfdbinary.readouterr().out == b"hi\nhi\n"
 
 
-def test_tls_that_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A certificate that is not trusted is told so; the server stays silent and goes on."""
-    with tls_server(tmp_path) as (url, ca):
-        assert main(["echo-client", url, "hi"]) == 1
-        assert "certificate is not trusted" in capfd.readouterr().err
-        assert main(["echo-client", url, "--ca", str(ca), "hi"]) == 0
-
-
-def test_plain_text_where_tls_is_asked_for(
-    server: Server, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A server that answers a TLS handshake with plain text is told to speak none."""
-    assert main(["echo-client", "tls://{}:{}".format(*server.remote), "--insecure", "hi"]) == 1
-    assert capfd.readouterr().err.count("\n") == 1
-
-
 def test_unix_socket(tmp_path: Path, backend: str, capfd: pytest.CaptureFixture[str]) -> None:
     """A UNIX socket works, and its file is gone when the server has ended."""
     path = tmp_path / "socket"
@@ -107,42 +92,6 @@ def test_a_client_that_breaks_the_format() -> None:
                 for _ in range(1000):
                     hostile.sendall(b"x" * 65_536)
         assert main(["echo-client", url, "hi"]) == 0
-
-
-def test_a_busy_port(server: Server, capfd: pytest.CaptureFixture[str], backend: str) -> None:
-    """A port that is taken is told with its number, with code 1."""
-    port = server.remote[1]
-    assert main(["echo-server", "--port", str(port), "--backend", backend]) == 1
-    error = f"anyconnpool: can't listen on 127.0.0.1:{port}: address already in use\n"
-    assert capfd.readouterr() == ("", error)
-
-
-def test_a_file_where_the_socket_should_be(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A file that is no socket is left alone."""
-    path = tmp_path / "precious"
-    path.write_text("data")
-    assert main(["echo-server", "--unix", str(path)]) == 1
-    assert "address already in use" in capfd.readouterr().err
-    assert path.read_text() == "data"
-
-
-def test_refused(backend: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """A port where nobody listens is told in one line, with code 1."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert main(["echo-client", f"tcp://127.0.0.1:{port}", "hi", "--backend", backend]) == 1
-    error = f"anyconnpool: tcp://127.0.0.1:{port}: connection refused: nothing listens there\n"
-    assert capfd.readouterr() == ("", error)
-
-
-def test_a_bad_line_of_standard_input() -> None:
-    """A line that can't be sent ends the client with code 2."""
-    with echo_server() as url:
-        code, output, errors = finish(start("echo-client", url), "ok\n" + "x" * 1_048_577)
-    assert (code, output) == (2, "ok\n")
-    assert "1048576 bytes at most" in errors
 
 
 def test_a_reader_that_has_had_enough() -> None:

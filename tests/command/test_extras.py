@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
+from tests.cases import table
 from tests.sockets.servers import Server
 
 from .programs import finish, start
@@ -53,8 +52,8 @@ def test_the_command_line_imports_no_extra_before_it_is_needed() -> None:
     assert not packages & {"rich", "matplotlib", "numpy", "trio", "uvloop"}
 
 
-@pytest.mark.parametrize(
-    ("absent", "options", "install"),
+@table(
+    "absent, options, install",
     [
         ("rich", (), "cli"),
         ("matplotlib", ("--json", "--plot", "sizes.svg"), "cli"),

@@ -18,6 +18,7 @@ from anyconnpool.command import main
 from anyconnpool.command._echo_server import EchoServer
 from anyconnpool.command._framing import Framing, package_format
 from anyconnpool.command._reasons import CommandError
+from tests.cases import table
 from tests.sockets.checks import eventually
 from tests.sockets.servers import client_context, server_context
 
@@ -45,8 +46,8 @@ def echo_server(format: str, *, path: str | None = None, delay: float = 0) -> Ec
     return EchoServer("127.0.0.1", 0, path, framing, delay, None, None, "asyncio")
 
 
-@pytest.mark.parametrize("format", ["line", "package", "raw"])
-@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+@table("format", ["line", "package", "raw"])
+@table("tls", [False, True])
 async def test_serving(format: str, tls: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """The server echoes messages of its format, one after the other, on many connections."""
     server = echo_server(format, delay=0.001)
@@ -82,18 +83,6 @@ async def test_a_handshake_that_fails(capfd: pytest.CaptureFixture[str]) -> None
     assert not capfd.readouterr().err
 
 
-async def test_a_unix_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The server's socket is gone when the server is cancelled."""
-    path = tmp_path / "socket"
-    async with create_task_group() as tasks:
-        tasks.start_soon(echo_server("line", path=str(path)).serve, None)
-        url = await Announced(capsys).url()
-        async with ConnectionPool.from_url(url) as pool:
-            assert await pool.send_receive_line(b"hi", timeout=20) == b"hi"
-        tasks.cancel_scope.cancel()
-    assert not path.exists()
-
-
 async def test_a_place_that_is_taken(tmp_path: Path) -> None:
     """A server that can't listen says where and why."""
     path = tmp_path / "file"
@@ -111,7 +100,7 @@ def standard_input(fd: int) -> Generator[None]:
     sys.stdin = before
 
 
-@pytest.mark.parametrize("source", ["pipe", "file"])
+@table("source", ["pipe", "file"])
 def test_standard_input(
     source: str, url: str, backend: str, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from anyconnpool.command import main
+from tests.cases import table
 from tests.sockets.servers import Peer, Server, echo_lines
 
 from .programs import echo_server, finish, start
@@ -48,8 +49,8 @@ def test_json_and_plots(url: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-@pytest.mark.parametrize(
-    ("framing", "payload"),
+@table(
+    "framing, payload",
     [
         (("--format", "package", "--header-size", "4"), ("--payload-size", "70000")),
         (("--format", "raw"), ("--payload", "a\nb")),
@@ -66,7 +67,7 @@ def test_formats(
     assert [point["errors"] for point in (*told["pooled"], told["unpooled"])] == [{}] * 3
 
 
-@pytest.mark.parametrize("kind", ["tls13", "unix"])
+@table("kind", ["tls13", "unix"])
 def test_other_sockets(kind: str, tmp_path: Path, backend: str) -> None:
     """TLS and UNIX sockets can be measured, and connections are reused there too."""
     with Server(kind, tmp_path, echo_lines) as server:

@@ -18,6 +18,7 @@ from anyio import (
 
 from anyconnpool import AcquireTimeout, PackageTooLarge, PoolStatistics
 from anyconnpool.command._reasons import CommandError, reason, require
+from tests.cases import table
 
 STATE = PoolStatistics(name="tcp://x:1", max_size=1)
 
@@ -46,8 +47,8 @@ def not_trusted() -> ssl.SSLCertVerificationError:
     return error
 
 
-@pytest.mark.parametrize(
-    ("error", "words"),
+@table(
+    "error, words",
     [
         (caused_by(ConnectionRefusedError(111, "refused")), "connection refused"),
         (caused_by(group(ConnectionRefusedError(), OSError())), "connection refused"),
@@ -68,7 +69,6 @@ def not_trusted() -> ssl.SSLCertVerificationError:
         (OSError(24, "Too many open files"), "too many open files"),
         (OSError("something"), "OSError: something"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
 def test_reasons(error: BaseException, words: str) -> None:
     """A failure is told by what the system said in the first place."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from anyconnpool.command._results import Point, Report, advise
 from anyconnpool.command._screen import cells, milliseconds
+from tests.cases import table
 
 
 def point(
@@ -41,8 +40,8 @@ def test_the_largest_size_may_not_be_large_enough() -> None:
     assert "8 tasks can't use more" in advise(points, 8).text
 
 
-@pytest.mark.parametrize(
-    ("points", "text"),
+@table(
+    "points, text",
     [
         ([], "failed at every size"),
         ([point(1, 500, {"x": 1}), point(2, 500, {"x": 1})], "failed at every size"),
@@ -65,8 +64,8 @@ def test_rows_of_the_table() -> None:
     assert cells(point(4, 0, {"a": 1}, answered=0))[2:7] == ("-",) * 5
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
+@table(
+    "seconds, shown",
     [(0.0000512, "0.05"), (0.00999, "9.99"), (0.01, "10.0"), (0.0999, "99.9"), (2, "2000")],
 )
 def test_milliseconds_have_three_digits(seconds: float, shown: str) -> None:

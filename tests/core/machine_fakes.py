@@ -40,18 +40,10 @@ class SetSlots:
         self.borrowers.remove(borrower)
 
 
-class WatchedMachine(PoolStateMachine[int]):
+class Watched(PoolStateMachine[int]):
     """Remember every change of state, also those that last for a moment only."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        slots: SetSlots,
-        inspect: Callable[[PoolEntry[int]], Liveness],
-        jitter: Callable[[], float],
-    ) -> None:
-        super().__init__(settings, slots, inspect, lambda: None, jitter=jitter)
-        self.moves: list[tuple[State, State]] = []
+    moves: list[tuple[State, State]]
 
     def _move(self, entry: PoolEntry[int], state: State) -> None:
         self.moves.append((entry.state, state))
@@ -66,6 +58,18 @@ class WatchedMachine(PoolStateMachine[int]):
     def _make_idle(self, entry: PoolEntry[int], now: float) -> None:
         self.moves.append((entry.state, State.IDLE))
         super()._make_idle(entry, now)
+
+
+class WatchedMachine(Watched):
+    def __init__(
+        self,
+        settings: Settings,
+        slots: SetSlots,
+        inspect: Callable[[PoolEntry[int]], Liveness],
+        jitter: Callable[[], float],
+    ) -> None:
+        super().__init__(settings, slots, inspect, lambda: None, jitter=jitter)
+        self.moves = []
 
 
 class Pool:

@@ -10,13 +10,11 @@ from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._util.liveness import Liveness
 
-from .machine_fakes import SetSlots
+from .machine_fakes import SetSlots, Watched
 from .machine_model import Conn, Model
 
 
-class WatchedSharedMachine(SharedPoolStateMachine[int]):
-    """Remember every change of state, also those that last for a moment only."""
-
+class WatchedSharedMachine(Watched, SharedPoolStateMachine[int]):
     def __init__(
         self,
         settings: Settings,
@@ -30,21 +28,7 @@ class WatchedSharedMachine(SharedPoolStateMachine[int]):
             settings, slots, inspect, lambda: run_actions(self), shared_limit, jitter=jitter
         )
         self.slots = slots
-        self.moves: list[tuple[State, State]] = []
-
-    def _move(self, entry: PoolEntry[int], state: State) -> None:
-        self.moves.append((entry.state, state))
-        super()._move(entry, state)
-
-    def _grant(self, entry: PoolEntry[int], now: float) -> None:
-        # What else is lent is moved.
-        if entry.state in (State.IDLE, State.IN_USE):
-            self.moves.append((entry.state, State.IN_USE))
-        super()._grant(entry, now)
-
-    def _make_idle(self, entry: PoolEntry[int], now: float) -> None:
-        self.moves.append((entry.state, State.IDLE))
-        super()._make_idle(entry, now)
+        self.moves = []
 
 
 class Common:

@@ -5,18 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from anyio import CancelScope
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import FramedStream, PackageFormat
+from tests.cases import table
+from tests.conftest import BACKENDS
 
 from .scripted import ScriptedStream, rest_of
 
-on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio", "asyncio+uvloop"], indirect=True)
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 
 Read = Callable[[FramedStream], Awaitable[bytes]]
+
+
+@pytest.fixture(scope="module", params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Return both kinds of loops: each has cancellations and turns of its own."""
+    return BACKENDS[request.param]
 
 
 @dataclass(frozen=True)
@@ -66,8 +75,8 @@ async def points_of(case: Case) -> int:
     return source.points
 
 
-@pytest.mark.parametrize("fed", [0, 1], ids=["empty", "buffered"])
-@pytest.mark.parametrize("case", CASES, ids=case_name)
+@table("fed", [0, 1])
+@table("case", CASES)
 async def test_a_read_cancelled_by_a_scope_can_be_repeated(case: Case, fed: int) -> None:
     """Cancelled at the k-th point, for every k, the repeated read gives the whole frame."""
     for point in range(await points_of(case)):
@@ -85,7 +94,7 @@ async def test_a_read_cancelled_by_a_scope_can_be_repeated(case: Case, fed: int)
 
 
 @on_asyncio
-@pytest.mark.parametrize("case", CASES, ids=case_name)
+@table("case", CASES)
 async def test_a_read_cancelled_natively_can_be_repeated(case: Case) -> None:
     """The same for ``task.cancel()``, which knows neither scopes nor shields."""
     for point in range(await points_of(case)):
@@ -107,7 +116,7 @@ async def test_a_read_cancelled_natively_can_be_repeated(case: Case) -> None:
         assert await rest_of(stream) == case.leaves, point
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_name)
+@table("case", CASES)
 async def test_a_read_may_be_cancelled_again_and_again(case: Case) -> None:
     """Cancelled at its first chance in every try, a read still gets on by a chunk a try."""
     source = ScriptedStream(*case.chunks)
@@ -124,7 +133,7 @@ async def test_a_read_may_be_cancelled_again_and_again(case: Case) -> None:
     assert await rest_of(stream) == case.leaves
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_name)
+@table("case", CASES)
 async def test_a_read_that_has_to_wait_in_a_cancelled_scope_takes_nothing(case: Case) -> None:
     """A read begun after the cancellation doesn't touch what the peer sent."""
     source = ScriptedStream(*case.chunks)
@@ -137,7 +146,7 @@ async def test_a_read_that_has_to_wait_in_a_cancelled_scope_takes_nothing(case: 
     assert await case.read(stream) == case.gives
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_name)
+@table("case", CASES)
 async def test_another_read_gets_the_bytes_of_a_cancelled_one(case: Case) -> None:
     """What arrived isn't tied to the kind of read: a plain receive gets every byte."""
     wire = b"".join(case.chunks)
@@ -152,7 +161,7 @@ async def test_another_read_gets_the_bytes_of_a_cancelled_one(case: Case) -> Non
         assert await rest_of(stream) == wire[taken:], point
 
 
-@pytest.mark.parametrize("size", [1, 1000])
+@table("size", [1, 1000])
 async def test_a_cancelled_send_leaves_the_reads_alone(size: int) -> None:
     """A send that was given up says nothing about the bytes that the peer sent."""
 

@@ -16,13 +16,22 @@ from anyio import CancelScope, DelimiterNotFound, create_task_group
 from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
-from anyconnpool import FramedStream, PackageFormat, PackageTooLarge
+from anyconnpool import FramedStream, LineFormat, PackageFormat, PackageTooLarge
+from tests.cases import table
+from tests.conftest import BACKENDS
 
 from .scripted import ScriptedStream
 
-on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio", "asyncio+uvloop"], indirect=True)
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 
 Read = Callable[[FramedStream], Awaitable[bytes]]
+
+
+@pytest.fixture(scope="module", params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Return both kinds of loops: each has cancellations and turns of its own."""
+    return BACKENDS[request.param]
+
 
 MEBIBYTE = 1 << 20
 
@@ -88,8 +97,8 @@ async def allocated_by(read: Read, wire: bytes, chunk: int) -> int:
     return source.allocated
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 7], ids=["large chunks", "1 byte", "7 bytes"])
-@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"-" * 9], ids=["1", "2", "9"])
+@table("chunk", [None, 1, 7])
+@table("newline", [b"\n", b"\r\n", b"-" * 9])
 async def test_an_endless_line_costs_its_limit_and_a_chunk(
     chunk: int | None, newline: bytes
 ) -> None:
@@ -107,7 +116,7 @@ async def test_an_endless_line_costs_its_limit_and_a_chunk(
     assert one_chunk <= MEBIBYTE
 
 
-@pytest.mark.parametrize("header_size", [1, 2, 3, 4])
+@table("header_size", [1, 2, 3, 4])
 async def test_a_huge_package_is_refused_by_its_header(header_size: int) -> None:
     """Nothing is received after the header that announces too much."""
     source = ScriptedStream(b"\xff" * header_size, b"body", then="silence")
@@ -135,7 +144,7 @@ async def test_a_huge_package_is_not_made_room_for_in_advance() -> None:
     assert source.largest_request <= MEBIBYTE
 
 
-@pytest.mark.parametrize("read_all", ["available", "drain"])
+@table("read_all", ["available", "drain"])
 async def test_a_flood_ends_a_read_of_what_there_is_at_its_limit(read_all: str) -> None:
     """A peer that is never silent can't hold the read, nor make it keep more than the limit."""
     peer = Flood(chunk=1000)
@@ -156,7 +165,7 @@ async def test_a_line_of_single_bytes_is_linear_work() -> None:
     assert await allocated_by(lambda s: s.receive_line(), wire, 1) < 1000 * len(wire)
 
 
-@pytest.mark.parametrize("method", ["line", "until"])
+@table("method", ["line", "until"])
 async def test_bytes_that_were_searched_are_not_searched_again(method: str) -> None:
     """Each arrival is searched by itself: a newline that changes meanwhile isn't found behind."""
     newline: Any = bytearray(b"\n")
@@ -188,7 +197,7 @@ async def test_a_large_package_in_small_chunks_is_linear_work() -> None:
 
 
 @pytest.mark.newest
-@pytest.mark.parametrize("read_all", ["available", "drain"])
+@table("read_all", ["available", "drain"])
 async def test_a_burst_of_small_chunks_is_linear_work(read_all: str) -> None:
     """A quarter of a mebibyte in chunks of 64 bytes, up to silence, is not copied once a chunk."""
     wire = bytes(MEBIBYTE // 4)
@@ -208,12 +217,13 @@ BUFFERED_READS: dict[str, Read] = {
     "until": lambda s: s.receive_until(b"\n", 100),
     "line": lambda s: s.receive_line(),
     "package": lambda s: s.receive_package(),
+    "frame": lambda s: s.receive_frame(LineFormat()),
     "available": lambda s: s.receive_available(quiet=0, max_bytes=len(FRAME)),
     "drain": lambda s: s.drain(quiet=0, max_bytes=len(FRAME)),
 }
 
 
-@pytest.mark.parametrize("name", BUFFERED_READS)
+@table("name", BUFFERED_READS)
 async def test_a_loop_over_buffered_frames_lets_others_run(name: str) -> None:
     """In 2000 reads that never wait, other tasks get several turns."""
     stream = FramedStream(ScriptedStream())
@@ -237,7 +247,7 @@ async def test_a_loop_over_buffered_frames_lets_others_run(name: str) -> None:
     assert during >= 2
 
 
-@pytest.mark.parametrize("name", BUFFERED_READS)
+@table("name", BUFFERED_READS)
 async def test_a_loop_over_buffered_frames_can_be_cancelled(name: str) -> None:
     """A cancelled scope ends the loop within some hundred frames, and no frame is lost."""
     stream = FramedStream(ScriptedStream())
@@ -254,7 +264,7 @@ async def test_a_loop_over_buffered_frames_can_be_cancelled(name: str) -> None:
 
 
 @on_asyncio
-@pytest.mark.parametrize("name", BUFFERED_READS)
+@table("name", BUFFERED_READS)
 async def test_a_loop_over_buffered_frames_can_be_cancelled_natively(name: str) -> None:
     """``task.cancel()`` is noticed in the same way."""
     stream = FramedStream(ScriptedStream())

@@ -4,16 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 import pytest
 from anyio import DelimiterNotFound, EndOfStream, IncompleteRead
 
-from anyconnpool import FramedStream, PackageFormat, PackageTooLarge
+from anyconnpool import FramedStream, LineFormat, PackageFormat, PackageTooLarge, PackageTooSmall
+from tests.cases import table
 
 from .scripted import ScriptedStream, every_cut, rest_of
 
 Read = Callable[[FramedStream], Awaitable[bytes]]
+
+
+class Netstrings:
+    """A format of one's own: ``3:abc,``."""
+
+    def encode(self, data: bytes) -> bytes:
+        return b"%d:%b," % (len(data), data)
+
+    def decode(self, buffer: bytes, start: int, eof: bool) -> tuple[bytes, int] | None:
+        colon = buffer.find(b":", start)
+        if colon < 0:
+            return None
+        comma = colon + 1 + int(buffer[start:colon])
+        if comma >= len(buffer):
+            return None
+        if buffer[comma : comma + 1] != b",":
+            raise ValueError("a netstring ends with a comma")
+        return buffer[colon + 1 : comma], comma + 1
+
+
+class UpToTheEnd:
+    """A frame is all there is until the stream ends; what it makes of it may be anything."""
+
+    def __init__(self, ends_at: int | None = None) -> None:
+        self.asked: list[tuple[bytes, bool]] = []
+        self.ends_at = ends_at
+
+    def encode(self, data: object) -> bytes:
+        raise LookupError("this can't be sent")
+
+    def decode(self, buffer: bytes, start: int, eof: bool) -> tuple[object, int] | None:
+        self.asked.append((buffer[start:], eof))
+        if self.ends_at is not None:
+            return None, start + self.ends_at
+        return (None, len(buffer)) if eof else None
 
 
 @dataclass(frozen=True)
@@ -86,6 +123,22 @@ FRAMES = [
         b"d",
     ),
     Case(
+        "package of little-endian bytes",
+        lambda s: s.receive_package(PackageFormat(2, byteorder="little", includes_header=True)),
+        b"\5\0abcd",
+        b"abc",
+        b"d",
+    ),
+    Case("frame", lambda s: s.receive_frame(Netstrings()), b"3:abc,1:", b"abc", b"1:"),
+    Case("frame, of lines", lambda s: s.receive_frame(LineFormat()), b"a\nbc", b"a", b"bc"),
+    Case(
+        "frame as long as the limit",
+        lambda s: s.receive_frame(Netstrings(), max_bytes=6),
+        b"3:abc,r",
+        b"abc",
+        b"r",
+    ),
+    Case(
         "package as large as the limit",
         lambda s: s.receive_package(PackageFormat(1, max_size=4)),
         b"\4abcdef",
@@ -123,6 +176,21 @@ REFUSALS = [
         DelimiterNotFound,
         b"12345",
     ),
+    Case(
+        "package that announces too little",
+        lambda s: s.receive_package(PackageFormat(2, includes_header=True)),
+        b"\0\1ab",
+        PackageTooSmall,
+        b"\0\1ab",
+    ),
+    Case(
+        "frame over the limit",
+        lambda s: s.receive_frame(Netstrings(), max_bytes=5),
+        b"3:abc,r",
+        DelimiterNotFound,
+        b"3:abc,r",
+    ),
+    Case("no frame", lambda s: s.receive_frame(Netstrings()), b"3:abcd", ValueError, b"3:abcd"),
     Case(
         "package over the limit",
         lambda s: s.receive_package(PackageFormat(2, max_size=2)),
@@ -162,6 +230,14 @@ ENDS = [
         IncompleteRead,
         b"\0\3ab",
     ),
+    Case("frame after the end", lambda s: s.receive_frame(Netstrings()), b"", EndOfStream, b""),
+    Case(
+        "frame cut short",
+        lambda s: s.receive_frame(Netstrings()),
+        b"3:ab",
+        IncompleteRead,
+        b"3:ab",
+    ),
     Case("receive after the end", lambda s: s.receive(), b"", EndOfStream, b""),
 ]
 
@@ -170,7 +246,7 @@ def case_name(case: Case) -> str:
     return case.name
 
 
-@pytest.mark.parametrize("case", FRAMES, ids=case_name)
+@table("case", FRAMES)
 async def test_a_frame_is_the_same_however_it_was_cut(case: Case) -> None:
     """A read gives its frame and leaves the bytes after it, in every cut."""
     for chunks in every_cut(case.wire):
@@ -179,7 +255,7 @@ async def test_a_frame_is_the_same_however_it_was_cut(case: Case) -> None:
         assert await rest_of(stream) == case.leaves, chunks
 
 
-@pytest.mark.parametrize("case", FRAMES, ids=case_name)
+@table("case", FRAMES)
 async def test_a_frame_is_the_same_if_it_was_fed(case: Case) -> None:
     """Fed bytes come first and may hold the frame's beginning or all of it."""
     for size in range(len(case.wire) + 1):
@@ -191,9 +267,9 @@ async def test_a_frame_is_the_same_if_it_was_fed(case: Case) -> None:
         assert await rest_of(stream) == case.leaves, size
 
 
-@pytest.mark.parametrize("case", REFUSALS, ids=case_name)
-async def test_a_frame_over_the_limit_is_refused_however_it_was_cut(case: Case) -> None:
-    """A limit holds also where the end is buffered already, and nothing is consumed."""
+@table("case", [*REFUSALS, *ENDS])
+async def test_a_read_that_gets_no_frame_takes_nothing_away(case: Case) -> None:
+    """However it was cut: the same error again, over the limit or at the end, and all is there."""
     for chunks in every_cut(case.wire):
         stream = FramedStream(ScriptedStream(*chunks))
         assert isinstance(case.gives, type)
@@ -203,20 +279,7 @@ async def test_a_frame_over_the_limit_is_refused_however_it_was_cut(case: Case) 
         assert await rest_of(stream) == case.leaves, chunks
 
 
-@pytest.mark.parametrize("case", ENDS, ids=case_name)
-async def test_the_end_of_the_stream_is_told_and_takes_nothing_away(case: Case) -> None:
-    """Each read has its own error at the end; the bytes before it stay readable."""
-    for chunks in every_cut(case.wire):
-        stream = FramedStream(ScriptedStream(*chunks))
-        assert isinstance(case.gives, type)
-        for _ in range(2):
-            with pytest.raises(case.gives):
-                await case.read(stream)
-            assert stream.buffer == case.leaves, chunks
-        assert await rest_of(stream) == case.leaves, chunks
-
-
-@pytest.mark.parametrize("case", ENDS, ids=case_name)
+@table("case", ENDS)
 async def test_an_error_of_the_stream_passes_and_takes_nothing_away(case: Case) -> None:
     """A broken connection shows as itself; the bytes that came before it stay readable."""
     for chunks in every_cut(case.wire):
@@ -263,3 +326,60 @@ async def test_reads_of_every_kind_take_turns_on_one_stream() -> None:
         assert await stream.receive_line(max_bytes=9) == b"x" * 9
         with pytest.raises(EndOfStream):
             await stream.receive_line()
+
+
+async def test_a_frame_may_be_anything_and_end_with_the_stream() -> None:
+    """A format is asked after each chunk, and at the end once more if bytes are left."""
+    source = ScriptedStream(b"ab", b"c")
+    stream, whole = FramedStream(source), UpToTheEnd()
+    frame: object = await stream.receive_frame(whole)
+    assert frame is None
+    assert whole.asked == [(b"ab", False), (b"abc", False), (b"abc", True)]
+    with pytest.raises(EndOfStream):
+        await stream.receive_frame(whole)
+    assert len(whole.asked) == 3
+
+
+@table("ends_at", [0, -1, 4])
+async def test_a_frame_that_ends_outside_of_the_buffer_is_refused(ends_at: int) -> None:
+    """Such a format is wrong; nothing is taken."""
+    stream = FramedStream(ScriptedStream(b"abc"))
+    with pytest.raises(ValueError, match="found a frame that ends at"):
+        await stream.receive_frame(UpToTheEnd(ends_at))
+    assert stream.buffer == b"abc"
+
+
+async def test_frames_are_sent_in_one_write_or_not_at_all() -> None:
+    """What a format makes of the data goes over the wire; what it raises, to the caller."""
+    source = ScriptedStream(b"5:reply,")
+    stream = FramedStream(source)
+    await stream.send_frame(b"hello", Netstrings())
+    assert await stream.receive_frame(Netstrings()) == b"reply"
+    with pytest.raises(LookupError):
+        await stream.send_frame(None, UpToTheEnd())
+    assert source.sent == [b"5:hello,"]
+
+
+async def test_an_exchange_of_frames_is_one_of_its_format() -> None:
+    """Sent and received in the same one; a time limit holds for both together."""
+    source = ScriptedStream(b"5:reply,", then="silence")
+    stream = FramedStream(source)
+    assert await stream.send_receive_frame(b"hello", Netstrings()) == b"reply"
+    with pytest.raises(TimeoutError):
+        await stream.send_receive_frame(b"again", Netstrings(), timeout=0.01)
+    assert source.sent == [b"5:hello,", b"5:again,"]
+
+
+async def test_what_is_sent_may_be_any_kind_of_bytes() -> None:
+    """The items of a memoryview may be larger than bytes: bytes are what is counted."""
+    source = ScriptedStream()
+    stream = FramedStream(source)
+    for data in (b"abcd", bytearray(b"abcd"), memoryview(b"abcd"), memoryview(b"abcd").cast("I")):
+        sendable: Any = data
+        await stream.send_line(sendable)
+        await stream.send_package(sendable)
+    assert source.sent == [b"abcd\n", b"\0\4abcd"] * 4
+    for send in (stream.send_line, stream.send_package):
+        text: Any = "abcd"
+        with pytest.raises(TypeError, match="must be bytes, not str: encode it first"):
+            await send(text)

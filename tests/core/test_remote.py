@@ -16,6 +16,7 @@ from anyio.streams.tls import TLSConnectable
 
 from anyconnpool import ConnectionPool, PoolManager
 from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
+from tests.cases import table
 
 # With it, a connection that was cut looks like one that has ended. Older Pythons set it themselves.
 IGNORE_CUTS = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
@@ -35,8 +36,8 @@ class Nowhere(ByteStreamConnectable):
         return "Nowhere()"
 
 
-@pytest.mark.parametrize(
-    ("remote", "error", "text"),
+@table(
+    "remote, error, text",
     [
         (None, TypeError, "a remote is a (host, port) tuple, the path of a UNIX socket or"),
         (8999, TypeError, "not 8999"),
@@ -59,7 +60,6 @@ class Nowhere(ByteStreamConnectable):
         ("tcp://localhost:1", ValueError, "is a URL, not a path: use ConnectionPool.from_url()"),
         ("http://localhost", ValueError, "is a URL, not a path"),
     ],
-    ids=repr,
 )
 def test_a_wrong_remote_is_refused(remote: Any, error: type[Exception], text: str) -> None:
     """The error tells what a remote is, and shows what was given."""
@@ -68,8 +68,8 @@ def test_a_wrong_remote_is_refused(remote: Any, error: type[Exception], text: st
     assert text in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("remote", "name"),
+@table(
+    "remote, name",
     [
         (("localhost", 1), "tcp://localhost:1"),
         (("localhost", 65535), "tcp://localhost:65535"),
@@ -83,7 +83,6 @@ def test_a_wrong_remote_is_refused(remote: Any, error: type[Exception], text: st
         (Nowhere(), "Nowhere"),
         (TCPConnectable("localhost", 1), "tcp://localhost:1"),
     ],
-    ids=repr,
 )
 def test_a_right_remote_gives_the_pool_its_name(remote: Remote, name: str) -> None:
     """A pool is called like the URL of its remote, or the type of its connectable."""
@@ -103,7 +102,7 @@ def test_a_name_of_ones_own_takes_the_place_of_the_remote() -> None:
     assert ConnectionPool(("localhost", 1), name="cache").name == "cache"
 
 
-@pytest.mark.parametrize(
+@table(
     "options",
     [
         {"tls": True},
@@ -111,7 +110,6 @@ def test_a_name_of_ones_own_takes_the_place_of_the_remote() -> None:
         {"tls_hostname": "example.org"},
         {"tls_standard_compatible": False},
     ],
-    ids=lambda options: next(iter(options)),
 )
 def test_tls_options_with_a_ready_made_connectable_are_refused(options: dict[str, Any]) -> None:
     """AnyIO would ignore them silently; the error tells where they belong."""
@@ -119,14 +117,13 @@ def test_tls_options_with_a_ready_made_connectable_are_refused(options: dict[str
         ConnectionPool(Nowhere(), **options)
 
 
-@pytest.mark.parametrize(
+@table(
     "options",
     [
         {"ssl_context": ssl.create_default_context()},
         {"tls_hostname": "example.org"},
         {"tls_standard_compatible": False},
     ],
-    ids=lambda options: next(iter(options)),
 )
 def test_tls_options_without_tls_are_refused(options: dict[str, Any]) -> None:
     """Nobody should believe to speak TLS who doesn't, with an address or a plain URL."""
@@ -217,9 +214,7 @@ def test_no_context_that_anyio_makes_ignores_cuts() -> None:
     assert not connectable.ssl_context.options & IGNORE_CUTS
 
 
-@pytest.mark.parametrize(
-    ("remote", "kind"), [(("localhost", 1), TCPConnectable), ("/run/x", UNIXConnectable)]
-)
+@table("remote, kind", [(("localhost", 1), TCPConnectable), ("/run/x", UNIXConnectable)])
 def test_an_address_is_connected_to_without_tls_by_default(
     remote: Remote, kind: type[ByteStreamConnectable]
 ) -> None:
@@ -230,8 +225,8 @@ def test_an_address_is_connected_to_without_tls_by_default(
     assert type(connectable) is kind
 
 
-@pytest.mark.parametrize(
-    ("url", "remote", "tls"),
+@table(
+    "url, remote, tls",
     [
         ("tcp://localhost:8999", ("localhost", 8999), False),
         ("tls://localhost:8999", ("localhost", 8999), True),
@@ -251,8 +246,8 @@ def test_a_url_names_a_remote(url: str, remote: object, tls: bool) -> None:
     assert ConnectionPool.from_url(url).name == describe_remote(*parse_url(url)[:1], tls=tls)
 
 
-@pytest.mark.parametrize(
-    ("url", "text"),
+@table(
+    "url, text",
     [
         ("", "unknown scheme ''"),
         ("localhost:8999", "unknown scheme 'localhost'"),
@@ -285,7 +280,7 @@ def test_a_wrong_url_is_refused(url: str, text: str) -> None:
     assert text in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@table(
     "url",
     [
         "tcp://me@localhost:80",
@@ -308,7 +303,7 @@ def test_the_port_0_of_a_url_is_refused() -> None:
         ConnectionPool.from_url("tcp://localhost:0")
 
 
-@pytest.mark.parametrize("url", [None, 5, b"tcp://localhost:1", ("localhost", 1)], ids=repr)
+@table("url", [None, 5, b"tcp://localhost:1", ("localhost", 1)])
 def test_a_url_is_a_string(url: Any) -> None:
     """Anything else is a TypeError."""
     with pytest.raises(TypeError, match="a URL must be a str, not "):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyconnpool import ConnectionPool, KeepAlive, Retry
+from tests.cases import table
 
 NO_NUMBERS: list[Any] = ["5", None, True, False, 1j, [5], b"5"]
 DURATIONS = ["interval", "max_interval"]
@@ -60,9 +61,9 @@ def test_no_interval_means_no_pause() -> None:
     assert [retry.pause(repeat) for repeat in (1, 2, 5000)] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("repeat", [1_023, 1_100, 1_000_000])
-@pytest.mark.parametrize("interval", [1, 0.1])
-@pytest.mark.parametrize("backoff", [2, 2.0, 1e300])
+@table("repeat", [1_023, 1_100, 1_000_000])
+@table("interval", [1, 0.1])
+@table("backoff", [2, 2.0, 1e300])
 def test_a_repeat_without_end_stays_at_the_cap(
     repeat: int, interval: float, backoff: float
 ) -> None:
@@ -70,7 +71,7 @@ def test_a_repeat_without_end_stays_at_the_cap(
     assert Retry(math.inf, interval=interval, backoff=backoff).pause(repeat, lambda: 0.5) == 60
 
 
-@pytest.mark.parametrize("backoff", [2, 2.0])
+@table("backoff", [2, 2.0])
 def test_without_a_cap_the_pauses_grow_for_ever(backoff: float) -> None:
     """In the end they are infinite, which is no error either."""
     retry = Retry(math.inf, interval=1, backoff=backoff, max_interval=math.inf)
@@ -115,7 +116,7 @@ def test_a_pause_keeps_within_its_bounds(
     assert pause >= min(interval, max_interval) * (1 - jitter) * 0.999_999
 
 
-@pytest.mark.parametrize("count", ["3", None, True, 2.0, -math.inf, math.nan], ids=repr)
+@table("count", ["3", None, True, 2.0, -math.inf, math.nan])
 def test_the_count_must_be_an_int_or_infinite(count: Any) -> None:
     """Anything else is a TypeError that offers infinity."""
     assert refusal(Retry, TypeError, count) == f"count must be an int or math.inf, not {count!r}"
@@ -128,8 +129,8 @@ def test_the_count_must_not_be_negative() -> None:
     assert refusal(Retry, ValueError, -1) == "count must be 0 or more, not -1"
 
 
-@pytest.mark.parametrize("setting", [*DURATIONS, "backoff", "jitter"])
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@table("setting", [*DURATIONS, "backoff", "jitter"])
+@table("value", NO_NUMBERS)
 def test_all_else_of_a_retry_must_be_numbers(setting: str, value: Any) -> None:
     """The error names what is not, and its type."""
     text = refusal(Retry, TypeError, 3, **{setting: value})
@@ -137,8 +138,8 @@ def test_all_else_of_a_retry_must_be_numbers(setting: str, value: Any) -> None:
     assert text.endswith(f"not {type(value).__name__}")
 
 
-@pytest.mark.parametrize(
-    ("setting", "value", "advice"),
+@table(
+    "setting, value, advice",
     [
         ("interval", -0.1, "0 or more seconds"),
         ("interval", math.nan, "0 or more seconds"),
@@ -167,7 +168,7 @@ def test_only_the_count_is_given_by_position() -> None:
         make(3, 0.1)
 
 
-@pytest.mark.parametrize("value", [3, math.inf, True, "3"], ids=repr)
+@table("value", [3, math.inf, True, "3"])
 def test_a_pool_takes_no_other_connect_retry(value: object) -> None:
     """A bare number is refused when the pool is made."""
     settings: dict[str, Any] = {"connect_retry": value}
@@ -175,16 +176,16 @@ def test_a_pool_takes_no_other_connect_retry(value: object) -> None:
     assert text == f"connect_retry must be a Retry, not {type(value).__name__}"
 
 
-@pytest.mark.parametrize("setting", ["idle", "interval", "count", "user_timeout"])
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@table("setting", ["idle", "interval", "count", "user_timeout"])
+@table("value", NO_NUMBERS)
 def test_keepalive_takes_only_numbers(setting: str, value: object) -> None:
     """The error names the setting."""
     text = refusal(KeepAlive, TypeError, **{setting: value})
     assert text.startswith(f"{setting} must be a")
 
 
-@pytest.mark.parametrize("setting", ["idle", "interval", "count"])
-@pytest.mark.parametrize("value", [0, -1, 32_768, 10**9])
+@table("setting", ["idle", "interval", "count"])
+@table("value", [0, -1, 32_768, 10**9])
 def test_keepalive_takes_what_the_kernel_does(setting: str, value: int) -> None:
     """What a system would refuse, or cut, is refused when it is made."""
     text = refusal(KeepAlive, ValueError, **{setting: value})
@@ -192,7 +193,7 @@ def test_keepalive_takes_what_the_kernel_does(setting: str, value: int) -> None:
     assert text.endswith(f"not {value}")
 
 
-@pytest.mark.parametrize("value", [0, 0.0009, -1, math.nan, 2_147_484, 1e12])
+@table("value", [0, 0.0009, -1, math.nan, 2_147_484, 1e12])
 def test_a_user_timeout_of_no_use_is_refused(value: float) -> None:
     """None of them ends up as another limit than the one that was asked for."""
     text = refusal(KeepAlive, ValueError, user_timeout=value)

@@ -1,130 +1,208 @@
-"""Wrong settings are refused when the pool is made, with a text that says what to do."""
+"""Settings are refused when the pool is made, with a text that says what to do.
+
+The tables of wrong values follow from the checks that :class:`Settings` names, one row a check.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
+from typing import Any, get_type_hints
 
 import pytest
 
-from anyconnpool import ConnectionPool, PackageFormat
+from anyconnpool import ConnectionPool, KeepAlive, PackageFormat, Retry
+from anyconnpool._settings import (
+    Choice,
+    Count,
+    Kind,
+    PoolOptions,
+    Settings,
+    check_hook,
+    check_observers,
+)
 from anyconnpool._util.checks import check_duration
+from tests.cases import in_case
 
 REMOTE = ("127.0.0.1", 8999)
-DURATIONS = ["max_idle_time", "max_lifetime", "acquire_timeout", "connect_timeout", "close_timeout"]
+CHECKS: dict[str, Any] = {field.name: field.metadata["check"] for field in fields(Settings)}
 NO_NUMBERS: list[Any] = ["5", None, True, False, 1j, [5], b"5"]
-UNLIMITED = ["max_size", "max_waiting"]
-LIMITED = ["min_idle", "max_line_bytes"]
 
 
-def refusal(error: type[Exception], **settings: Any) -> str:
-    """Make a pool that can't be made, and return why."""
-    with pytest.raises(error) as caught:
-        ConnectionPool(REMOTE, **settings)
-    assert type(caught.value) is error
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("setting", DURATIONS)
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
-def test_a_duration_must_be_a_number(setting: str, value: object) -> None:
-    """Other types, bool among them, are a TypeError that names the setting, unit and way out."""
-    text = refusal(TypeError, **{setting: value})
-    assert text == (
-        f"{setting} must be a number of seconds (math.inf for no limit), not {type(value).__name__}"
-    )
-
-
-@pytest.mark.parametrize("setting", DURATIONS)
-@pytest.mark.parametrize("value", [-1, -0.001, -math.inf, math.nan], ids=repr)
-def test_a_duration_must_not_be_negative_nor_nan(setting: str, value: float) -> None:
-    """Such a number is a ValueError that shows it."""
-    text = refusal(ValueError, **{setting: value})
-    assert text == f"{setting} must be 0 or more seconds (math.inf for no limit), not {value}"
-
-
-@pytest.mark.parametrize("setting", DURATIONS)
-@pytest.mark.parametrize("value", [0, 1, 0.5, math.inf], ids=repr)
-def test_a_duration_may_be_any_other_number(setting: str, value: float) -> None:
-    """Zero, integers, fractions and infinity are durations."""
+def make(setting: str, value: object) -> ConnectionPool:
     settings: dict[str, Any] = {setting: value}
-    ConnectionPool(REMOTE, **settings)
+    return ConnectionPool(REMOTE, **settings)
 
 
-def test_a_duration_becomes_a_float() -> None:
-    """An int is as good as a float, and turned into one."""
+def accept(settings: Iterable[str], values: Iterable[object]) -> None:
+    """See that a pool can be made with any of the values for any of the settings."""
+    for setting in settings:
+        for value in values:
+            with in_case(setting, value):
+                make(setting, value)
+
+
+def refuse(
+    settings: Iterable[str], values: Iterable[object], error: type[Exception], text: str
+) -> None:
+    """See that a pool can't be made with any of the values for any of the settings.
+
+    :param text: what the error says, given the setting, the value and the name of its type
+    """
+    for setting in settings:
+        for value in values:
+            with in_case(setting, value):
+                with pytest.raises(error) as caught:
+                    make(setting, value)
+                assert type(caught.value) is error
+                said = text.format(setting, value=value, type=type(value).__name__)
+                assert str(caught.value) == said
+
+
+def test_each_setting_has_a_check_of_a_kind_that_is_tested_here() -> None:
+    """A new kind of check needs a table of its own."""
+    functions = (check_duration, check_hook, check_observers)
+    for name, check in CHECKS.items():
+        assert check in functions or isinstance(check, Choice | Count | Kind), name
+
+
+def test_options_and_settings_are_the_same() -> None:
+    """What type checkers know of a pool's settings is what there is, in the same order."""
+    assert list(get_type_hints(PoolOptions)) == [field.name for field in fields(Settings)]
+    assert get_type_hints(PoolOptions) == get_type_hints(Settings)
+
+
+def test_each_setting_is_explained_where_pools_are() -> None:
+    """Its meaning stands in the docstring of the pool, with its default."""
+    text = " ".join((ConnectionPool.__doc__ or "").split())
+    for field in fields(Settings):
+        meaning = field.metadata["meaning"]
+        assert meaning.strip(), field.name
+        assert f":param {field.name}: {meaning}" in text
+        assert field.default is MISSING or f"{meaning} (default: " in text
+
+
+def test_the_defaults_are_those_of_the_docs() -> None:
+    """A pool that is told nothing has ten connections at most, and keeps none ready."""
+    defaults = {field.name: field.default for field in fields(Settings)}
+    assert defaults.pop("name") is MISSING
+    endless = ["max_lifetime", "max_uses", "max_waiting", "acquire_timeout", "leak_after"]
+    nothing = ["connect_retry", "on_connect", "check"]
+    assert defaults == {
+        **dict.fromkeys(endless, math.inf),
+        **dict.fromkeys(nothing),
+        "max_size": 10,
+        "min_idle": 0,
+        "max_idle_time": 600,
+        "connect_timeout": 30,
+        "close_timeout": 5,
+        "idle_order": "lifo",
+        "one_way": False,
+        "check_after": 30,
+        "keepalive": KeepAlive(),
+        "package_format": PackageFormat(),
+        "max_line_bytes": 65_536,
+        "observers": (),
+    }
+
+
+def test_a_duration_is_a_number_of_seconds() -> None:
+    """It may be an integer, a fraction or infinite; the errors name the way out."""
+    durations = [name for name, check in CHECKS.items() if check is check_duration]
+    assert len(durations) >= 6
+    accept(durations, [0, 1, 0.5, math.inf])
+    must = "{} must be a number of seconds (math.inf for no limit), not {type}"
+    refuse(durations, NO_NUMBERS, TypeError, must)
+    must = "{} must be 0 or more seconds (math.inf for no limit), not {value}"
+    refuse(durations, [-1, -0.001, -math.inf, math.nan], ValueError, must)
     assert type(check_duration("timeout", 5)) is float
 
 
-@pytest.mark.parametrize("value", ["5", None, True, 2.0, -math.inf, math.nan, 1j], ids=repr)
-@pytest.mark.parametrize("setting", UNLIMITED)
-def test_a_count_must_be_an_int_or_infinite(setting: str, value: object) -> None:
-    """Other types, bool and whole floats among them, are a TypeError that offers infinity."""
-    text = refusal(TypeError, **{setting: value})
-    assert text == f"{setting} must be an int or math.inf, not {value!r}"
+def test_a_count_is_a_whole_number() -> None:
+    """Some may be infinite: nobody can take a line without end. Each has a least value."""
+    counts = {name: check for name, check in CHECKS.items() if isinstance(check, Count)}
+    assert {check.unlimited for check in counts.values()} == {False, True}
+    for name, check in counts.items():
+        accept([name], [check.least, *([math.inf] if check.unlimited else [])])
+        kind = "an int or math.inf" if check.unlimited else "an int"
+        wrong = ["5", None, True, 2.0, -math.inf, math.nan, 1j]
+        wrong += [] if check.unlimited else [math.inf]
+        refuse([name], wrong, TypeError, "{} must be " + kind + ", not {value!r}")
+        must = f"{{}} must be {check.least} or more, not {check.least - 1}"
+        refuse([name], [check.least - 1], ValueError, must)
 
 
-@pytest.mark.parametrize("value", ["5", None, True, 2.0, math.inf, math.nan], ids=repr)
-@pytest.mark.parametrize("setting", LIMITED)
-def test_some_counts_cannot_be_infinite(setting: str, value: object) -> None:
-    """Nobody can keep infinitely many connections ready, or take a line without end."""
-    text = refusal(TypeError, **{setting: value})
-    assert text == f"{setting} must be an int, not {value!r}"
+def test_a_choice_is_one_of_a_few() -> None:
+    """The error names them."""
+    assert CHECKS["idle_order"] == Choice(("lifo", "fifo"))
+    accept(["idle_order"], ["lifo", "fifo"])
+    wrong = ["LIFO", "random", "", None, True, ["lifo"]]
+    refuse(["idle_order"], wrong, ValueError, '{} must be "lifo" or "fifo", not {value!r}')
 
 
-@pytest.mark.parametrize(
-    ("setting", "least"),
-    [("max_size", 1), ("min_idle", 0), ("max_waiting", 0), ("max_line_bytes", 1)],
-)
-def test_a_count_must_not_be_too_small(setting: str, least: int) -> None:
-    """The least value is allowed and named by the error of the one below."""
-    settings: dict[str, Any] = {setting: least}
-    ConnectionPool(REMOTE, **settings)
-    text = refusal(ValueError, **{setting: least - 1})
-    assert text == f"{setting} must be {least} or more, not {least - 1}"
+def test_other_settings_have_their_type() -> None:
+    """The error names the setting and the type it takes, of which a class is no object."""
+    right: dict[str, list[object]] = {
+        "connect_retry": [None, Retry(3)],
+        "keepalive": [None, KeepAlive(idle=5)],
+        "name": [""],
+        "one_way": [False, True],
+        "package_format": [PackageFormat(4)],
+    }
+    kinds = {name: check for name, check in CHECKS.items() if isinstance(check, Kind)}
+    assert kinds.keys() == right.keys()
+    for name, check in kinds.items():
+        accept([name], right[name])
+        wrong = [2, math.inf, b"pool", check.type]
+        # Without a name a pool is called as its remote.
+        wrong += [] if check.optional or name == "name" else [None]
+        refuse([name], wrong, TypeError, f"{{}} must be a {check.type.__name__}, not {{type}}")
 
 
-@pytest.mark.parametrize("setting", UNLIMITED)
-def test_max_size_and_max_waiting_may_be_infinite(setting: str) -> None:
-    """Infinity means no limit."""
-    settings: dict[str, Any] = {setting: math.inf}
-    ConnectionPool(REMOTE, **settings)
+def test_hooks_and_observers_can_be_called() -> None:
+    """A hook is one function or none, observers are as many as there are."""
+
+    async def hook(connection: object) -> None:
+        raise AssertionError("nobody calls")
+
+    hooks = [name for name, check in CHECKS.items() if check is check_hook]
+    assert hooks == ["on_connect", "check"]
+    accept(hooks, [None, hook])
+    refuse(hooks, ["check", 5, [hook]], TypeError, "{} must be an async function, not {value!r}")
+    accept(["observers"], [(), [print], {print, repr}, iter([print])])
+    must = "{} must be an iterable of callables, not {value!r}"
+    refuse(["observers"], [None, 5, print, [print, 5], "log"], TypeError, must)
 
 
 def test_min_idle_must_fit_into_max_size() -> None:
     """What can never be ready is refused; as many as there is room for are not."""
     ConnectionPool(REMOTE, max_size=3, min_idle=3)
-    text = refusal(ValueError, max_size=3, min_idle=4)
-    assert text == "min_idle must not exceed max_size, but 4 exceeds 3"
+    with pytest.raises(ValueError, match="min_idle must not exceed max_size, but 4 exceeds 3"):
+        ConnectionPool(REMOTE, max_size=3, min_idle=4)
 
 
-@pytest.mark.parametrize("value", ["LIFO", "random", "", None, True, ["lifo"]], ids=repr)
-def test_the_idle_order_is_one_of_two(value: object) -> None:
-    """The error names both."""
-    text = refusal(ValueError, idle_order=value)
-    assert text == f'idle_order must be "lifo" or "fifo", not {value!r}'
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "kind"),
-    [
-        ("one_way", 1, "bool"),
-        ("one_way", None, "bool"),
-        ("package_format", 2, "PackageFormat"),
-        ("package_format", PackageFormat, "PackageFormat"),
-        ("name", b"pool", "str"),
-        ("name", 5, "str"),
-    ],
-)
-def test_other_settings_have_their_type(setting: str, value: object, kind: str) -> None:
-    """The error names the setting and the type it takes."""
-    text = refusal(TypeError, **{setting: value})
-    assert text == f"{setting} must be a {kind}, not {type(value).__name__}"
-
-
-def test_an_unknown_setting_is_refused() -> None:
-    """A misspelt name is no setting."""
-    assert "max_sise" in refusal(TypeError, max_sise=5)
+def test_an_unknown_setting_is_refused_with_the_one_that_was_meant() -> None:
+    """What other libraries call it, and what is spelt alike, is suggested; else nothing is."""
+    meant = {
+        "limit": "max_size",
+        "max_sise": "max_size",
+        "maxsize": "max_size",
+        "minsize": "min_idle",
+        "on_conect": "on_connect",
+        "pool_size": "max_size",
+        "size": "max_size",
+        "timeout": "acquire_timeout",
+        "ssl": "tls",
+    }
+    for option, setting in meant.items():
+        with in_case(option), pytest.raises(TypeError) as caught:
+            make(option, 5)
+        said = f"a pool has no setting {option!r}: did you mean {setting}?"
+        assert str(caught.value) == said
+    with pytest.raises(TypeError) as caught:
+        make("colour", "red")
+    assert str(caught.value) == "a pool has no setting 'colour'"
 
 
 def test_from_url_checks_the_same_settings() -> None:
@@ -133,34 +211,23 @@ def test_from_url_checks_the_same_settings() -> None:
         ConnectionPool.from_url("tcp://localhost:1", max_size=0)
 
 
-@pytest.mark.parametrize("value", [0, -1, 1], ids=repr)
-def test_max_size_is_checked_when_it_is_changed(value: int) -> None:
-    """Less than 1, or than ``min_idle``, is refused, and the old value stays."""
+def test_max_size_is_checked_when_it_is_changed() -> None:
+    """What makes no sense is refused, and the old value stays."""
     pool = ConnectionPool(REMOTE, max_size=4, min_idle=2)
-    with pytest.raises(ValueError, match=r"max_size must be 1 or more|min_idle must not exceed"):
-        pool.max_size = value
-    assert pool.max_size == pool.statistics().max_size == 4
-
-
-@pytest.mark.parametrize("value", [True, "9", 9.0, None, math.nan], ids=repr)
-def test_max_size_keeps_its_type_when_it_is_changed(value: Any) -> None:
-    """What is not a count is refused, and the old value stays."""
-    pool = ConnectionPool(REMOTE, max_size=4)
-    with pytest.raises(TypeError, match=r"max_size must be an int or math\.inf"):
-        pool.max_size = value
-    assert pool.max_size == 4
-
-
-def test_max_size_can_be_changed_before_the_block() -> None:
-    """A pool that runs nowhere yet takes the new value."""
-    pool = ConnectionPool(REMOTE, max_size=4)
+    wrong: list[Any] = [0, -1, 1, True, "9", 9.0, None, math.nan]
+    for value in wrong:
+        must = r"max_size must be (1 or more|an int or math\.inf)|min_idle must not exceed"
+        with in_case(value), pytest.raises((TypeError, ValueError), match=must):
+            pool.max_size = value
+        assert pool.max_size == pool.statistics().max_size == 4
     pool.max_size = math.inf
     assert pool.max_size == pool.statistics().max_size == math.inf
 
 
-@pytest.mark.parametrize("value", [-1, -math.inf, math.nan, "1", True], ids=repr)
-def test_the_timeout_of_one_acquire_is_checked_like_a_setting(value: Any) -> None:
+def test_the_timeout_of_one_acquire_is_checked_like_a_setting() -> None:
     """A wrong timeout is refused before anything else, even outside the pool's block."""
-    pool = ConnectionPool(REMOTE)
-    with pytest.raises((TypeError, ValueError), match=r"timeout must be .* seconds"):
-        pool.acquire(timeout=value)
+    wrong: list[Any] = [-1, -math.inf, math.nan, "1", True]
+    for value in wrong:
+        must = r"timeout must be .* seconds"
+        with in_case(value), pytest.raises((TypeError, ValueError), match=must):
+            ConnectionPool(REMOTE).acquire(timeout=value)

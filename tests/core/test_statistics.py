@@ -9,6 +9,7 @@ import pytest
 
 from anyconnpool import ConnectionPool, PoolStatistics
 from anyconnpool._statistics import CloseReason, freeze_counts
+from tests.cases import table
 
 GAUGES = {"size", "idle", "in_use", "connecting", "closing", "tasks_waiting"}
 TOTALS = {"acquired", "reused", "opened", "open_failed", "timed_out", "cancelled", "replayed"}
@@ -28,7 +29,7 @@ def test_a_pool_that_was_never_entered_has_done_nothing() -> None:
     assert facts.closed == {}
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@table("field", FIELDS)
 def test_statistics_are_frozen(field: str) -> None:
     """What was true at one moment stays as it was told."""
     facts = PoolStatistics(name="pool", max_size=1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from anyio import move_on_after
 
 from anyconnpool import ConnectionPool, Retry
 from anyconnpool.testing import FaultProxy, Faults, Flow
+from tests.cases import Test, table
 from tests.sockets.checks import eventually
 from tests.sockets.servers import Server, client_context
 
@@ -55,15 +57,32 @@ SILENCES = {
     "black hole": Faults.both_ways(Flow(stall_after=0)),
 }
 
-used_or_fresh = pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
+used_or_fresh = table("used", [False, True])
 
 
-def each(faults: dict[str, Faults]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("faults", list(faults.values()), ids=list(faults))
+def each(faults: dict[str, Faults]) -> Callable[[Test], Test]:
+    """Run a test with each of the faults."""
+    return table("faults", faults.values())
 
 
-def of(exchanges: tuple[Exchange, ...]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("exchange", exchanges, ids=lambda exchange: exchange.__name__)
+def of(exchanges: Sequence[Exchange]) -> Callable[[Test], Test]:
+    """Run a test with each of the exchanges."""
+    return table("exchange", exchanges)
+
+
+def pairs(exchanges: Sequence[Exchange], faults: dict[str, Faults]) -> pytest.MarkDecorator:
+    """Make a case of each fault, with one exchange or other, and of each exchange likewise.
+
+    All products would prove the same: a fault knows nothing of what it meets, and an exchange sees
+    an end, a delay or silence.
+    """
+    count = max(len(exchanges), len(faults))
+    rows = list(zip(cycle(exchanges), cycle(faults.items()), range(count)))
+    return pytest.mark.parametrize(
+        ("exchange", "faults"),
+        [(exchange, fault) for exchange, (_, fault), _ in rows],
+        ids=[f"{exchange.__name__}, {name}" for exchange, (name, _), _ in rows],
+    )
 
 
 def pool_through(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 from anyio import create_task_group
 
 from anyconnpool import ConnectionPool, Retry
 from anyconnpool.testing import FaultProxy, Faults
+from tests.cases import table
 from tests.sockets.servers import Server
 
 from .afflictions import (
@@ -28,14 +28,14 @@ from .afflictions import (
     be_cut_off,
     each,
     of,
+    pairs,
     used_or_fresh,
 )
 from .exchanges import ASKING, FRAMED, HANG_UPS, Exchange, ask_until_silence, by_hand
 
 
 @used_or_fresh
-@each(DELAYS)
-@of(FRAMED)
+@pairs(FRAMED, DELAYS)
 async def test_a_slow_line_delays_a_reply_and_does_no_harm(
     server: Server, exchange: Exchange, faults: Faults, used: bool
 ) -> None:
@@ -57,8 +57,7 @@ async def test_a_late_reply_that_comes_at_once_is_whole_without_a_frame(
 
 
 @used_or_fresh
-@each(ENDS)
-@of(ASKING)
+@pairs(ASKING, ENDS)
 async def test_an_end_in_mid_frame_is_an_error_unless_it_may_be_repeated(
     server: Server, exchange: Exchange, faults: Faults, used: bool
 ) -> None:
@@ -75,8 +74,7 @@ async def test_an_end_in_mid_frame_is_an_error_unless_it_may_be_repeated(
                 assert not framed or (retry is not None and exchange is not by_hand)
 
 
-@each(IMMEDIATE_ENDS)
-@of(ASKING)
+@pairs(ASKING, IMMEDIATE_ENDS)
 async def test_a_connection_that_ends_as_it_begins_is_an_error_unless_it_may_be_repeated(
     server: Server, exchange: Exchange, faults: Faults
 ) -> None:
@@ -89,7 +87,7 @@ async def test_a_connection_that_ends_as_it_begins_is_an_error_unless_it_may_be_
                 assert retry is None or exchange is by_hand
 
 
-@pytest.mark.parametrize("end", [FaultProxy.cut, FaultProxy.reset], ids=["cut", "reset"])
+@table("end", [FaultProxy.cut, FaultProxy.reset])
 @of(ASKING)
 async def test_an_end_while_idle_costs_nothing_but_the_reconnect(
     server: Server, exchange: Exchange, end: Callable[[FaultProxy], None]
@@ -105,8 +103,7 @@ async def test_an_end_while_idle_costs_nothing_but_the_reconnect(
 
 
 @used_or_fresh
-@each(SILENCES)
-@of(FRAMED)
+@pairs(FRAMED, SILENCES)
 async def test_silence_lasts_until_the_time_limit_or_the_caller_ends_it(
     server: Server, exchange: Exchange, faults: Faults, used: bool
 ) -> None:

@@ -14,6 +14,7 @@ from anyio import CancelScope, create_task_group, fail_after, sleep, sleep_forev
 from anyio.lowlevel import checkpoint
 
 from anyconnpool.testing import FaultProxy
+from tests.cases import table
 from tests.sockets.checks import eventually
 from tests.sockets.servers import Peer, Script, Server
 
@@ -55,8 +56,8 @@ async def test_what_the_body_raises_leaves_as_it_is(server: Server) -> None:
     assert caught.value is error
 
 
-@pytest.mark.parametrize("way_out", ["leave", "cancel", "raise"])
-@pytest.mark.parametrize(("script", "stick"), [(echo, freeze), (None, jam), (flood, do_not_read)])
+@table("way_out", ["leave", "cancel", "raise"])
+@table("script, stick", [(echo, freeze), (None, jam), (flood, do_not_read)])
 async def test_leaving_waits_for_nobody(
     serve: Callable[..., Server],
     script: Script | None,

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from anyconnpool.testing import FaultProxy, Faults, Flow
+from tests.cases import table
 
 
-@pytest.mark.parametrize(
+@table(
     "setting",
     [
         {"latency": -1},
@@ -25,7 +26,6 @@ from anyconnpool.testing import FaultProxy, Faults, Flow
         {"cut_after": 1, "reset_after": 2},
         {"half_close_after": 0, "stall_after": 0},
     ],
-    ids=str,
 )
 def test_a_flow_that_makes_no_sense_is_a_value_error(setting: dict[str, Any]) -> None:
     """Also two ends of one flow."""
@@ -33,10 +33,9 @@ def test_a_flow_that_makes_no_sense_is_a_value_error(setting: dict[str, Any]) ->
         Flow(**setting)
 
 
-@pytest.mark.parametrize(
+@table(
     "setting",
     [{"latency": "1"}, {"chunk_size": 1.5}, {"cut_after": math.inf}, {"stall_after": True}],
-    ids=str,
 )
 def test_a_flow_of_something_else_is_a_type_error(setting: dict[str, Any]) -> None:
     """Bytes are counted in whole numbers."""

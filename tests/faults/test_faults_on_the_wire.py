@@ -13,6 +13,7 @@ from anyio import connect_tcp, current_time, to_thread
 from anyio.streams.tls import TLSConnectable
 
 from anyconnpool.testing import FaultProxy, Faults, Flow
+from tests.cases import table
 from tests.sockets.checks import eventually
 from tests.sockets.servers import Peer, Server, client_context
 
@@ -75,7 +76,7 @@ async def test_latency_holds_what_passes(server: Server) -> None:
         assert current_time() - heard_at > 0.048
 
 
-@pytest.mark.parametrize("ended", [False, True], ids=["endless", "ended"])
+@table("ended", [False, True])
 async def test_a_chunk_size_takes_bytes_apart(ended: bool) -> None:
     """One byte at a time, up to where the flow ends; any connectable is a remote."""
     recorder = Recorder()

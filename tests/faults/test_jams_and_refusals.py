@@ -11,6 +11,7 @@ from anyio import ConnectionFailed, create_task_group, fail_after, sleep
 
 from anyconnpool import ConnectionPool, Retry
 from anyconnpool.testing import FaultProxy, Faults, Flow
+from tests.cases import table
 from tests.sockets.checks import eventually
 from tests.sockets.servers import Peer, Server
 
@@ -25,8 +26,8 @@ from .afflictions import (
     WAYS,
     afflicted,
     be_cut_off,
-    each,
     of,
+    pairs,
     pool_through,
 )
 from .exchanges import ASKING, HANG_UPS, LARGE, TELLING, Exchange, ask_line, by_hand
@@ -34,7 +35,7 @@ from .exchanges import ASKING, HANG_UPS, LARGE, TELLING, Exchange, ask_line, by_
 PERSISTENT = Retry(math.inf, interval=0.01, max_interval=0.01)
 
 
-@pytest.mark.parametrize("timeout", [None, SHORT], ids=["unlimited", "limited"])
+@table("timeout", [None, SHORT])
 @of((*ASKING, *TELLING))
 async def test_a_jammed_request_can_be_given_up(
     server: Server, exchange: Exchange, timeout: float | None
@@ -88,8 +89,7 @@ async def test_who_may_repeat_waits_until_somebody_is_there(
     assert replies == [KEY, KEY]
 
 
-@each(ENDS | IMMEDIATE_ENDS | SILENCES)
-@of(TELLING)
+@pairs(TELLING, ENDS | IMMEDIATE_ENDS | SILENCES)
 async def test_who_only_tells_is_never_held_up(
     serve: Callable[..., Server], exchange: Exchange, faults: Faults
 ) -> None:

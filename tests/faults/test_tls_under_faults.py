@@ -22,7 +22,8 @@ from .afflictions import (
     afflicted,
     be_cut_off,
     each,
-    of,
+    pairs,
+    used_or_fresh,
 )
 from .exchanges import HANG_UPS, Exchange, ask_line, by_hand
 
@@ -44,8 +45,7 @@ def server(request: pytest.FixtureRequest, serve: Callable[..., Server]) -> Serv
     return serve(request.param)
 
 
-@each(DELAYS)
-@of(EXCHANGES)
+@pairs(EXCHANGES, DELAYS)
 async def test_a_slow_line_does_no_harm(server: Server, exchange: Exchange, faults: Faults) -> None:
     """A record that comes in pieces is whole in the end, on the first connection."""
     async with afflicted(server, faults, used=True) as pool:
@@ -62,16 +62,12 @@ async def test_a_slow_handshake_is_waited_for(server: Server, faults: Faults) ->
         assert pool.statistics().opened == 1
 
 
-@pytest.mark.parametrize(
-    ("used", "faults"),
-    [*((True, end) for end in ENDS.values()), *((False, end) for end in HANDSHAKE_ENDS.values())],
-    ids=[*ENDS, *HANDSHAKE_ENDS],
-)
-@of(EXCHANGES)
+@pairs(EXCHANGES, {**ENDS, **HANDSHAKE_ENDS})
 async def test_an_end_within_a_record_or_a_handshake_is_an_error_unless_it_may_be_repeated(
-    server: Server, exchange: Exchange, faults: Faults, used: bool
+    server: Server, exchange: Exchange, faults: Faults
 ) -> None:
     """A record that is not whole is no reply."""
+    used = faults in ENDS.values()
     for timeout, retry in WAYS:
         async with afflicted(server, faults, used=used) as pool:
             try:
@@ -84,9 +80,8 @@ async def test_an_end_within_a_record_or_a_handshake_is_an_error_unless_it_may_b
                 assert exchange is not by_hand
 
 
-@pytest.mark.parametrize("used", [False, True], ids=["handshake", "record"])
-@each(SILENCES)
-@of(EXCHANGES)
+@used_or_fresh
+@pairs(EXCHANGES, SILENCES)
 async def test_silence_lasts_until_the_time_limit_or_the_caller_ends_it(
     server: Server, exchange: Exchange, faults: Faults, used: bool
 ) -> None:

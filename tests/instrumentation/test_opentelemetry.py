@@ -6,12 +6,8 @@ import math
 
 import pytest
 from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, Metric, Sum
-from opentelemetry.semconv._incubating.attributes import (  # pyright: ignore[reportMissingTypeStubs]
-    db_attributes,
-)
-from opentelemetry.semconv._incubating.metrics import (  # pyright: ignore[reportMissingTypeStubs]
-    db_metrics,
-)
+from opentelemetry.semconv._incubating.attributes import db_attributes  # pyright: ignore[reportMissingTypeStubs]
+from opentelemetry.semconv._incubating.metrics import db_metrics  # pyright: ignore[reportMissingTypeStubs]
 
 from anyconnpool.events import (
     AcquireTimedOut,
@@ -134,23 +130,6 @@ def test_ended_pool_is_forgotten(collection: Collection, metrics: PoolMetrics) -
         assert not collection.values(name)
     pool.start()
     assert collection.values("count") == [0, 0]
-
-
-def test_pools_of_one_name_add_up(collection: Collection, metrics: PoolMetrics) -> None:
-    """Two pools with one name are reported as one; the end of one leaves the other."""
-    first, second = FiredPool(metrics, min_idle=1), FiredPool(metrics, min_idle=2, max_size=5)
-    for pool, other in ((first, second), (second, first)):
-        first.start()
-        second.start()
-        first.show(idle=1, in_use=2, tasks_waiting=3)
-        second.show(idle=10, in_use=20, tasks_waiting=30)
-        assert collection.values("count") == [11, 22]
-        assert collection.values("pending_requests") == [33]
-        assert collection.values("max") == [15]
-        assert collection.values("idle.min") == [3]
-        pool.end()
-        assert collection.values("count") == [other.figures.idle, other.figures.in_use]
-        other.end()
 
 
 def test_pools_are_told_apart_by_name(collection: Collection, metrics: PoolMetrics) -> None:

@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from anyconnpool.events import (
-    CloseReason,
-    ConnectionAcquired,
-    ConnectionOpened,
-    ConnectionReleased,
-)
+from anyconnpool.events import CloseReason, ConnectionAcquired, ConnectionOpened, ConnectionReleased
 from anyconnpool.instrumentation.prometheus import PoolCollector
 
 from .collection import Exposition
@@ -174,20 +169,6 @@ def test_ended_pool_leaves_its_counters(exposition: Exposition, collector: PoolC
         assert exposition.value("opened_total") == 5 * entered
         assert exposition.value("closed_total", reason="unclean") == 4 * entered
         assert exposition.value("acquired_total") == entered
-
-
-def test_pools_of_one_name_add_up(exposition: Exposition, collector: PoolCollector) -> None:
-    """Two pools with one name are shown as one; the end of one leaves the other."""
-    pools = [FiredPool(collector) for _ in range(2)]
-    for number, pool in enumerate(pools, 1):
-        pool.start()
-        pool.show(idle=number, opened=number, closed={"unclean": number})
-    assert exposition.value("connections", state="idle") == 3
-    assert exposition.value("max_connections") == 20
-    pools[0].end()
-    assert exposition.value("connections", state="idle") == 2
-    assert exposition.value("opened_total") == 3
-    assert exposition.value("closed_total", reason="unclean") == 3
 
 
 def test_pools_are_told_apart_by_name(exposition: Exposition, collector: PoolCollector) -> None:

@@ -9,16 +9,7 @@ import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection
 
-from .network import (
-    MemoryNetwork,
-    check_books,
-    delayed,
-    failing,
-    fill,
-    hang,
-    number_of,
-    settle,
-)
+from .network import MemoryNetwork, check_books, delayed, failing, fill, hang, number_of, settle
 
 
 async def test_the_deadline_covers_dead_connections_checks_and_the_connect() -> None:
@@ -165,13 +156,3 @@ async def test_a_timeout_tells_the_last_connect_error() -> None:
         assert "1 connecting" in str(error)
         assert str(error).endswith(f"; last connect error: ConnectionFailed: {refused.value}")
         assert "nobody home" in str(error)
-
-
-@pytest.mark.parametrize("timeout", [-1, math.nan])
-async def test_a_timeout_that_makes_no_sense_is_refused(timeout: float) -> None:
-    """A negative or undefined timeout is an error of the caller, and nothing is opened."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network) as pool:
-        with pytest.raises(ValueError, match="timeout must be"):
-            pool.acquire(timeout=timeout)
-    assert network.attempts == 0

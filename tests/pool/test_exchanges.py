@@ -1,10 +1,14 @@
-"""Whole exchanges: one call borrows, sends, receives and gives back, within one time limit."""
+"""Whole exchanges: one call borrows, sends, receives and gives back, within one time limit.
+
+Arguments that make no sense are refused before anything is opened or sent.
+"""
 
 from __future__ import annotations
 
 import math
 import ssl
 from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 
 import anyio
 import pytest
@@ -12,12 +16,15 @@ import pytest
 from anyconnpool import (
     AcquireTimeout,
     ConnectionPool,
+    LineFormat,
     PackageFormat,
+    PackageTooLarge,
     PoolClosed,
     PooledConnection,
     PoolFull,
     Retry,
 )
+from tests.cases import table
 
 from .flaky import calling
 from .network import MemoryNetwork, check_books, delayed, failing, fill, hang, peer_of
@@ -40,6 +47,7 @@ EXCHANGES: dict[str, tuple[Callable[..., Awaitable[bytes]], bytes, bytes]] = {
         b"\0\0\0\4ping",
         b"ping",
     ),
+    "frame": (calling("send_receive_frame", b"ping", LineFormat(b"!")), b"ping!", b"ping"),
 }
 with_each_exchange = pytest.mark.parametrize(
     ("exchange", "request_", "reply"), EXCHANGES.values(), ids=list(EXCHANGES)
@@ -55,6 +63,7 @@ SENDS: dict[str, tuple[Callable[..., Awaitable[None]], bytes]] = {
         calling("send_package", b"ping", FORMAT),
         b"\0\0\0\4ping",
     ),
+    "frame": (calling("send_frame", b"ping", LineFormat(b"!")), b"ping!"),
 }
 with_each_send = pytest.mark.parametrize(("send", "request_"), SENDS.values(), ids=list(SENDS))
 
@@ -103,7 +112,7 @@ async def test_an_exchange_of_a_connection_leaves_it_clean(
 
 
 @with_each_send
-@pytest.mark.parametrize("one_way", [True, False])
+@table("one_way", [True, False])
 async def test_what_only_sends_is_reused_in_one_way_pools_only(
     send: Callable[..., Awaitable[None]], request_: bytes, one_way: bool
 ) -> None:
@@ -207,7 +216,7 @@ async def test_a_connection_has_the_same_limits(
         assert pool.statistics().closed == {"unclean": 2}
 
 
-@pytest.mark.parametrize("cause", ["connect", "full pool"])
+@table("cause", ["connect", "full pool"])
 async def test_running_out_of_time_before_a_connection_is_had_says_so(cause: str) -> None:
     """The acquire is covered: its TimeoutError is an AcquireTimeout, and nothing was sent."""
     network = MemoryNetwork(hang if cause == "connect" else None)
@@ -296,3 +305,87 @@ async def test_an_alert_of_tls_is_a_hang_up_too() -> None:
         await fill(pool, 2)
         assert await pool.run(fail_if_reused) == b"ping"
         assert pool.statistics().replayed == 2
+
+
+#: the error, and a call of a pool or connection that raises it
+Case: TypeAlias = "tuple[type[Exception], Callable[[Any], Awaitable[object]]]"
+
+TINY = PackageFormat(max_size=1)
+
+#: refused by pools and by connections
+COMMON: dict[str, Case] = {
+    "no bytes": (ValueError, calling("send_receive", b"ping", 0)),
+    "fewer bytes": (ValueError, calling("send_receive", b"ping", -4)),
+    "no line": (ValueError, calling("send_receive_line", b"ping", max_bytes=0)),
+    "no newline": (ValueError, calling("send_receive_line", b"ping", newline=b"")),
+    "two lines": (ValueError, calling("send_receive_line", b"pi\nng")),
+    "two lines, newline": (ValueError, calling("send_receive_line", b"pi\0ng", newline=b"\0")),
+    "line without newline": (ValueError, calling("send_line", b"ping", newline=b"")),
+    "lines": (ValueError, calling("send_line", b"pi\nng")),
+    "large package": (PackageTooLarge, calling("send_receive_package", b"x" * 65_536)),
+    "large for its format": (PackageTooLarge, calling("send_receive_package", b"xx", TINY)),
+    "large package sent": (PackageTooLarge, calling("send_package", b"x" * 65_536)),
+    "large sent": (PackageTooLarge, calling("send_package", b"xx", TINY)),
+}
+#: refused by pools: what else they take
+OF_POOLS: dict[str, Case] = {"nothing to run": (TypeError, calling("run", None))}
+
+
+for exchange in ("send_receive", "send_receive_line", "send_receive_package"):
+    for value, error in ((-1, ValueError), (math.nan, ValueError), ("1", TypeError)):
+        COMMON[f"{exchange} timeout={value}"] = (
+            error,
+            calling(exchange, b"ping", timeout=value),
+        )
+for exchange in ("send", "send_line", "send_package", "send_receive", "run"):
+    for value, error in ((-1, ValueError), (math.nan, ValueError), ("1", TypeError)):
+        OF_POOLS[f"{exchange} timeout={value}"] = (
+            error,
+            calling(exchange, len if exchange == "run" else b"ping", timeout=value),
+        )
+    for retry in (3, math.inf):
+        OF_POOLS[f"{exchange} retry={retry}"] = (
+            TypeError,
+            calling(exchange, len if exchange == "run" else b"ping", retry=retry),
+        )
+
+
+@table("error, attempt", [*(COMMON | OF_POOLS).values()])
+async def test_a_pool_opens_nothing_for_bad_arguments(
+    error: type[Exception], attempt: Callable[[Any], Awaitable[object]]
+) -> None:
+    """The error says what is wrong, and an idle connection stays as good as it was."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network) as pool:
+        with pytest.raises(error) as caught:
+            await attempt(pool)
+        assert str(caught.value)
+        assert network.attempts == 0
+        await fill(pool, 1)
+        with pytest.raises(error):
+            await attempt(pool)
+        assert (pool.statistics().idle, pool.statistics().acquired) == (1, 1)
+        assert not network.peers[0].received
+
+
+@table("error, attempt", COMMON.values())
+async def test_a_connection_sends_nothing_for_bad_arguments(
+    error: type[Exception], attempt: Callable[[Any], Awaitable[object]]
+) -> None:
+    """It stays usable, and goes back into the pool."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network) as pool:
+        async with pool.acquire() as connection:
+            with pytest.raises(error):
+                await attempt(connection)
+            assert not peer_of(connection).received
+            assert await connection.send_receive_line(b"ping") == b"ping"
+        assert pool.statistics().idle == 1
+
+
+async def test_the_error_names_what_retry_should_be() -> None:
+    """A bare number is a likely mistake."""
+    count: Any = 3
+    async with ConnectionPool(MemoryNetwork()) as pool:
+        with pytest.raises(TypeError, match="retry must be a Retry, not int"):
+            await pool.send_receive_line(b"ping", retry=count)

@@ -12,6 +12,7 @@ from anyio import EndOfStream
 from anyio.abc import ByteStream
 
 from anyconnpool import FramedStream
+from tests.cases import table
 
 
 class TimedStream(ByteStream):
@@ -88,7 +89,7 @@ async def test_available_stops_at_its_limit_and_keeps_the_rest() -> None:
     assert await timed(stream.receive_available(quiet=60, max_bytes=1)) == (b"f", 0)
 
 
-@pytest.mark.parametrize("quiet", [0.5, math.inf])
+@table("quiet", [0.5, math.inf])
 async def test_data_and_then_the_end_are_two_answers(quiet: float) -> None:
     """The end of the stream ends the read at once; the next one is told of it."""
     stream = FramedStream(TimedStream((0, b"a"), (0.1, b"b"), (0.2, EndOfStream())))
@@ -147,7 +148,7 @@ READS: list[Callable[[FramedStream], Awaitable[bytes]]] = [
 ]
 
 
-@pytest.mark.parametrize("read", READS, ids=["available", "drain"])
+@table("read", READS)
 async def test_an_error_of_the_stream_shows_and_no_byte_is_lost(
     read: Callable[[FramedStream], Awaitable[bytes]],
 ) -> None:
@@ -162,8 +163,8 @@ async def test_an_error_of_the_stream_shows_and_no_byte_is_lost(
     assert seen + stream.buffer == b"ab"
 
 
-@pytest.mark.parametrize("read", READS, ids=["available", "drain"])
-@pytest.mark.parametrize("deadline", [0.05, 0.15, 0.7])
+@table("read", READS)
+@table("deadline", [0.05, 0.15, 0.7])
 async def test_a_deadline_leaves_the_bytes_readable(
     read: Callable[[FramedStream], Awaitable[bytes]], deadline: float
 ) -> None:

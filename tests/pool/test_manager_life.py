@@ -10,6 +10,7 @@ import pytest
 from anyio import get_running_tasks
 
 from anyconnpool import PoolClosed, PoolManager
+from tests.cases import table
 
 from .network import MemoryNetwork, delayed, fill, hang, settle
 
@@ -83,7 +84,7 @@ async def test_a_pool_with_a_waiter_is_not_dropped() -> None:
         assert anyio.current_time() == pytest.approx(25)
 
 
-@pytest.mark.parametrize("error", [ValueError("of the body"), KeyboardInterrupt()])
+@table("error", [ValueError("of the body"), KeyboardInterrupt()])
 async def test_the_bodys_exception_leaves_as_the_same_object(error: BaseException) -> None:
     """It is not wrapped, and everything is closed."""
     networks = [MemoryNetwork(), MemoryNetwork()]

@@ -9,7 +9,8 @@ import pytest
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from anyconnpool import AcquireTimeout, PoolFull, PoolManager
+from anyconnpool import AcquireTimeout, PoolManager
+from tests.cases import table
 
 from .network import MemoryNetwork, delayed, failing, fill, peer_of, settle
 
@@ -68,17 +69,6 @@ class Line:
             await anyio.sleep(self.hold)
 
 
-async def test_callers_of_all_remotes_are_served_in_one_order() -> None:
-    """Whoever has waited longest gets the next place, whatever the remote."""
-    sockets = Sockets(3, seconds=0.1)
-    async with PoolManager(max_total=1) as manager, anyio.create_task_group() as tasks:
-        line = Line(manager, sockets, tasks, hold=1)
-        await line.join(0, 1, 2, 2, 0, 0, 1, 0, 2, 1)
-        await anyio.sleep(60)
-        assert line.served == list(range(10))
-    assert sockets.most == 1
-
-
 async def test_two_remotes_take_turns_over_one_place() -> None:
     """With room for one socket the remotes alternate, and each gets its own replies."""
     sockets = Sockets(2)
@@ -99,7 +89,7 @@ async def test_two_remotes_take_turns_over_one_place() -> None:
     assert sockets.open() == [0, 0]
 
 
-@pytest.mark.parametrize("pause", [False, True], ids=["never yielding", "yielding"])
+@table("pause", [False, True])
 async def test_a_busy_remote_cannot_starve_another(pause: bool) -> None:
     """However many tasks work in tight loops, a caller elsewhere waits for one turn of each."""
     sockets = Sockets(2)
@@ -125,28 +115,6 @@ async def test_a_busy_remote_cannot_starve_another(pause: bool) -> None:
     assert sockets.most == 3
 
 
-async def test_the_longest_idle_connection_gives_way_one_for_each_that_is_needed() -> None:
-    """Those that were used later stay, and nobody waits longer than for the close."""
-    sockets = Sockets(4)
-    async with PoolManager(max_total=6) as manager:
-        for index in (1, 0, 2):
-            await fill(manager.pool(sockets[index]), 2)
-            await anyio.sleep(1)
-        async with manager.acquire(sockets[3]):
-            assert sockets.open() == [2, 1, 2, 1]
-            async with manager.acquire(sockets[3]), manager.acquire(sockets[3]):
-                assert sockets.open() == [1, 0, 2, 3]
-        gone = [one.closed.get("gave_way", 0) for one in manager.statistics().values()]
-        assert sum(gone) == 3
-        # Idle ones are lent as ever, and nobody has to give way for them.
-        for index in (0, 2, 3):
-            async with manager.acquire(sockets[index]) as connection:
-                assert connection.reused
-        await settle()
-        assert sockets.open() == [1, 0, 2, 3]
-    assert sockets.most == 6
-
-
 async def test_nothing_gives_way_while_there_is_room() -> None:
     """Below the maximum, idle connections stay for their own remote."""
     sockets = Sockets(2)
@@ -155,24 +123,6 @@ async def test_nothing_gives_way_while_there_is_room() -> None:
         await fill(manager.pool(sockets[1]), 2)
         await settle()
         assert sockets.open() == [2, 2]
-
-
-async def test_each_pool_keeps_its_own_maximum() -> None:
-    """Who waits for a full pool holds up nobody elsewhere."""
-    sockets = Sockets(2, seconds=0.1)
-    async with (
-        PoolManager(max_total=3, max_size=2) as manager,
-        anyio.create_task_group() as tasks,
-    ):
-        line = Line(manager, sockets, tasks, hold=10)
-        await line.join(0, 0, 0, 0, 1)
-        await anyio.sleep(1)
-        assert sorted(line.served) == [0, 1, 4]
-        assert sockets.open() == [2, 1]
-        await anyio.sleep(60)
-        assert sorted(line.served) == [0, 1, 2, 3, 4]
-    assert sockets.networks[0].most_open == 2
-    assert sockets.most == 3
 
 
 async def test_a_waiter_that_gives_up_costs_the_others_nothing() -> None:
@@ -201,35 +151,6 @@ async def test_a_remote_that_is_down_takes_no_room_from_the_others() -> None:
             with pytest.raises(anyio.ConnectionFailed):
                 await manager.send_receive(down, b"ping", 4)
             assert await manager.send_receive(up, b"ping", 4) == b"ping"
-
-
-async def test_max_waiting_0_never_waits_for_the_others() -> None:
-    """With everything borrowed elsewhere there is nothing to wait for but a slot."""
-    sockets = Sockets(2)
-    async with PoolManager(max_total=2, max_waiting=0) as manager, manager.acquire(sockets[0]):
-        async with manager.acquire(sockets[0]):
-            with pytest.raises(PoolFull):
-                await manager.acquire(sockets[1])
-        async with manager.acquire(sockets[1]):
-            assert sockets.open() == [1, 1]
-
-
-async def test_refilling_takes_only_the_room_that_nobody_needs() -> None:
-    """Pools get their ``min_idle`` when there is room again, and not before."""
-    sockets = Sockets(3, seconds=0.1)
-    async with PoolManager(max_total=3, min_idle=1, max_size=3) as manager:
-        for network in sockets.networks:
-            await manager.pool(network).wait_ready()
-        assert sockets.open() == [1, 1, 1]
-        held = [await manager.acquire(sockets[0]) for _ in range(3)]
-        await anyio.sleep(60)
-        assert sockets.open() == [3, 0, 0]
-        for connection in held:
-            connection.discard()
-            await connection.aclose()
-        await anyio.sleep(60)
-        assert sockets.open() == [1, 1, 1]
-    assert sockets.most == 3
 
 
 async def test_a_detached_connection_is_no_longer_counted() -> None:

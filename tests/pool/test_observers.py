@@ -24,6 +24,7 @@ from anyconnpool.events import (
     PoolObserver,
     PoolStarted,
 )
+from tests.cases import table
 
 from .network import MemoryNetwork, delayed, failing, fill, hang, settle
 
@@ -145,7 +146,7 @@ async def test_a_failing_observer_is_logged_and_hurts_nobody(
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
 
 
-@pytest.mark.parametrize("nowait", [False, True])
+@table("nowait", [False, True])
 async def test_an_observer_that_ends_the_program_loses_no_connection(nowait: bool) -> None:
     """The caller of acquire doesn't get the connection, so that it is closed."""
 
@@ -206,10 +207,3 @@ async def test_nobody_to_tell_costs_nothing() -> None:
     """Borrows of a pool without observers go through no code for them."""
     async with ConnectionPool(MemoryNetwork()) as pool:
         assert type(pool._leasing) is Leasing  # pyright: ignore[reportPrivateUsage]
-
-
-@pytest.mark.parametrize("observers", [print, [None], "ab", 5, None])
-def test_observers_that_cannot_be_called_are_refused(observers: Any) -> None:
-    """A single callable is no iterable of them."""
-    with pytest.raises(TypeError, match="observers must be an iterable of callables"):
-        ConnectionPool(MemoryNetwork(), observers=observers)

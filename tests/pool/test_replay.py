@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from anyconnpool import ConnectionPool, PackageFormat, PackageTooLarge, PooledConnection, Retry
+from tests.cases import table
 
 from .flaky import Server, calling
 from .network import MemoryNetwork, check_books, failing, fill, number_of, peer_of, settle
@@ -35,7 +36,7 @@ LOST = (anyio.EndOfStream, anyio.IncompleteRead)
 
 
 @with_each_exchange
-@pytest.mark.parametrize("reused", [True, False])
+@table("reused", [True, False])
 async def test_a_request_that_was_sent_is_not_repeated_unasked(
     exchange: Callable[..., Awaitable[bytes]], reused: bool
 ) -> None:
@@ -119,7 +120,7 @@ async def test_replacing_for_free_has_an_end() -> None:
             assert pool.statistics().replayed == requests - 1
 
 
-@pytest.mark.parametrize("retry", [None, Retry(0), Retry(2)])
+@table("retry", [None, Retry(0), Retry(2)])
 async def test_what_failed_before_anything_was_sent_is_repeated_for_free(
     retry: Retry | None,
 ) -> None:
@@ -197,7 +198,7 @@ async def test_a_failure_to_connect_counts_as_a_try() -> None:
         assert pool.statistics().replayed == 2
 
 
-@pytest.mark.parametrize("reply", [b"\1\0", b"\0\3\0\0\0"])
+@table("reply", [b"\1\0", b"\0\3\0\0\0"])
 async def test_a_reply_that_is_wrong_is_not_asked_for_again(reply: bytes) -> None:
     """A package or a line over the limit says nothing of the connection, the next would too."""
     network = MemoryNetwork(answer=lambda data: reply)
@@ -277,7 +278,7 @@ async def test_nothing_is_borrowed_during_a_pause() -> None:
     assert server.requests == 2
 
 
-@pytest.mark.parametrize("every", [2, 3, 7])
+@table("every", [2, 3, 7])
 async def test_fifty_tasks_lose_nothing_to_a_server_that_hangs_up(every: int) -> None:
     """Each gets the replies to its own requests."""
     server = Server(*[("hang up" if number % every == 0 else "echo") for number in range(5000)])

@@ -12,6 +12,7 @@ from anyio import ConnectionFailed, TypedAttributeLookupError
 from anyio.abc import ByteStream, ByteStreamConnectable
 
 from anyconnpool import ConnectionPool, FramedStream, PooledConnection, PoolFull
+from tests.cases import table
 
 from .network import MemoryNetwork, peer_of, settle
 
@@ -127,7 +128,7 @@ async def test_a_dead_connection_that_an_acquire_at_once_meets_is_closed() -> No
         assert network.open_now == pool.statistics().size == 0
 
 
-@pytest.mark.parametrize(("read", "pieces"), PIECES.values(), ids=list(PIECES))
+@table("read, pieces", PIECES.values())
 async def test_a_reply_that_came_in_pieces_is_owed_no_longer(
     read: Read, pieces: tuple[bytes, ...]
 ) -> None:

@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Protocol
@@ -58,11 +58,6 @@ async def eventually(condition: Callable[[], object], *, tries: int = 2500) -> N
             return
         await anyio.sleep(0.002)
     raise AssertionError("what was waited for never came")
-
-
-async def until_count(things: Sized, count: int) -> None:
-    """Wait until there are so many of something."""
-    await eventually(lambda: len(things) == count)
 
 
 async def ask(connection: PooledConnection, line: bytes = b"ping") -> None:

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trustme
 from anyio import to_thread
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from anyconnpool._settings import PoolOptions
 
 KINDS = ("tcp", "tls12", "tls13", "unix")
+
+#: for tests of what one kind of socket does in another way than the next
+every_kind = pytest.mark.parametrize("kind", KINDS)
+only_tls = pytest.mark.parametrize("kind", ["tls12", "tls13"])
 
 Script = Callable[["Peer"], None]
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import create_task_group, fail_after, to_thread
+from anyio import create_task_group, to_thread
 from anyio.abc import SocketAttribute
 
 from anyconnpool import ConnectionPool, KeepAlive, PooledConnection, Retry
+from tests.cases import table
 
-from .checks import client_sockets, eventually, expect_closed
+from .checks import eventually, expect_closed
 from .conftest import Serve
-from .servers import Server, echo_when_told, one_reply
+from .servers import Server, echo_when_told, every_kind, one_reply
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -98,7 +99,7 @@ class Load:
                 self.right += 1
 
 
-@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+@table("reset", [False, True])
 async def test_with_retry_a_server_killed_under_load_loses_no_request(
     serve: Serve, reset: bool
 ) -> None:
@@ -108,30 +109,13 @@ async def test_with_retry_a_server_killed_under_load_loses_no_request(
     assert not load.failed
 
 
-@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+@table("reset", [False, True])
 async def test_without_retry_only_what_was_in_flight_fails(serve: Serve, reset: bool) -> None:
     """Each with an error that tells of the connection; no reply is somebody else's."""
     load = Load(serve(), None)
     await load.run(4, reset=reset)
     assert load.unexplained == []
     assert [error for error in load.failed if not isinstance(error, CLEAR)] == []
-
-
-@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
-async def test_idle_connections_that_ended_fail_no_request(serve: Serve, reset: bool) -> None:
-    """Neither by FIN nor by RST, without any retry."""
-    server = serve()
-    async with server.pool(max_size=4) as pool:
-        for _ in range(5):
-            async with create_task_group() as tasks:
-                for _ in range(4):
-                    tasks.start_soon(pool.send_receive_line, b"before")
-            await eventually(lambda: pool.statistics().idle == pool.statistics().size)
-            server.restart(reset=reset)
-            async with create_task_group() as tasks:
-                for _ in range(12):
-                    tasks.start_soon(pool.send_receive_line, b"after")
-        assert pool.statistics().open_failed == 0
 
 
 async def test_requests_wait_for_a_server_that_is_down(serve: Serve) -> None:
@@ -159,34 +143,6 @@ async def test_requests_wait_for_a_server_that_is_down(serve: Serve) -> None:
             server.start()
         assert len(served) == 31
         assert server.most <= 5
-
-
-async def test_a_peer_that_never_reads_cannot_hold_up_a_timeout(serve: Serve) -> None:
-    """The send is covered, in which gtcp hung; the connection is closed."""
-    server = serve(None)
-    async with server.pool() as pool:
-        async with pool.acquire():
-            pass
-        # However busy the machine, the time is to be spent on the exchange.
-        await eventually(lambda: pool.statistics().idle)
-        with fail_after(10):
-            with pytest.raises(TimeoutError):
-                await pool.send_receive(b"x" * 50_000_000, 1, timeout=0.2, retry=Retry(9))
-            async with pool.acquire() as connection:
-                with pytest.raises(TimeoutError):
-                    await connection.send_receive(b"x" * 50_000_000, 1, timeout=0.2)
-            await expect_closed(pool, unclean=2)
-        assert client_sockets(server) == 0
-
-
-async def test_a_peer_that_never_answers_cannot_either(serve: Serve) -> None:
-    """The connection is closed, and the late reply reaches nobody."""
-    async with serve(None).pool(min_idle=1) as pool:
-        # As above.
-        await pool.wait_ready()
-        with fail_after(10), pytest.raises(TimeoutError):
-            await pool.send_receive_line(b"ping", timeout=0.2, retry=Retry(9))
-        await expect_closed(pool, unclean=1)
 
 
 async def test_hooks_speak_with_the_server(serve: Serve) -> None:
@@ -240,8 +196,9 @@ def options_of(raw_socket: Any) -> list[int]:
     return [raw_socket.getsockopt(level, option) for level, option in options]
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
+@every_kind
+@table(
+    "settings, expected",
     [
         ({}, [1, 60, 10, 6, 120_000]),
         (
@@ -249,7 +206,6 @@ def options_of(raw_socket: Any) -> list[int]:
             [1, 7, 3, 2, 1500],
         ),
     ],
-    ids=["default", "set"],
 )
 async def test_the_kernel_is_told_to_look_for_dead_peers(
     serve: Serve, kind: str, settings: Any, expected: list[int]
@@ -260,19 +216,16 @@ async def test_the_kernel_is_told_to_look_for_dead_peers(
         assert options_of(raw_socket) == ([0] if kind == "unix" else expected)
 
 
-async def test_without_keepalive_the_socket_is_left_alone(serve: Serve, kind: str) -> None:
+async def test_without_keepalive_the_socket_is_left_alone(serve: Serve) -> None:
     """All options are the system's own."""
-    family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
-    with socket.socket(family) as fresh:
+    with socket.socket() as fresh:
         expected = options_of(fresh)
     async with serve().pool(keepalive=None) as pool, pool.acquire() as connection:
         assert options_of(connection.extra(SocketAttribute.raw_socket)) == expected
 
 
-async def test_without_a_user_timeout_that_is_left_to_the_system(serve: Serve, kind: str) -> None:
+async def test_without_a_user_timeout_that_is_left_to_the_system(serve: Serve) -> None:
     """The others are set."""
-    if kind == "unix":
-        return
     keepalive = KeepAlive(user_timeout=math.inf)
     async with serve().pool(keepalive=keepalive) as pool, pool.acquire() as connection:
         options = options_of(connection.extra(SocketAttribute.raw_socket))

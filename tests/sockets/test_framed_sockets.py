@@ -10,10 +10,10 @@ from pathlib import Path
 
 import anyio
 import pytest
-from anyio import EndOfStream, Event, IncompleteRead, create_task_group, wait_all_tasks_blocked
+from anyio import EndOfStream, Event, create_task_group, wait_all_tasks_blocked
 from anyio.abc import Listener, SocketAttribute, SocketStream
 
-from anyconnpool import FramedStream, PackageFormat, PackageTooLarge
+from anyconnpool import FramedStream, PackageFormat
 
 Handler = Callable[[FramedStream], Awaitable[None]]
 
@@ -81,32 +81,6 @@ async def echo_lines(stream: FramedStream) -> None:
         await stream.send_line(b"> " + await stream.receive_line())
 
 
-async def echo_packages(stream: FramedStream) -> None:
-    """Answer each package until the client ends."""
-    while True:
-        await stream.send_package(await stream.receive_package(FOUR), FOUR)
-
-
-async def test_lines_make_the_round_trip(server: Server) -> None:
-    """Each line is answered, empty and longest ones too."""
-    async with server.serving(echo_lines) as client:
-        for line in (b"hello", b"", b"with \r and \0", b"x" * 65534):
-            await client.send_line(line)
-            assert await client.receive_line() == b"> " + line
-        assert client.buffer == b""
-
-
-async def test_packages_make_the_round_trip(server: Server) -> None:
-    """Each package is answered, also one that is larger than what sockets buffer."""
-    async with server.serving(echo_packages) as client:
-        for size in (0, 1, 65536, 1 << 20):
-            body = (bytes(range(251)) * (size // 251 + 1))[:size]
-            async with create_task_group() as task_group:
-                task_group.start_soon(client.send_package, body, FOUR)
-                assert await client.receive_package(FOUR) == body
-        assert client.buffer == b""
-
-
 async def test_requests_sent_ahead_are_answered_in_order(server: Server) -> None:
     """A thousand lines in one write give a thousand replies, none lost and none doubled."""
     async with server.serving(echo_lines) as client:
@@ -134,60 +108,6 @@ async def test_the_other_direction_stays_open_after_a_half_close(server: Server)
         assert await client.receive_line() == b"3 lines"
         with pytest.raises(EndOfStream):
             await client.receive_line()
-
-
-async def test_a_server_that_hangs_up_in_mid_frame_is_an_incomplete_read(server: Server) -> None:
-    """Half a reply is IncompleteRead and stays readable."""
-
-    async def half(stream: FramedStream) -> None:
-        await stream.send(b"whole\n\0\0\0\x09half")
-
-    async with server.serving(half) as client:
-        assert await client.receive_line() == b"whole"
-        with pytest.raises(IncompleteRead):
-            await client.receive_package(FOUR)
-        assert await client.receive_exactly(8) == b"\0\0\0\x09half"
-        with pytest.raises(EndOfStream):
-            await client.receive_package(FOUR)
-
-
-async def test_a_server_refuses_a_hostile_client(server: Server) -> None:
-    """A server finds an oversize header before it receives a body."""
-    refused: list[PackageTooLarge] = []
-    seen = Event()
-
-    async def strict(stream: FramedStream) -> None:
-        try:
-            await stream.receive_package(PackageFormat(4, max_size=1000))
-        except PackageTooLarge as error:
-            refused.append(error)
-        seen.set()
-
-    async with server.serving(strict) as client:
-        await client.send(b"\xff\xff\xff\xff")
-        await seen.wait()
-    assert [(error.size, error.max_size) for error in refused] == [(0xFFFFFFFF, 1000)]
-
-
-async def test_a_cancelled_read_can_be_repeated(server: Server) -> None:
-    """A reply that comes after the cancellation is put together with what came before."""
-    go_on = Event()
-
-    async def slowly(stream: FramedStream) -> None:
-        await stream.send(b"first\n\0\0\0\5he")
-        await go_on.wait()
-        await stream.send(b"llo")
-        await stream.receive()
-
-    async with server.serving(slowly) as client:
-        assert await client.receive_line() == b"first"
-        async with create_task_group() as task_group:
-            task_group.start_soon(client.receive_package, FOUR)
-            await wait_all_tasks_blocked()
-            task_group.cancel_scope.cancel()
-        assert b"\0\0\0\5he".startswith(client.buffer)
-        go_on.set()
-        assert await client.receive_package(FOUR) == b"hello"
 
 
 async def test_a_reset_in_mid_frame_is_a_broken_resource_and_keeps_the_bytes() -> None:
@@ -257,22 +177,6 @@ async def test_available_leaves_what_comes_after_the_silence(server: Server) -> 
         finish.set()
 
 
-async def test_a_drain_clears_what_an_exchange_left_behind(server: Server) -> None:
-    """After a drain the next reply is the next request's."""
-
-    async def talkative(stream: FramedStream) -> None:
-        await stream.send(b"reply\nand something nobody asked for\n")
-        while await stream.receive():
-            await stream.send(b"clean\n")
-
-    async with server.serving(talkative) as client:
-        assert await client.receive_line() == b"reply"
-        assert await client.drain(quiet=0.01) == b"and something nobody asked for\n"
-        await client.send_line(b"next")
-        assert await client.receive_line() == b"clean"
-        assert await client.drain(quiet=0.01) == b""
-
-
 async def test_a_send_to_a_peer_that_never_reads_can_be_cancelled() -> None:
     """The cancellation frees the sender, and what the peer sends can still be read."""
     async with raw_peer() as (client, peer):
@@ -290,10 +194,3 @@ async def test_a_send_to_a_peer_that_never_reads_can_be_cancelled() -> None:
         assert not finished
         peer.sendall(b"still here\n")
         assert await client.receive_line() == b"still here"
-
-
-async def test_addresses_are_those_of_the_socket() -> None:
-    """A framed stream is asked for its addresses like the socket's own stream."""
-    async with raw_peer() as (client, peer):
-        assert client.extra(SocketAttribute.local_address) == peer.getpeername()
-        assert client.extra(SocketAttribute.remote_address) == peer.getsockname()

@@ -21,7 +21,7 @@ from .servers import Peer, Server, client_context
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-pytestmark = pytest.mark.usefixtures("no_socket_left", "no_unix_noise")
+pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 SERVERS = 4
 TASKS = 40
@@ -117,7 +117,6 @@ async def ask_all(tellers: Tellers) -> None:
     assert sum(client_sockets(server) for server in servers) == 0
 
 
-@pytest.mark.parametrize("kind", ["tcp"])
 @pytest.mark.parametrize("elsewhere", ["asyncio", "trio"])
 async def test_a_new_remote_in_another_event_loop_is_refused(serve: Serve, elsewhere: str) -> None:
     """No pool is made there, and the manager goes on working where its block runs."""

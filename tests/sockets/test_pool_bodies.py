@@ -10,9 +10,11 @@ import pytest
 from anyio import CancelScope, create_task_group, wait_all_tasks_blocked
 
 from anyconnpool import ConnectionPool, PooledConnection
+from tests.cases import table
 
 from .checks import ask, ask_next, error_group, eventually, expect_closed
 from .conftest import Serve
+from .servers import every_kind
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -74,19 +76,11 @@ FORMS = [
 ]
 
 
-@pytest.fixture(params=FORMS, ids=lambda form: form.__name__)
-def form(request: pytest.FixtureRequest) -> Form:
-    """Return a way to borrow a connection and give it back."""
-    chosen: Form = request.param
-    return chosen
+each_form = table("form", FORMS)
 
 
-@pytest.fixture(params=["tcp", "tls13"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Return the kinds of sockets for which the forms are tried."""
-    return str(request.param)
-
-
+@every_kind
+@each_form
 async def test_a_body_that_ends_well_returns_its_connection(serve: Serve, form: Form) -> None:
     """One connection serves all."""
     async with serve().pool() as pool:
@@ -96,7 +90,8 @@ async def test_a_body_that_ends_well_returns_its_connection(serve: Serve, form: 
         assert pool.statistics().in_use == 0
 
 
-@pytest.mark.parametrize("make_error", [ValueError, KeyError, StopAsyncIteration, error_group])
+@table("make_error", [ValueError, KeyError, StopAsyncIteration, error_group])
+@each_form
 async def test_a_body_that_raises_loses_its_connection_and_nothing_else(
     serve: Serve, form: Form, make_error: Callable[[], Exception]
 ) -> None:
@@ -116,6 +111,7 @@ async def test_a_body_that_raises_loses_its_connection_and_nothing_else(
         await expect_closed(pool, unclean=1)
 
 
+@each_form
 async def test_a_body_cancelled_by_a_scope_loses_its_connection(serve: Serve, form: Form) -> None:
     """A cancellation that leaves the body is like any exception, and its scope catches it."""
 
@@ -133,6 +129,7 @@ async def test_a_body_cancelled_by_a_scope_loses_its_connection(serve: Serve, fo
         await expect_closed(pool, unclean=1)
 
 
+@each_form
 async def test_a_body_that_discards_loses_its_connection(serve: Serve, form: Form) -> None:
     """However it was borrowed, a discarded connection is closed."""
 
@@ -146,6 +143,7 @@ async def test_a_body_that_discards_loses_its_connection(serve: Serve, form: For
         await expect_closed(pool, discarded=1)
 
 
+@each_form
 async def test_a_body_within_the_handling_of_an_error_returns_its_connection(
     serve: Serve, form: Form
 ) -> None:
@@ -159,6 +157,7 @@ async def test_a_body_within_the_handling_of_an_error_returns_its_connection(
         assert pool.statistics().opened == 1
 
 
+@each_form
 async def test_an_error_that_the_body_handles_itself_changes_nothing(
     serve: Serve, form: Form
 ) -> None:
@@ -186,6 +185,7 @@ async def test_a_refused_argument_keeps_the_connection_fit(serve: Serve) -> None
         assert await ask_next(pool)
 
 
+@every_kind
 async def test_a_body_may_read_and_write_in_two_tasks(serve: Serve) -> None:
     """One task sends, another receives; what was asked was answered: the connection is reused."""
     lines = [b"%d" % number for number in range(200)]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 from anyio import ClosedResourceError, TypedAttributeLookupError
@@ -13,39 +11,14 @@ from anyio.abc import SocketAttribute
 from anyio.streams.buffered import BufferedByteStream, BufferedConnectable
 from anyio.streams.tls import TLSAttribute, TLSConnectable, TLSStream
 
-from anyconnpool import ConnectionPool, FramedStream, LineFormat, PackageFormat, PooledConnection
+from anyconnpool import ConnectionPool, FramedStream, PackageFormat, PooledConnection
+from tests.cases import table
 
 from .checks import ask, ask_next, client_sockets, eventually, expect_closed
 from .conftest import Serve
-from .servers import client_context
+from .servers import client_context, every_kind, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
-
-only_tcp = pytest.mark.parametrize("kind", ["tcp"])
-
-# How each public method is called; what is left out has no arguments.
-ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "feed_data": (b"x",),
-    "receive_exactly": (1,),
-    "receive_frame": (LineFormat(),),
-    "receive_until": (b"\n", 10),
-    "send": (b"x",),
-    "send_frame": (b"x", LineFormat()),
-    "send_line": (b"x",),
-    "send_package": (b"x",),
-    "send_receive": (b"x",),
-    "send_receive_frame": (b"x", LineFormat()),
-    "send_receive_line": (b"x",),
-    "send_receive_package": (b"x",),
-    "extra": (SocketAttribute.remote_port,),
-}
-# What can be done and known after the end as well.
-HARMLESS = {"aclose", "age", "buffer", "local_address", "remote_address", "reused"}
-METHODS = sorted(
-    name
-    for name in dir(PooledConnection)
-    if not name.startswith("_") and inspect.isroutine(getattr(PooledConnection, name))
-)
 
 
 async def give_back(connection: PooledConnection) -> None:
@@ -60,34 +33,7 @@ async def detach(connection: PooledConnection) -> None:
     await connection.detach().aclose()
 
 
-@only_tcp
-@pytest.mark.parametrize("end", [give_back, discard, detach])
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in HARMLESS])
-async def test_every_method_is_refused_after_the_end(
-    serve: Serve, method: str, end: Callable[[PooledConnection], Awaitable[None]]
-) -> None:
-    """A connection that was given back, discarded or detached can't be used any more."""
-    async with serve().pool() as pool:
-        connection = await pool.acquire()
-        await ask(connection)
-        await end(connection)
-        with pytest.raises(ClosedResourceError):
-            result = getattr(connection, method)(*ARGUMENTS.get(method, ()))
-            if inspect.isawaitable(result):
-                await result
-        assert pool.statistics().in_use == 0
-
-
-def test_every_public_method_is_known_here() -> None:
-    """None of the methods that need arguments is forgotten."""
-    for name in METHODS:
-        parameters = list(inspect.signature(getattr(PooledConnection, name)).parameters.values())
-        needed = [one for one in parameters[1:] if one.default is one.empty]
-        needed = [one for one in needed if one.kind is not one.KEYWORD_ONLY]
-        assert len(needed) == len(ARGUMENTS.get(name, ())), name
-
-
-@pytest.mark.parametrize("end", [give_back, discard, detach])
+@table("end", [give_back, discard, detach])
 async def test_the_facts_can_be_read_after_the_end(
     serve: Serve, end: Callable[[PooledConnection], Awaitable[None]]
 ) -> None:
@@ -104,6 +50,7 @@ async def test_the_facts_can_be_read_after_the_end(
         await connection.aclose()
 
 
+@every_kind
 async def test_the_addresses_are_those_of_the_socket(serve: Serve) -> None:
     """As AnyIO gives them, at this end and at the peer's."""
     server = serve()
@@ -119,7 +66,7 @@ async def test_the_addresses_are_those_of_the_socket(serve: Serve) -> None:
         assert connection.extra(PooledConnection, 7) == 7
 
 
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
+@only_tls
 async def test_the_attributes_of_tls_pass_through(serve: Serve) -> None:
     """The version that was agreed on can be asked for."""
     server = serve()
@@ -145,15 +92,6 @@ async def test_a_connection_tells_whether_it_was_used_before_and_how_old_it_is(
             await ask(connection)
 
 
-async def test_a_connection_can_be_shown(serve: Serve) -> None:
-    """Its representation works, borrowed as well as given back."""
-    async with serve().pool() as pool:
-        async with pool.acquire() as connection:
-            assert "PooledConnection" in repr(connection)
-            await ask(connection)
-        assert "PooledConnection" in repr(connection)
-
-
 async def test_a_discarded_connection_is_closed_now(serve: Serve) -> None:
     """The server sees its end while the borrower's block still goes on."""
     server = serve()
@@ -165,6 +103,7 @@ async def test_a_discarded_connection_is_closed_now(serve: Serve) -> None:
         await expect_closed(pool, discarded=1)
 
 
+@every_kind
 async def test_a_detached_connection_is_its_owners_for_good(serve: Serve) -> None:
     """It leaves its slot to others, keeps what was buffered, and outlives the pool."""
     server = serve()
@@ -197,6 +136,7 @@ async def test_what_was_left_behind_by_the_pool_cannot_be_detached(serve: Serve)
         connection.discard()
 
 
+@every_kind
 async def test_a_pool_is_a_connectable_that_others_wrap(serve: Serve) -> None:
     """What AnyIO builds over a pool borrows by connecting and gives back by closing."""
     async with serve().pool() as pool:
@@ -210,7 +150,7 @@ async def test_a_pool_is_a_connectable_that_others_wrap(serve: Serve) -> None:
         assert pool.statistics().acquired == 3
 
 
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
+@only_tls
 async def test_tls_can_be_spoken_over_borrowed_connections(serve: Serve) -> None:
     """A pool of plain connections carries AnyIO's TLS, whose end leaves them unfit for reuse."""
     server = serve()
@@ -227,7 +167,6 @@ async def test_tls_can_be_spoken_over_borrowed_connections(serve: Serve) -> None
         assert pool.statistics().in_use == 0
 
 
-@only_tcp
 async def test_the_descriptor_of_a_borrowed_connection_is_a_real_socket(serve: Serve) -> None:
     """Whoever needs the socket itself, for options say, gets at it as in AnyIO."""
     async with serve().pool() as pool, pool.acquire() as connection:

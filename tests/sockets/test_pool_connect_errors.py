@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 from anyio import ConnectionFailed, create_task_group, fail_after
 
-from anyconnpool import AcquireTimeout, ConnectionPool
+from anyconnpool import ConnectionPool
+from tests.cases import table
 
 from .checks import ask_next, eventually
 from .conftest import Serve
-from .servers import Peer, Server, client_context
+from .servers import Peer, Server, client_context, every_kind, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
-
-only_tls = pytest.mark.parametrize("kind", ["tls12", "tls13"])
 
 
 def free_port() -> int:
@@ -41,7 +40,7 @@ async def fails_to_connect(pool: ConnectionPool) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("tls", [False, True])
+@table("tls", [False, True])
 async def test_a_refused_port_is_a_failed_connection(tls: bool) -> None:
     """Nobody listens."""
     port = free_port()
@@ -78,7 +77,6 @@ async def test_a_certificate_for_another_name_is_a_failed_connection(serve: Serv
     assert "example.org" in await fails_to_connect(pool)
 
 
-@pytest.mark.parametrize("kind", ["tcp"])
 async def test_tls_to_a_plain_server_is_a_failed_connection(serve: Serve) -> None:
     """The server answers the handshake with something else."""
 
@@ -89,8 +87,7 @@ async def test_tls_to_a_plain_server_is_a_failed_connection(serve: Serve) -> Non
     await fails_to_connect(ConnectionPool(serve(plain).remote, tls=True))
 
 
-@pytest.mark.parametrize("kind", ["tcp"])
-@pytest.mark.parametrize("end", ["hang_up", "reset"])
+@table("end", ["hang_up", "reset"])
 async def test_an_end_within_the_handshake_is_a_failed_connection(serve: Serve, end: str) -> None:
     """The server accepts and goes away."""
 
@@ -111,7 +108,7 @@ async def test_a_handshake_that_takes_too_long_is_a_failed_connection(serve: Ser
     await eventually(lambda: server.open == 0)
 
 
-@pytest.mark.parametrize("tls", [False, True])
+@table("tls", [False, True])
 async def test_a_connect_that_takes_too_long_is_a_failed_connection(tls: bool) -> None:
     """A full backlog leaves the client waiting: the text names the limit."""
     with socket.socket() as listener:
@@ -130,6 +127,7 @@ async def test_a_connect_that_takes_too_long_is_a_failed_connection(tls: bool) -
     assert "connect_timeout, 0.05 s" in text
 
 
+@every_kind
 async def test_a_server_that_comes_back_serves_the_next_request(serve: Serve) -> None:
     """A failure to connect is no lasting state."""
     server = serve()
@@ -164,37 +162,6 @@ async def test_each_waiter_gets_an_attempt_of_its_own(serve: Serve) -> None:
                     task_group.start_soon(fail, pool)
         assert pool.statistics().open_failed == 10
     assert failures == 10
-
-
-async def test_waiting_for_a_reserve_raises_the_connect_error(serve: Serve) -> None:
-    """``wait_ready`` doesn't wait for a server that isn't there."""
-    server = serve()
-    server.stop()
-    async with server.pool(min_idle=2) as pool:
-        with fail_after(5), pytest.raises(ConnectionFailed):
-            await pool.wait_ready()
-        server.start()
-        with fail_after(5):
-            await pool.wait_ready()
-        assert pool.statistics().idle == 2
-
-
-@only_tls
-async def test_an_acquire_that_ran_out_of_time_tells_the_last_connect_error(serve: Serve) -> None:
-    """A caller learns that the remote, not the pool, is the trouble."""
-    server = serve()
-    server.stop()
-    async with server.pool(max_size=1) as pool:
-        with pytest.raises(ConnectionFailed) as failed:
-            await pool.acquire()
-        server.start()
-        server.hold = True
-        with pytest.raises(AcquireTimeout) as caught:
-            await pool.acquire(timeout=0.05)
-        assert caught.value.last_connect_error is failed.value
-        assert str(failed.value) in str(caught.value)
-        server.admit()
-        assert not await ask_next(pool)
 
 
 @only_tls

@@ -7,20 +7,14 @@ from collections.abc import Callable
 
 import anyio
 import pytest
-from anyio import (
-    CancelScope,
-    ClosedResourceError,
-    Event,
-    create_task_group,
-    fail_after,
-    wait_all_tasks_blocked,
-)
+from anyio import CancelScope, ClosedResourceError, Event, create_task_group, fail_after
 
 from anyconnpool import ConnectionPool, PoolClosed
+from tests.cases import table
 
 from .checks import ask, ask_next, client_sockets, error_group, eventually
 from .conftest import Serve
-from .servers import Peer
+from .servers import Peer, every_kind
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -28,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_socket_left")
 _IN_TIME = 3
 
 
+@every_kind
 async def test_after_the_block_no_socket_is_open(serve: Serve) -> None:
     """Idle and borrowed ones are closed when the block has ended, and the server sees it."""
     server = serve()
@@ -42,17 +37,7 @@ async def test_after_the_block_no_socket_is_open(serve: Serve) -> None:
     assert pool.statistics().closed == {"pool_closed": 2}
 
 
-async def test_a_pool_can_be_entered_again(serve: Serve) -> None:
-    """Each block starts with nothing and leaves nothing."""
-    server = serve()
-    pool = server.pool()
-    for _ in range(3):
-        async with pool:
-            assert not await ask_next(pool)
-            assert await ask_next(pool)
-        assert client_sockets(server) == 0
-
-
+@every_kind
 async def test_a_peer_is_told_that_its_connection_ends(serve: Serve) -> None:
     """An idle connection gets an orderly end: the server reads an end of stream, no error."""
     ends: list[bytes] = []
@@ -66,10 +51,8 @@ async def test_a_peer_is_told_that_its_connection_ends(serve: Serve) -> None:
     await eventually(lambda: ends == [b""])
 
 
-@pytest.mark.parametrize("borrowed", [False, True])
-@pytest.mark.parametrize(
-    "make_error", [ValueError, KeyError, StopAsyncIteration, KeyboardInterrupt, error_group]
-)
+@table("borrowed", [False, True])
+@table("make_error", [ValueError, KeyError, StopAsyncIteration, KeyboardInterrupt, error_group])
 async def test_the_exception_of_the_body_leaves_as_the_same_object(
     serve: Serve, make_error: Callable[[], BaseException], borrowed: bool
 ) -> None:
@@ -87,18 +70,6 @@ async def test_the_exception_of_the_body_leaves_as_the_same_object(
         caught = exc
     assert caught is error
     assert caught.__cause__ is None
-    assert client_sockets(server) == 0
-
-
-async def test_the_exception_of_a_borrowing_body_leaves_as_the_same_object(serve: Serve) -> None:
-    """It passes the connection's block and the pool's, and is still itself."""
-    server = serve()
-    error = KeyError("mine")
-    with pytest.raises(KeyError) as caught:
-        async with server.pool() as pool, pool.acquire() as connection:
-            await ask(connection)
-            raise error
-    assert caught.value is error
     assert client_sockets(server) == 0
 
 
@@ -127,7 +98,8 @@ async def test_a_cancellation_in_the_grace_does_not_replace_the_exception(serve:
     assert client_sockets(server) == 0
 
 
-@pytest.mark.parametrize("borrowed", [False, True])
+@every_kind
+@table("borrowed", [False, True])
 async def test_a_cancelled_scope_ends_the_block_at_once(serve: Serve, borrowed: bool) -> None:
     """The scope catches its cancellation, borrowers get no grace, everything is closed."""
     server = serve()
@@ -143,13 +115,10 @@ async def test_a_cancelled_scope_ends_the_block_at_once(serve: Serve, borrowed: 
     assert client_sockets(server) == 0
 
 
-@pytest.mark.parametrize("borrowed", [False, True])
-async def test_a_native_cancellation_ends_the_block(
-    serve: Serve, anyio_backend_name: str, borrowed: bool
-) -> None:
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "asyncio+uvloop"], indirect=True)
+@table("borrowed", [False, True])
+async def test_a_native_cancellation_ends_the_block(serve: Serve, borrowed: bool) -> None:
     """A task of asyncio that is cancelled in the body leaves nothing open."""
-    if anyio_backend_name != "asyncio":
-        pytest.skip("only asyncio has a native task.cancel()")
     server = serve()
     inside = Event()
 
@@ -184,6 +153,7 @@ async def test_a_connection_that_the_body_keeps_is_closed_under_its_hands(serve:
     await connection.aclose()
 
 
+@every_kind
 async def test_a_task_that_never_gives_back_does_not_hold_up_the_end(serve: Serve) -> None:
     """Its read ends with an error when the grace is over."""
     server = serve()
@@ -205,52 +175,7 @@ async def test_a_task_that_never_gives_back_does_not_hold_up_the_end(serve: Serv
             await ended.wait()
 
 
-async def test_a_borrower_has_the_grace_to_finish(serve: Serve) -> None:
-    """The block waits for a borrower that gives back in time, and no longer."""
-    server = serve()
-
-    async def use(pool: ConnectionPool) -> None:
-        async with pool.acquire() as connection:
-            borrowed.set()
-            await finish.wait()
-            await ask(connection)
-            await ask(connection)
-
-    borrowed, finish = Event(), Event()
-    async with create_task_group() as task_group:
-        with fail_after(_IN_TIME):
-            async with server.pool(close_timeout=60) as pool:
-                task_group.start_soon(use, pool)
-                await borrowed.wait()
-                task_group.start_soon(set_when_blocked, finish)
-        assert pool.statistics().closed == {"pool_closed": 1}
-    assert client_sockets(server) == 0
-
-
-async def set_when_blocked(event: Event) -> None:
-    await wait_all_tasks_blocked()
-    event.set()
-
-
-async def test_waiting_tasks_are_told_when_the_block_ends(serve: Serve) -> None:
-    """Nobody waits for a pool that is gone."""
-    server = serve()
-    told: list[str] = []
-
-    async def wait(pool: ConnectionPool) -> None:
-        with pytest.raises(PoolClosed) as caught:
-            await pool.acquire()
-        told.append(str(caught.value))
-
-    async with create_task_group() as task_group, server.pool(max_size=1, close_timeout=0) as pool:
-        await pool.acquire()
-        for _ in range(3):
-            task_group.start_soon(wait, pool)
-        await eventually(lambda: pool.statistics().tasks_waiting == 3)
-    assert len(told) == 3
-    assert "has ended" in told[0]
-
-
+@every_kind
 async def test_what_was_sent_one_way_arrives_before_the_end(serve: Serve) -> None:
     """Without replies to wait for, the end of the block still loses nothing that was sent."""
     total = 0

@@ -18,10 +18,11 @@ from anyconnpool import (
     PackageTooLarge,
     PooledConnection,
 )
+from tests.cases import table
 
 from .checks import client_sockets, eventually, expect_closed
 from .conftest import Serve
-from .servers import Peer, authority, echo_lines
+from .servers import Peer, authority, echo_lines, every_kind
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -56,7 +57,8 @@ async def fails(pool: ConnectionPool, read: Read, *errors: type[Exception]) -> N
     await expect_closed(pool, unclean=1)
 
 
-@pytest.mark.parametrize("read", [read_line, read_until])
+@every_kind
+@table("read", [read_line, read_until])
 async def test_an_endless_line_costs_bounded_memory(serve: Serve, read: Read) -> None:
     """The read ends at the limit, whatever else the server has to say."""
     server = serve(flood)
@@ -83,7 +85,7 @@ async def test_an_endless_line_whose_error_was_caught_still_costs_the_connection
         await expect_closed(pool, unclean=1)
 
 
-@pytest.mark.parametrize("header_size", [1, 2, 3, 4])
+@table("header_size", [1, 2, 3, 4])
 async def test_a_huge_package_header_is_refused_at_once(serve: Serve, header_size: int) -> None:
     """Nothing of the body is waited for."""
 
@@ -96,42 +98,19 @@ async def test_a_huge_package_header_is_refused_at_once(serve: Serve, header_siz
         await fails(pool, read_package, PackageTooLarge)
 
 
-async def test_a_silent_server_costs_the_timeout_and_the_connection(serve: Serve) -> None:
-    """Nobody waits for ever who did not want to."""
-
-    async def read_for_a_moment(connection: FramedStream) -> object:
-        with fail_after(0.02):
-            return await connection.receive_line()
-
-    def silent(peer: Peer) -> None:
-        peer.receive_line()
-
-    async with serve(silent).pool() as pool:
-        await fails(pool, read_for_a_moment, TimeoutError)
-
-
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
-@pytest.mark.parametrize("read", [read_line, read_until, read_package])
-async def test_an_end_in_mid_frame_is_an_incomplete_read(serve: Serve, read: Read) -> None:
-    """What came is no frame."""
+@every_kind
+@table("read", [read_line, read_until, read_package])
+async def test_an_end_in_mid_frame_is_an_incomplete_read(
+    serve: Serve, kind: str, read: Read
+) -> None:
+    """What came is no frame; without TLS's closing alert somebody may have cut the connection."""
 
     def part(peer: Peer) -> None:
         peer.send(b"\x00\xffpart of a frame")
 
+    error = anyio.BrokenResourceError if kind.startswith("tls") else IncompleteRead
     async with serve(part).pool() as pool:
-        await fails(pool, read, IncompleteRead)
-
-
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
-@pytest.mark.parametrize("read", [read_line, read_until, read_package])
-async def test_a_cut_tls_connection_is_told_from_an_end(serve: Serve, read: Read) -> None:
-    """Without the closing alert somebody in between may have cut the connection."""
-
-    def part(peer: Peer) -> None:
-        peer.send(b"\x00\xffpart of a frame")
-
-    async with serve(part).pool() as pool:
-        await fails(pool, read, anyio.BrokenResourceError)
+        await fails(pool, read, error)
 
 
 @pytest.mark.parametrize("kind", ["tls12", "tls13"])
@@ -158,7 +137,7 @@ async def test_a_cut_is_told_from_an_end_if_the_context_would_ignore_it(
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-@pytest.mark.parametrize("read", [read_line, read_package])
+@table("read", [read_line, read_package])
 async def test_an_end_between_frames_is_an_end_of_stream(serve: Serve, read: Read) -> None:
     """A server that says nothing and hangs up has ended the stream."""
 
@@ -206,6 +185,7 @@ async def test_a_half_closed_server_costs_the_connection_after_its_reply(serve: 
         await expect_closed(pool, peer_closed=1)
 
 
+@every_kind
 async def test_a_burst_is_taken_up_to_its_limit(serve: Serve) -> None:
     """A read without frames is bounded as well, and so is a drain."""
     async with serve(flood).pool() as pool:
@@ -216,6 +196,7 @@ async def test_a_burst_is_taken_up_to_its_limit(serve: Serve) -> None:
         await eventually(lambda: pool.statistics().size == 0)
 
 
+@every_kind
 async def test_a_talkative_server_never_gets_its_connection_reused(serve: Serve) -> None:
     """One that answers twice is found out each time, and each request gets its first answer."""
 
@@ -233,6 +214,7 @@ async def test_a_talkative_server_never_gets_its_connection_reused(serve: Serve)
         await expect_closed(pool, unread_data=10)
 
 
+@every_kind
 async def test_a_server_that_accepts_and_hangs_up_at_once_costs_errors_not_sockets(
     serve: Serve,
 ) -> None:

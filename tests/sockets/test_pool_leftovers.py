@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import anyio
@@ -13,11 +14,12 @@ from anyio.abc import SocketAttribute
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSAttribute
 
-from anyconnpool import ConnectionPool, PackageFormat
+from anyconnpool import ConnectionPool, PackageFormat, PooledConnection
+from tests.cases import table
 
 from .checks import eventually, expect_closed
 from .conftest import Serve
-from .servers import Peer, Server
+from .servers import Peer, Server, every_kind, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -57,7 +59,8 @@ async def ask_for(pool: ConnectionPool, size: int, surplus: int = 0) -> bool:
         return connection.reused
 
 
-@pytest.mark.parametrize("size", SIZES)
+@every_kind
+@table("size", SIZES)
 async def test_a_large_reply_read_exactly_keeps_the_connection(serve: Serve, size: int) -> None:
     """However it was cut into chunks, a connection with nothing left is used again."""
     async with serve(large_replies).pool(max_size=1) as pool:
@@ -68,8 +71,9 @@ async def test_a_large_reply_read_exactly_keeps_the_connection(serve: Serve, siz
         assert pool.statistics().opened == 1
 
 
-@pytest.mark.parametrize("surplus", [1, 70_000, 600_000])
-@pytest.mark.parametrize("size", SIZES[1::3])
+@every_kind
+@table("surplus", [1, 70_000, 600_000])
+@table("size", SIZES[1::3])
 async def test_a_surplus_never_reaches_the_next_borrower(
     serve: Serve, size: int, surplus: int
 ) -> None:
@@ -81,6 +85,7 @@ async def test_a_surplus_never_reaches_the_next_borrower(
         assert pool.statistics().opened == 2
 
 
+@every_kind
 async def test_a_surplus_does_not_reach_a_task_that_waits_already(serve: Serve) -> None:
     """The direct hand-over is checked like one through the idle connections."""
     async with serve(large_replies).pool(max_size=1) as pool, create_task_group() as task_group:
@@ -100,38 +105,38 @@ async def connected(server: Server, pool: ConnectionPool) -> Peer:
     return peer
 
 
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
-async def test_the_rest_of_a_tls_record_makes_the_connection_dirty(serve: Serve) -> None:
-    """Plaintext of which a part was taken below the pool is found in the TLS object."""
+async def take_a_part(connection: PooledConnection, peer: Peer) -> None:
+    """Leave plaintext behind, of which a part was taken below the pool."""
+    peer.send(b"one record")
+    assert await connection.receive_stream.receive(3) == b"one"  # type: ignore[call-arg]
+    assert connection.extra(TLSAttribute.ssl_object).pending() == 7
+
+
+async def take_a_record(connection: PooledConnection, peer: Peer) -> None:
+    """Leave a record behind that was fetched with another one, and not decrypted yet."""
+    peer.send(b"one record")
+    peer.send(b"another")
+    assert await connection.receive() == b"one record"
+
+
+@only_tls
+@table("take", [take_a_part, take_a_record])
+async def test_what_tls_keeps_makes_the_connection_dirty(
+    serve: Serve, take: Callable[[PooledConnection, Peer], Awaitable[None]]
+) -> None:
+    """It is found in the TLS object."""
     server = serve(None)
     async with server.pool(max_size=1) as pool:
         peer = await connected(server, pool)
         async with pool.acquire() as connection:
-            peer.send(b"one record")
-            assert await connection.receive_stream.receive(3) == b"one"  # type: ignore[call-arg]
-            assert connection.extra(TLSAttribute.ssl_object).pending() == 7
+            await take(connection, peer)
         async with pool.acquire() as connection:
             assert not connection.reused
         await expect_closed(pool, unread_data=1)
 
 
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
-async def test_a_further_tls_record_makes_the_connection_dirty(serve: Serve) -> None:
-    """A record that was fetched with another one, and not decrypted yet, is found as well."""
-    server = serve(None)
-    async with server.pool(max_size=1) as pool:
-        peer = await connected(server, pool)
-        async with pool.acquire() as connection:
-            peer.send(b"one record")
-            peer.send(b"another")
-            assert await connection.receive() == b"one record"
-        async with pool.acquire() as connection:
-            assert not connection.reused
-        await expect_closed(pool, unread_data=1)
-
-
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
-@pytest.mark.parametrize("records", [3, 5, 8, 30])
+@only_tls
+@table("records", [3, 5, 8, 30])
 async def test_a_burst_of_tls_records_makes_the_connection_dirty(
     serve: Serve, records: int
 ) -> None:
@@ -169,8 +174,9 @@ async def hog() -> None:
         await checkpoint()
 
 
-@pytest.mark.parametrize("surplus", [1, 300_000])
-@pytest.mark.parametrize("size", [65_532, 255_996])
+@every_kind
+@table("surplus", [1, 300_000])
+@table("size", [65_532, 255_996])
 async def test_a_surplus_is_found_while_the_event_loop_is_busy(
     serve: Serve, size: int, surplus: int
 ) -> None:
@@ -187,8 +193,9 @@ def send_until_closed(peer: Peer, size: int) -> None:
         peer.send(bytes(size))
 
 
-@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-@pytest.mark.parametrize("size", [65_536, 256_000, 262_144])
+@every_kind
+@table("busy", [False, True])
+@table("size", [65_536, 256_000, 262_144])
 async def test_a_surplus_that_was_fetched_with_the_rest_is_found(
     serve: Serve, size: int, busy: bool
 ) -> None:
@@ -209,7 +216,8 @@ async def test_a_surplus_that_was_fetched_with_the_rest_is_found(
         task_group.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("size", [16_380, 255_996])
+@every_kind
+@table("size", [16_380, 255_996])
 async def test_a_clean_connection_is_kept_while_the_event_loop_is_busy(
     serve: Serve, size: int
 ) -> None:

@@ -16,7 +16,7 @@ from anyconnpool import ConnectionPool, PooledConnection
 
 from .checks import ask, ask_next, client_sockets, eventually
 from .conftest import Serve
-from .servers import Server, client_context
+from .servers import Server, client_context, every_kind
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -102,6 +102,7 @@ async def trouble(pool: ConnectionPool, chance: random.Random) -> None:
                 continue
 
 
+@every_kind
 async def test_sixty_tasks_in_trouble_never_open_more_than_three(serve: Serve) -> None:
     """Bodies that fail, are cancelled or discard, with ``retire`` in between, keep the limit."""
     server = serve()

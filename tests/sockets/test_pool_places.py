@@ -12,16 +12,15 @@ import pytest
 from anyio import create_task_group, from_thread, to_thread
 
 from anyconnpool import ConnectionPool, PoolClosed, PoolError
+from tests.cases import table
 
 from .checks import ask, ask_next, client_sockets, eventually
 from .conftest import Serve
-from .servers import client_context
+from .servers import client_context, every_kind
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 Use = Callable[[ConnectionPool], Awaitable[object]]
-
-only_tcp = pytest.mark.parametrize("kind", ["tcp"])
 
 
 async def use_acquire(pool: ConnectionPool) -> object:
@@ -50,10 +49,9 @@ async def use_retire(pool: ConnectionPool) -> None:
 
 
 USES = [use_acquire, use_acquire_block, use_connect, use_nowait, use_wait_ready, use_retire]
-each_use = pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
+each_use = table("use", USES)
 
 
-@only_tcp
 @each_use
 async def test_use_before_entering_is_refused(serve: Serve, use: Use) -> None:
     """The text says that the pool has not been entered, and nothing is opened."""
@@ -63,7 +61,6 @@ async def test_use_before_entering_is_refused(serve: Serve, use: Use) -> None:
     assert server.peers == []
 
 
-@only_tcp
 @each_use
 async def test_use_after_leaving_is_refused(serve: Serve, use: Use) -> None:
     """The text says that the pool's block has ended."""
@@ -75,7 +72,6 @@ async def test_use_after_leaving_is_refused(serve: Serve, use: Use) -> None:
     assert len(server.peers) == 1
 
 
-@only_tcp
 @each_use
 @pytest.mark.parametrize("elsewhere", ["asyncio", "trio"])
 async def test_use_in_another_event_loop_is_refused(serve: Serve, use: Use, elsewhere: str) -> None:
@@ -94,7 +90,6 @@ async def test_use_in_another_event_loop_is_refused(serve: Serve, use: Use, else
         assert pool.statistics().opened == 1
 
 
-@only_tcp
 async def test_use_in_a_thread_without_a_loop_is_refused(serve: Serve) -> None:
     """The synchronous methods notice it as well; only the statistics may be read there."""
     async with serve().pool() as pool:
@@ -108,7 +103,6 @@ async def test_use_in_a_thread_without_a_loop_is_refused(serve: Serve) -> None:
         assert statistics.idle == 1
 
 
-@only_tcp
 async def test_a_thread_can_use_the_pool_by_way_of_the_loop(serve: Serve) -> None:
     """What the error advises works."""
     async with serve().pool() as pool:
@@ -120,6 +114,7 @@ async def test_a_thread_can_use_the_pool_by_way_of_the_loop(serve: Serve) -> Non
         assert await to_thread.run_sync(work)
 
 
+@every_kind
 async def test_a_url_names_a_living_server(serve: Serve) -> None:
     """Each of the three schemes leads to the server, and to the pool's name."""
     server = serve()
@@ -138,7 +133,6 @@ async def test_a_url_names_a_living_server(serve: Serve) -> None:
     assert client_sockets(server) == 0
 
 
-@only_tcp
 async def test_a_host_name_is_looked_up(serve: Serve) -> None:
     """A name with several addresses, not all of which are served, leads to the server."""
     server = serve()

@@ -7,14 +7,17 @@ import ssl
 import pytest
 from anyio import create_task_group, fail_after
 
+from tests.cases import table
+
 from .checks import ask, ask_next, client_sockets, eventually, expect_closed
 from .conftest import Serve
-from .servers import one_reply
+from .servers import every_kind, one_reply, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 
-@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+@every_kind
+@table("reset", [False, True])
 async def test_twenty_restarts_cost_no_request(serve: Serve, reset: bool) -> None:
     """A server that went away and came back while connections were idle is never noticed."""
     server = serve()
@@ -29,19 +32,8 @@ async def test_twenty_restarts_cost_no_request(serve: Serve, reset: bool) -> Non
         assert pool.statistics().open_failed == 0
 
 
-async def test_a_server_that_hangs_up_after_each_reply_costs_no_error(serve: Serve) -> None:
-    """Every request gets its reply, on a new connection each time."""
-    server = serve(one_reply)
-    async with server.pool(max_size=1) as pool:
-        for number in range(30):
-            async with pool.acquire() as connection:
-                await ask(connection, b"%d" % number)
-            await eventually(lambda: server.open == 0)
-        assert pool.statistics().opened == 30
-        assert pool.statistics().reused == 0
-
-
-@pytest.mark.parametrize("end", ["hang_up", "reset"])
+@every_kind
+@table("end", ["hang_up", "reset"])
 async def test_a_connection_that_ended_while_idle_is_not_handed_out(serve: Serve, end: str) -> None:
     """Of several idle connections, the dead ones are dropped and the living one is used."""
     server = serve()
@@ -57,6 +49,7 @@ async def test_a_connection_that_ended_while_idle_is_not_handed_out(serve: Serve
         assert pool.statistics().opened == 3
 
 
+@every_kind
 async def test_a_connection_that_ends_while_it_is_borrowed_is_not_reused(serve: Serve) -> None:
     """The borrower read all of its reply, and then the server hung up."""
     server = serve(one_reply)
@@ -67,6 +60,7 @@ async def test_a_connection_that_ends_while_it_is_borrowed_is_not_reused(serve: 
         assert not await ask_next(pool)
 
 
+@every_kind
 async def test_a_waiter_is_not_handed_a_connection_that_has_just_ended(serve: Serve) -> None:
     """The direct way from a borrower to a waiter is watched, too."""
     server = serve()
@@ -82,6 +76,7 @@ async def test_a_waiter_is_not_handed_a_connection_that_has_just_ended(serve: Se
     assert pool.statistics().reused == 0
 
 
+@every_kind
 async def test_a_fresh_connection_that_was_never_read_stays_in_the_pool(serve: Serve) -> None:
     """With TLS 1.3 session tickets make it readable, which doesn't mean that it is dirty."""
     server = serve()
@@ -96,6 +91,7 @@ async def test_a_fresh_connection_that_was_never_read_stays_in_the_pool(serve: S
         assert pool.statistics().opened == 1
 
 
+@every_kind
 async def test_a_fresh_connection_that_the_server_closed_does_not_stay(serve: Serve) -> None:
     """Session tickets don't hide the end of the stream behind them."""
     server = serve()
@@ -109,8 +105,8 @@ async def test_a_fresh_connection_that_the_server_closed_does_not_stay(serve: Se
         await expect_closed(pool, peer_closed=1)
 
 
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
-@pytest.mark.parametrize("read_before", [False, True])
+@only_tls
+@table("read_before", [False, True])
 async def test_a_connection_that_tls_alone_has_closed_is_not_handed_out(
     serve: Serve, read_before: bool
 ) -> None:
@@ -129,6 +125,7 @@ async def test_a_connection_that_tls_alone_has_closed_is_not_handed_out(
         await expect_closed(pool, peer_closed=1)
 
 
+@every_kind
 async def test_connections_made_in_advance_are_handed_out(serve: Serve) -> None:
     """What ``min_idle`` has opened is used, not dropped for the session tickets on it."""
     server = serve()
@@ -141,33 +138,6 @@ async def test_connections_made_in_advance_are_handed_out(serve: Serve) -> None:
                 await ask(connection)
         assert pool.statistics().opened == 3
         assert len(server.peers) == 3
-
-
-async def test_a_reserve_that_died_is_replaced_by_a_living_one(serve: Serve) -> None:
-    """After a restart, the connections made in advance are not handed out dead."""
-    server = serve()
-    async with server.pool(min_idle=2, max_size=3) as pool:
-        await pool.wait_ready()
-        for index in range(2):
-            await server.peer(index)
-        server.restart()
-        for _ in range(3):
-            await ask_next(pool)
-        assert pool.statistics().open_failed == 0
-
-
-async def test_the_reaper_closes_what_nobody_uses(serve: Serve) -> None:
-    """The server sees the end of a connection that was idle for too long."""
-    server = serve()
-    async with server.pool(max_idle_time=0.05) as pool:
-        await ask_next(pool)
-        assert server.open == 1
-        # Long before the next regular sweep, which comes after 5 s.
-        with fail_after(4):
-            await eventually(lambda: server.open == 0)
-        await expect_closed(pool, max_idle_time=1)
-        assert client_sockets(server) == 0
-        assert not await ask_next(pool)
 
 
 async def test_a_lifetime_ends_while_idle_and_not_while_borrowed(serve: Serve) -> None:

@@ -8,9 +8,11 @@ import pytest
 from anyio import fail_after, move_on_after
 
 from anyconnpool import ConnectionPool, PooledConnection
+from tests.cases import table
 
 from .checks import client_sockets, eventually
 from .conftest import Serve
+from .servers import every_kind
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -43,10 +45,9 @@ async def leave_jammed_and_borrowed(pool: ConnectionPool) -> None:
     await jam(await pool.acquire())
 
 
-@pytest.mark.parametrize(
-    "leave", [leave_idle, leave_borrowed, leave_jammed, leave_jammed_and_borrowed]
-)
-@pytest.mark.parametrize("close_timeout", [0, 0.05])
+@every_kind
+@table("leave", [leave_idle, leave_borrowed, leave_jammed, leave_jammed_and_borrowed])
+@table("close_timeout", [0, 0.05])
 async def test_a_peer_that_neither_reads_nor_closes_does_not_hold_up_the_end(
     serve: Serve, leave: Callable[[ConnectionPool], Awaitable[None]], close_timeout: float
 ) -> None:

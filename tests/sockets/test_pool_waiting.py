@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from anyio import CancelScope, Event, create_task_group, fail_after, wait_all_tasks_blocked
+from anyio import CancelScope, Event, create_task_group, fail_after
 
-from anyconnpool import ConnectionPool, PoolFull
+from anyconnpool import ConnectionPool
 
-from .checks import ask, ask_next, eventually, until_count
+from .checks import ask, ask_next, eventually
 from .conftest import Serve
+from .servers import only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
-
-only_tls = pytest.mark.parametrize("kind", ["tls12", "tls13"])
 
 
 @only_tls
@@ -65,80 +64,6 @@ async def test_the_connect_of_a_cancelled_caller_serves_the_next(serve: Serve) -
             await ask(connection)
         assert pool.statistics().opened == 1
         assert len(server.peers) == 1
-
-
-@only_tls
-async def test_the_connect_of_a_caller_that_ran_out_of_time_serves_the_next(serve: Serve) -> None:
-    """A timeout is a cancellation like any other."""
-    server = serve()
-    async with server.pool(max_size=1) as pool:
-        server.hold = True
-        with pytest.raises(TimeoutError):
-            await pool.acquire(timeout=0.02)
-        assert pool.statistics().connecting == 1
-        assert pool.statistics().timed_out == 1
-        server.admit()
-        assert not await ask_next(pool)
-        assert pool.statistics().opened == 1
-
-
-@only_tls
-async def test_the_first_connect_done_serves_the_first_in_line(serve: Serve) -> None:
-    """Handshakes that end in the wrong order don't change the order of the callers."""
-    server = serve(None)
-    order: list[int] = []
-
-    async def borrow(pool: ConnectionPool, number: int) -> None:
-        async with pool.acquire():
-            order.append(number)
-            await all_served.wait()
-
-    all_served = Event()
-    async with server.pool(max_size=3) as pool, create_task_group() as task_group:
-        server.hold = True
-        for number in range(3):
-            task_group.start_soon(borrow, pool, number)
-            await until_count(server.peers, number + 1)
-        for number, peer in enumerate(reversed(server.peers)):
-            peer.gate.set()
-            await until_count(order, number + 1)
-        all_served.set()
-    assert order == [0, 1, 2]
-
-
-async def test_waiters_are_served_in_order_against_a_tight_loop(serve: Serve) -> None:
-    """A task that gives back and borrows again at once does not overtake those who wait."""
-    order: list[int] = []
-
-    async def borrow(pool: ConnectionPool, number: int) -> None:
-        async with pool.acquire() as connection:
-            order.append(number)
-            await ask(connection)
-
-    async with serve().pool(max_size=1) as pool, create_task_group() as task_group:
-        connection = await pool.acquire()
-        for number in range(5):
-            task_group.start_soon(borrow, pool, number)
-            await wait_all_tasks_blocked()
-        await ask(connection)
-        await connection.aclose()
-        await ask_next(pool)
-        assert order == [0, 1, 2, 3, 4]
-        for _ in range(50):
-            await ask_next(pool)
-
-
-async def test_a_full_pool_refuses_at_once_when_nobody_may_wait(serve: Serve) -> None:
-    """With ``max_waiting=0`` opening where there is room is no waiting, anything else is."""
-    async with serve().pool(max_size=2, max_waiting=0) as pool:
-        async with pool.acquire() as first, pool.acquire() as second:
-            await ask(first)
-            await ask(second)
-            with pytest.raises(PoolFull):
-                await pool.acquire()
-            with pytest.raises(PoolFull):
-                pool.acquire_nowait()
-        assert await ask_next(pool)
 
 
 async def test_sixty_tasks_share_three_connections(serve: Serve) -> None:

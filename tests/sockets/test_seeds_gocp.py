@@ -20,12 +20,6 @@ from .conftest import Serve
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 
-@pytest.fixture
-def kind() -> str:
-    """Return the kind of socket that gocp was observed on."""
-    return "tcp"
-
-
 async def test_gocp_new(serve: Serve) -> None:
     """gocp needs an address and nothing else; the same here."""
     async with ConnectionPool(serve().remote) as pool:

@@ -2,7 +2,7 @@
 
 The observations are those made of GoFrame gf v2 at c8bdbb77. Each docstring says what gtcp does,
 and then what holds here. The reads and writes are in test_seeds_gtcp_frames.py, the ways in which
-gtcp hands out foreign bytes in test_seeds_gtcp_foreign.py.
+gtcp hands out foreign bytes in test_pool_foreign_bytes.py.
 """
 
 from __future__ import annotations
@@ -22,27 +22,16 @@ from anyio import (
 )
 from anyio.abc import SocketAttribute, SocketStream
 
-from anyconnpool import (
-    ConnectionPool,
-    FramedStream,
-    PoolManager,
-    Retry,
-)
-from tests.core.test_package import RIGHT_ROWS
+from anyconnpool import ConnectionPool, FramedStream, PoolManager, Retry
+from tests.core.test_formats import RIGHT_ROWS
 
 from .checks import ask, ask_next, eventually, expect_closed
 from .conftest import Serve
-from .servers import Server, echo_lines, one_reply
+from .servers import Server, echo_lines, one_reply, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 SINGLE_ROWS = [row for row in RIGHT_ROWS if "packages_hex" not in row]
-
-
-@pytest.fixture
-def kind() -> str:
-    """Return the kind of socket that gtcp knows; the tests of its TLS variants name theirs."""
-    return "tcp"
 
 
 async def test_gtcp_example_1(serve: Serve) -> None:
@@ -196,7 +185,7 @@ async def test_gtcp_package_functions(serve: Serve) -> None:
     await eventually(lambda: server.open == 0)
 
 
-@pytest.mark.parametrize("kind", ["tls12", "tls13"])
+@only_tls
 async def test_gtcp_tls(serve: Serve) -> None:
     """gtcp has TLS variants that take key files; here any SSLContext, checked as ssl checks it."""
     async with serve().pool() as pool:

@@ -8,15 +8,10 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from anyio import (
-    IncompleteRead,
-)
+from anyio import IncompleteRead
 
-from anyconnpool import (
-    PackageFormat,
-    PackageTooLarge,
-)
-from tests.core.test_package import RIGHT_ROWS, format_of, payload_of
+from anyconnpool import PackageFormat, PackageTooLarge
+from tests.core.test_formats import RIGHT_ROWS, format_of, payload_of
 
 from .checks import expect_closed
 from .conftest import Serve
@@ -25,12 +20,6 @@ from .servers import Peer, Script
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 SINGLE_ROWS = [row for row in RIGHT_ROWS if "packages_hex" not in row]
-
-
-@pytest.fixture
-def kind() -> str:
-    """Return the kind of socket that gtcp knows; the tests of its TLS variants name theirs."""
-    return "tcp"
 
 
 def saying(data: bytes) -> Script:

@@ -19,12 +19,6 @@ pytestmark = pytest.mark.usefixtures("no_socket_left")
 FOUR = PackageFormat(4)
 
 
-@pytest.fixture
-def kind() -> str:
-    """Return the kind of socket that was asked about."""
-    return "tcp"
-
-
 async def test_netpool_maximum_connections_reached(serve: Serve) -> None:
     """netpool refuses when all three are out; here that is ``PoolFull``, and waiting possible."""
     served = False

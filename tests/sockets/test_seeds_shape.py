@@ -26,12 +26,6 @@ pytestmark = pytest.mark.usefixtures("no_socket_left")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def kind() -> str:
-    """Return the kind of socket: one will do."""
-    return "tcp"
-
-
 async def test_shape_limiter_and_deque(serve: Serve) -> None:
     """A ``CapacityLimiter`` bounds the sockets; a deque under a lock holds the idle ones."""
     async with serve().pool(max_size=2) as pool:

@@ -8,6 +8,7 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, FramedStream
 from anyconnpool.testing import MemoryConnectable
+from tests.cases import table
 
 from .peers import say_nothing
 
@@ -76,7 +77,7 @@ async def test_what_pytest_raises_leaves_as_it_is() -> None:
             pytest.fail("nor like that")
 
 
-@pytest.mark.parametrize("read", ["receive_line", "receive_exactly", "send"])
+@table("read", ["receive_line", "receive_exactly", "send"])
 async def test_a_client_that_hangs_up_is_no_failure(read: str) -> None:
     """A peer may let pass what tells it that the client is gone."""
 

@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, FramedStream
 from anyconnpool.testing import MemoryConnectable
+from tests.cases import table
 from tests.sockets.checks import eventually
 
 PeerFunction: TypeAlias = Callable[[FramedStream], Awaitable[object]]
@@ -178,7 +179,7 @@ async def test_a_stream_that_is_closed_refuses_every_use(serve: Serve) -> None:
             await client.send(b"too late")
 
 
-@pytest.mark.parametrize("operation", ["receive", "send"])
+@table("operation", ["receive", "send"])
 async def test_closing_wakes_who_waits(serve: Serve, operation: str) -> None:
     """A task that receives or sends on the same end is told that it was closed."""
     told, finished = anyio.Event(), anyio.Event()
@@ -249,6 +250,18 @@ async def test_a_cancelled_receive_loses_nothing(serve: Serve) -> None:
         assert received == b"0123456789" * 5
 
 
+async def test_a_receive_that_need_not_wait_can_be_cancelled_too(serve: Serve) -> None:
+    """What is there stays there."""
+    async with serve(echo) as remote, await remote.connect() as client:
+        await client.send(b"abc")
+        await a_few_turns()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await client.receive()
+        assert scope.cancelled_caught
+        assert await client.receive() == b"abc"
+
+
 async def test_the_pool_sees_what_an_idle_connection_has(serve: Serve) -> None:
     """It lends neither one that the peer has closed nor one with bytes that nobody asked for."""
     number = 0
@@ -274,4 +287,5 @@ async def test_the_pool_sees_what_an_idle_connection_has(serve: Serve) -> None:
             await a_few_turns()
         assert pool.statistics().idle == 1
         assert pool.statistics().closed == {"peer_closed": 1, "unread_data": 1}
+        assert pool.statistics().reused == 0
         finished.set()

@@ -9,6 +9,7 @@ import pytest
 
 from anyconnpool import ConnectionPool
 from anyconnpool.testing import MemoryConnectable, ScriptedPeer
+from tests.cases import table
 
 SCRIPT = [(b"PING\n", b"PONG\n"), (b"GET key\n", b"value\n")]
 
@@ -35,7 +36,7 @@ async def test_a_client_that_keeps_to_the_script_passes() -> None:
         assert remote.opened == 2
 
 
-@pytest.mark.parametrize("size", [1, 3, 100])
+@table("size", [1, 3, 100])
 async def test_requests_may_come_in_any_chunks(size: int) -> None:
     """In pieces, or several at once."""
     async with MemoryConnectable(ScriptedPeer(SCRIPT)) as remote, await remote.connect() as client:
@@ -120,7 +121,7 @@ async def test_a_connection_that_the_pool_has_to_close_is_told_of() -> None:
             assert pool.statistics().closed == {"unclean": 1}
 
 
-@pytest.mark.parametrize("script", [[("PING", "PONG")], [b"PING"], [(b"PING",)], [None]])
+@table("script", [[("PING", "PONG")], [b"PING"], [(b"PING",)], [None]])
 def test_what_is_no_script_is_refused(script: Any) -> None:
     """When it is made, with a text that shows what is wrong."""
     with pytest.raises(TypeError, match=r"pairs of bytes.*not"):

@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool import AcquireTimeout, ConnectionPool
 from anyconnpool.testing import AutojumpLoop, MemoryConnectable, virtual_clock_backend
+from tests.cases import table
 
 from .peers import answer_lines, say_nothing
 
@@ -102,7 +103,7 @@ async def test_limits_are_exact() -> None:
         assert anyio.current_time() == 3600
 
 
-@pytest.mark.parametrize("name", ["asyncio", "trio"])
+@table("name", ["asyncio", "trio"])
 def test_the_backend_is_what_anyio_runs(name: str) -> None:
     """The pair fits anyio.run()."""
     backend, options = virtual_clock_backend(name)
@@ -117,7 +118,7 @@ def test_asyncio_runs_on_the_loop_without_anyio() -> None:
     loop.close()
 
 
-@pytest.mark.parametrize("name", ["uvloop", "asyncio+uvloop", "curio"])
+@table("name", ["uvloop", "asyncio+uvloop", "curio"])
 def test_other_backends_have_no_virtual_clock(name: str) -> None:
     """Who asks for one is told which ones have."""
     with pytest.raises(ValueError, match='"asyncio" and "trio", not'):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import anyio
-import pytest
 
 from anyconnpool import (
     AcquireTimeout,
@@ -13,6 +12,7 @@ from anyconnpool import (
     PoolFull,
     PoolStatistics,
 )
+from tests.cases import table
 
 FACTS = PoolStatistics(
     name="cache", max_size=4, size=4, idle=0, in_use=2, connecting=1, closing=1, tasks_waiting=7
@@ -20,8 +20,8 @@ FACTS = PoolStatistics(
 STATE = "(max_size 4, 2 in use, 0 idle, 1 connecting, 1 closing, 7 tasks waiting)"
 
 
-@pytest.mark.parametrize(
-    ("error", "other"),
+@table(
+    "error, other",
     [
         (PoolClosed, anyio.ClosedResourceError),
         (PoolFull, anyio.WouldBlock),

@@ -10,6 +10,7 @@ import pytest
 from anyio import CancelScope, EndOfStream, IncompleteRead
 
 from anyconnpool import FramedStream, PackageFormat, PackageTooLarge
+from tests.cases import table
 
 from .scripted import ScriptedStream, every_cut
 
@@ -78,13 +79,13 @@ def test_every_row_has_its_outcome() -> None:
     assert sorted(map(row_name, ROWS)) == sorted(SAME_AS_GTCP | BETTER_THAN_GTCP)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row["name"] in SAME_AS_GTCP], ids=row_name)
+@table("row", [row for row in ROWS if row["name"] in SAME_AS_GTCP])
 def test_the_expected_outcome_is_the_one_that_gtcp_gave(row: dict[str, Any]) -> None:
     """Where nothing has to be better, the table of this file says what was captured."""
     assert [gtcp_outcome(call) for call in row["recv_calls"]] == SAME_AS_GTCP[row["name"]]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=row_name)
+@table("row", ROWS)
 async def test_gives_what_the_peer_sent_however_it_was_cut(row: dict[str, Any]) -> None:
     """The packages don't depend on the segments, and nothing comes after the last one."""
     wire = bytes.fromhex(row["peer_sent_hex"])
@@ -98,19 +99,7 @@ async def test_gives_what_the_peer_sent_however_it_was_cut(row: dict[str, Any]) 
             assert stream.buffer == b""
 
 
-async def test_a_read_that_was_cancelled_anywhere_is_repeated_whole() -> None:
-    """gtcp throws away the part it has; here the repeated read gives the package."""
-    wire = b"\0\5\0\1a\0\1"
-    for size in range(len(wire)):
-        source = ScriptedStream(*([wire[:size]] if size else []), then="silence")
-        stream = FramedStream(source)
-        assert await outcome(stream, source) == SILENCE
-        assert stream.buffer == wire[:size]
-        source.script.append(wire[size:])
-        assert await outcome(stream, source) == wire[2:]
-
-
-@pytest.mark.parametrize("header_size", [1, 2, 3, 4])
+@table("header_size", [1, 2, 3, 4])
 async def test_the_format_of_a_call_goes_before_that_of_the_stream(header_size: int) -> None:
     """A format passed to a call holds for this call alone."""
     other = PackageFormat(header_size, max_size=7)
@@ -124,6 +113,16 @@ async def test_the_format_of_a_call_goes_before_that_of_the_stream(header_size: 
         await stream.receive_package(other)
 
 
+async def test_what_is_no_package_format_is_refused() -> None:
+    """Before anything is sent or received."""
+    source = ScriptedStream(b"\0\1x")
+    stream: Any = FramedStream(source)
+    for call in (stream.receive_package(4), stream.send_package(b"x", 4)):
+        with pytest.raises(TypeError, match="format must be a PackageFormat, not int"):
+            await call
+    assert (source.receives, source.sent) == (0, [])
+
+
 async def test_a_package_too_large_for_one_format_is_there_for_another() -> None:
     """A refused package stays where it is, header and all."""
     stream = FramedStream(ScriptedStream(b"\0\5hello"))
@@ -131,22 +130,3 @@ async def test_a_package_too_large_for_one_format_is_there_for_another() -> None
         await stream.receive_package(PackageFormat(max_size=4))
     assert (caught.value.size, caught.value.max_size) == (5, 4)
     assert await stream.receive_package() == b"hello"
-
-
-@pytest.mark.parametrize("header_size", [1, 2, 3, 4])
-async def test_the_end_of_the_stream_is_told_from_a_package_cut_short(header_size: int) -> None:
-    """Between packages the end is EndOfStream, at any byte within one IncompleteRead."""
-    wire = PackageFormat(header_size).pack(b"abc")
-    for size in range(1, len(wire)):
-        for chunks in every_cut(wire[:size]):
-            stream = FramedStream(
-                ScriptedStream(*chunks), package_format=PackageFormat(header_size)
-            )
-            with pytest.raises(IncompleteRead):
-                await stream.receive_package()
-            assert stream.buffer == wire[:size]
-    stream = FramedStream(ScriptedStream(wire), package_format=PackageFormat(header_size))
-    assert await stream.receive_package() == b"abc"
-    for _ in range(2):
-        with pytest.raises(EndOfStream):
-            await stream.receive_package()

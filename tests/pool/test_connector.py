@@ -1,4 +1,4 @@
-"""``connect_retry``: a request made while the remote is down waits for it to come back."""
+"""Connects that fail or take long: who is told, who waits, and how often they are repeated."""
 
 from __future__ import annotations
 
@@ -6,15 +6,94 @@ import math
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, Retry
 from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.connector import Connector
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport
+from tests.cases import table
 
 from .flaky import STEADY, Remote
-from .network import MemoryNetwork, check_books, failing, fill, hang, settle
+from .network import MemoryNetwork, check_books, failing, fill, hang, number_of, settle
+
+
+async def borrow(pool: ConnectionPool, numbers: list[int], hold: float = 0) -> None:
+    async with pool.acquire() as connection:
+        numbers.append(number_of(connection))
+        await anyio.sleep(hold)
+
+
+@table("every", [1, 2, 3])
+@table("max_size", [1, 10, 50])
+async def test_nobody_hangs_when_connects_fail(every: int, max_size: int) -> None:
+    """Fifty waiters are all served or told, whatever share of the connects fails."""
+    refused = ConnectionRefusedError("no")
+    network = MemoryNetwork(failing(refused, only=lambda number: number % every == 0))
+    served = failed = 0
+
+    async def ask() -> None:
+        nonlocal served, failed
+        try:
+            async with pool.acquire() as connection:
+                served += 1
+                await checkpoint()
+                connection.discard()
+        except anyio.ConnectionFailed:
+            failed += 1
+
+    async with ConnectionPool(network, max_size=max_size) as pool:
+        with anyio.fail_after(1):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(50):
+                    tasks.start_soon(ask)
+        assert served + failed == 50
+        assert failed == pool.statistics().open_failed >= 50 // every - every
+        await settle()
+        await check_books(pool, network)
+    assert network.open_now == 0
+    assert network.most_open <= max_size
+
+
+async def test_errors_of_connecting_stay_themselves() -> None:
+    """What AnyIO or the connectable raises reaches the caller as it is, or as its cause."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network, name="echo") as pool:
+        for error in (anyio.ConnectionFailed("down"), RuntimeError("a bug of the connectable")):
+            network.on_connect = failing(error)
+            with pytest.raises(type(error)) as caught:
+                await pool.acquire()
+            assert caught.value is error
+        reset = ConnectionResetError("reset")
+        network.on_connect = failing(reset)
+        with pytest.raises(anyio.ConnectionFailed, match="connecting to echo: reset") as caught_os:
+            await pool.acquire()
+        assert caught_os.value.__cause__ is reset
+        assert pool.statistics().open_failed == 3
+        await check_books(pool, network)
+
+
+async def test_a_connect_has_a_time_limit() -> None:
+    """An attempt that takes longer than ``connect_timeout`` fails with a text that names it."""
+    network = MemoryNetwork(hang)
+    async with ConnectionPool(network, name="echo") as pool:
+        with pytest.raises(anyio.ConnectionFailed, match="longer than connect_timeout, 30 s"):
+            await pool.acquire()
+        assert anyio.current_time() == pytest.approx(30)
+        await check_books(pool, network)
+
+
+async def test_what_failed_is_not_held_against_the_remote() -> None:
+    """After a failure the next acquire connects at once."""
+    network = MemoryNetwork(failing(OSError("down")))
+    async with ConnectionPool(network, max_size=1) as pool:
+        for _ in range(3):
+            with pytest.raises(anyio.ConnectionFailed):
+                await pool.acquire()
+        network.on_connect = None
+        async with pool.acquire(timeout=0.5):
+            assert anyio.current_time() == 0
 
 
 async def test_a_request_waits_out_an_outage() -> None:
@@ -76,7 +155,7 @@ async def test_an_outage_is_dialled_once_per_pause_whatever_the_number_of_waiter
     assert len(served) == 50 + (come != "before")
 
 
-@pytest.mark.parametrize("max_size", [1, 5, 60])
+@table("max_size", [1, 5, 60])
 async def test_when_the_remote_is_back_the_waiters_are_served_in_order_and_without_a_stampede(
     max_size: int,
 ) -> None:
@@ -195,7 +274,7 @@ async def test_one_round_of_waiters_shares_a_finite_count() -> None:
         assert remote.dialled_at == pytest.approx([0] * 10 + [1, 2])
 
 
-@pytest.mark.parametrize("ended_by", ["cancellation", "timeout"])
+@table("ended_by", ["cancellation", "timeout"])
 async def test_it_gives_up_when_nobody_waits_any_more(ended_by: str) -> None:
     """Then no dial follows, until somebody asks again."""
     remote = Remote()
@@ -239,7 +318,7 @@ async def test_wait_ready_waits_out_an_outage_or_tells_its_end() -> None:
         assert anyio.current_time() == pytest.approx(2)
 
 
-@pytest.mark.parametrize("where", ["remote", "on_connect"])
+@table("where", ["remote", "on_connect"])
 async def test_what_a_repeat_cannot_mend_reaches_the_callers_at_once(where: str) -> None:
     """An error that says nothing of the remote is not repeated, nor does it make others wait."""
     error = ValueError("wrong password")

@@ -1,9 +1,10 @@
-"""Promise 4: first come, first served."""
+"""Who is lent a connection when: first come, first served, as many as there may be."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -12,9 +13,10 @@ import pytest
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from anyconnpool import ConnectionPool, PoolFull
+from anyconnpool import AcquireTimeout, ConnectionPool, PoolClosed, PooledConnection, PoolFull
+from tests.cases import table
 
-from .network import MemoryNetwork, check_books, delayed, settle
+from .network import MemoryNetwork, check_books, delayed, fill, number_of, settle
 
 
 class Queue:
@@ -58,33 +60,7 @@ class Queue:
                     raise
 
 
-async def test_waiters_are_served_in_order() -> None:
-    """Who waits longest gets the next connection."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_size=1) as pool, anyio.create_task_group() as tasks:
-        queue = Queue(pool, tasks)
-        async with pool.acquire():
-            await queue.join(*range(20))
-        await settle(100)
-        assert queue.served == list(range(20))
-        assert network.opened == 1
-
-
-async def test_waiters_of_several_connections_are_served_in_order() -> None:
-    """Whichever connection comes back is for the oldest waiter."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_size=3) as pool, anyio.create_task_group() as tasks:
-        queue = Queue(pool, tasks, hold=1)
-        held = [await pool.acquire() for _ in range(3)]
-        await queue.join(*range(9))
-        for place in (1, 2, 0):
-            await held[place].aclose()
-            await anyio.sleep(0.1)
-        await anyio.sleep(3)
-        assert queue.served == list(range(9))
-
-
-@pytest.mark.parametrize("pause", [False, True], ids=["never yielding", "yielding"])
+@table("pause", [False, True])
 async def test_a_tight_loop_does_not_starve_a_waiter(pause: bool) -> None:
     """A task that acquires and releases without end leaves the next turn to whoever waits."""
     network = MemoryNetwork()
@@ -125,19 +101,7 @@ async def test_newcomers_never_overtake() -> None:
             assert queue.served == ["first", "second"]
 
 
-async def test_newcomers_do_not_overtake_where_there_is_room_to_connect() -> None:
-    """A connection that has just been opened is for the oldest waiter, not for the newest."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_size=2) as pool, anyio.create_task_group() as tasks:
-        queue = Queue(pool, tasks)
-        network.on_connect = delayed(2, 1)
-        tasks.start_soon(queue.join, "first", "second")
-        await anyio.sleep(1.5)
-        assert queue.served == ["first", "second"]
-        assert network.opened == 1
-
-
-@pytest.mark.parametrize("release_first", [True, False])
+@table("release_first", [True, False])
 async def test_the_grant_of_a_cancelled_waiter_goes_to_the_next(release_first: bool) -> None:
     """Cancelled in the same tick as it is granted a connection, a waiter loses nothing for others.
 
@@ -148,7 +112,7 @@ async def test_the_grant_of_a_cancelled_waiter_goes_to_the_next(release_first: b
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
-@pytest.mark.parametrize("release_first", [True, False])
+@table("release_first", [True, False])
 async def test_the_grant_of_a_natively_cancelled_waiter_goes_to_the_next(
     release_first: bool,
 ) -> None:
@@ -199,24 +163,6 @@ async def test_a_cancelled_waiter_leaves_the_line_at_once() -> None:
         await check_books(pool, network)
 
 
-async def test_a_connection_that_died_on_loan_is_not_handed_on() -> None:
-    """What comes back dead while somebody waits is closed, and the waiter gets a fresh one."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_size=1) as pool, anyio.create_task_group() as tasks:
-        queue = Queue(pool, tasks, hold=1)
-        connection = await pool.acquire()
-        await queue.join("waiter")
-        network.peers[0].hang_up()
-        await connection.aclose()
-        await settle()
-        assert queue.served == ["waiter"]
-        assert network.peers[0].client.closed
-        statistics = pool.statistics()
-        assert (statistics.in_use, statistics.opened, statistics.reused) == (1, 2, 0)
-        assert statistics.closed == {"peer_closed": 1}
-        await check_books(pool, network)
-
-
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_a_grant_that_died_meanwhile_is_not_handed_on() -> None:
     """If a cancelled waiter's connection has died, the next one gets a fresh one."""
@@ -235,7 +181,7 @@ async def test_a_grant_that_died_meanwhile_is_not_handed_on() -> None:
         await check_books(pool, network)
 
 
-@pytest.mark.parametrize("ticks", range(6))
+@table("ticks", range(6))
 async def test_an_acquire_cancelled_in_its_pause_gives_back_what_it_holds(ticks: int) -> None:
     """Every 64th acquire of a loop gives the others a turn with the connection in its hands."""
     network = MemoryNetwork()
@@ -256,3 +202,169 @@ async def test_an_acquire_cancelled_in_its_pause_gives_back_what_it_holds(ticks:
         async with pool.acquire(timeout=0) as connection:
             assert connection.reused
         assert network.opened == 1
+
+
+async def hold(pool: ConnectionPool, seconds: float = 1) -> None:
+    async with pool.acquire():
+        await anyio.sleep(seconds)
+
+
+async def test_max_waiting_0_connects_where_there_is_room_and_never_waits_for_a_slot() -> None:
+    """Opening a connection is no waiting; needing somebody else's is."""
+    network = MemoryNetwork(delayed(1))
+    async with ConnectionPool(network, max_size=2, max_waiting=0, name="echo") as pool:
+        async with pool.acquire(), pool.acquire():
+            now = anyio.current_time()
+            with pytest.raises(PoolFull, match="as many tasks as max_waiting") as caught:
+                await pool.acquire()
+            assert anyio.current_time() == now == pytest.approx(2)
+            assert caught.value.statistics.in_use == 2
+            assert "pool 'echo'" in str(caught.value)
+            assert isinstance(caught.value, anyio.WouldBlock)
+        async with pool.acquire():
+            pass
+        await check_books(pool, network)
+
+
+async def test_max_waiting_0_waits_for_its_own_dead_connection_to_close() -> None:
+    """A connection that is being replaced needs a moment to close: that is no waiting in line."""
+    network = MemoryNetwork(on_close=delayed(0.5))
+    async with ConnectionPool(network, max_size=1, max_waiting=0) as pool:
+        for end in ("the peer hangs up", "it is retired", "its borrower discards it"):
+            connection = await pool.acquire()
+            number = number_of(connection)
+            if end == "its borrower discards it":
+                connection.discard()
+            else:
+                await connection.aclose()
+            if end == "the peer hangs up":
+                network.peers[number - 1].hang_up()
+            if end == "it is retired":
+                pool.retire()
+            async with pool.acquire(timeout=1) as connection:
+                assert number_of(connection) == number + 1
+    assert network.most_open == 1
+
+
+async def test_acquire_nowait_lends_what_is_idle_and_opens_nothing() -> None:
+    """An idle connection at once, else PoolFull, also where there would be room."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network, max_size=2) as pool:
+        with pytest.raises(PoolFull, match="no idle connection"):
+            pool.acquire_nowait()
+        await settle()
+        assert network.attempts == 0
+        await fill(pool, 1)
+        connection = pool.acquire_nowait()
+        assert (number_of(connection), connection.reused) == (1, True)
+        with pytest.raises(PoolFull):
+            pool.acquire_nowait()
+        await connection.aclose()
+        await check_books(pool, network)
+
+
+async def test_acquire_nowait_skips_what_is_dead_or_in_doubt() -> None:
+    """It takes the newest connection that is good, the others are closed or checked."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network, max_size=4) as pool:
+        await fill(pool, 4)
+        network.peers[3].hang_up()
+        network.peers[2].push(b"?")
+        network.peers[1].doubts = 1
+        connection = pool.acquire_nowait()
+        assert number_of(connection) == 1
+        await connection.aclose()
+        await anyio.sleep(1)
+        statistics = pool.statistics()
+        assert statistics.closed == {"peer_closed": 1, "unread_data": 1}
+        assert statistics.idle == 2
+        await check_books(pool, network)
+
+
+async def give_back(*connections: PooledConnection) -> None:
+    for connection in connections:
+        await connection.aclose()
+    await settle()
+
+
+async def test_lowered_it_never_deadlocks_those_who_wait() -> None:
+    """Waiters are served with fewer connections, in the end by the only one left."""
+    network = MemoryNetwork(on_close=delayed(0.1))
+    async with ConnectionPool(network, max_size=5) as pool:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(30):
+                tasks.start_soon(hold, pool)
+            for size in (3, 1, 4, 1, 2, 1):
+                await anyio.sleep(0.7)
+                pool.max_size = size
+                await settle()
+                await check_books(pool, network)
+        assert pool.statistics().acquired == 30
+        await anyio.sleep(1)
+        assert pool.statistics().size == 1
+        await check_books(pool, network)
+
+
+async def test_lowered_while_connecting_the_surplus_is_closed_when_it_is_open() -> None:
+    """A connect that has become too much ends in a close, or serves whoever waits."""
+    network = MemoryNetwork(delayed(1))
+    async with ConnectionPool(network, max_size=3) as pool:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(hold, pool)
+            await anyio.sleep(0.5)
+            pool.max_size = 1
+            await check_books(pool, network)
+            assert pool.statistics().connecting == 3
+        assert pool.statistics().acquired == 3
+        await settle()
+        assert pool.statistics().size == 1
+        await check_books(pool, network)
+
+
+async def test_slots_are_exact_after_changes() -> None:
+    """After any change exactly ``max_size`` connections can be borrowed, not one more."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network, max_size=3) as pool:
+        for size in (5, 2, 7, 1, 4):
+            pool.max_size = size
+            await settle()
+            held = [await pool.acquire(timeout=1) for _ in range(size)]
+            with pytest.raises(PoolFull):
+                pool.acquire_nowait()
+            with anyio.move_on_after(1) as scope:
+                await pool.acquire()
+            assert scope.cancelled_caught
+            await check_books(pool, network)
+            await give_back(*held)
+            await check_books(pool, network)
+
+
+async def test_it_can_be_changed_outside_the_block_and_is_kept() -> None:
+    """Changed before entering or after leaving, it holds for the next block."""
+    network = MemoryNetwork()
+    pool = ConnectionPool(network, max_size=3)
+    pool.max_size = 1
+    for size in (1, 2):
+        async with pool:
+            held = [await pool.acquire(timeout=1) for _ in range(size)]
+            with pytest.raises(AcquireTimeout):
+                await pool.acquire(timeout=1)
+            await give_back(*held)
+        pool.max_size = size + 1
+        assert pool.max_size == size + 1
+    for wrong in (0, -1, math.nan):
+        with pytest.raises((ValueError, TypeError)):
+            pool.max_size = wrong
+    assert pool.max_size == 3
+
+
+async def test_retiring_outside_the_block_is_refused() -> None:
+    """There is nothing to retire, and the text says so."""
+    pool = ConnectionPool(MemoryNetwork())
+    with pytest.raises(PoolClosed, match="has not been entered"):
+        pool.retire()
+    async with pool:
+        pool.retire()
+    with pytest.raises(PoolClosed, match="has been left"):
+        pool.retire()

@@ -15,6 +15,7 @@ import anyio
 import pytest
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PoolManager
+from tests.cases import table
 
 from .network import MemoryNetwork, fill
 
@@ -22,7 +23,7 @@ from .network import MemoryNetwork, fill
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the warnings, with what differs from run to run left out."""
     return [
-        re.sub(r" at \S*/test_neglect\.py:\d+ in ", " here in ", record.getMessage()).replace(
+        re.sub(r" at \S*/test_leaks\.py:\d+ in ", " here in ", record.getMessage()).replace(
             "None -> None", "it"
         )
         for record in caplog.records
@@ -187,8 +188,8 @@ gc.collect()
 """
 
 
-@pytest.mark.parametrize(
-    ("deed", "warning"),
+@table(
+    "deed, warning",
     [
         (
             'ConnectionPool(("127.0.0.1", 9))',

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import (
     AcquireTimeout,
     ConnectionPool,
-    PoolClosed,
+    LineFormat,
     PooledConnection,
     PoolFull,
     PoolStatistics,
 )
+from tests.cases import table
 
 from .network import MemoryNetwork, check_books, delayed, failing, fill, hang, settle
 
@@ -169,7 +172,7 @@ async def test_statistics_are_a_value() -> None:
             before.idle = 5  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("form", ["async with", "await"])
+@table("form", ["async with", "await"])
 async def test_a_loop_of_hot_acquires_lets_others_run_and_can_be_cancelled(form: str) -> None:
     """Though an idle connection is lent without waiting, nobody starves."""
     network = MemoryNetwork()
@@ -213,23 +216,42 @@ async def test_a_loop_of_hot_acquires_lets_others_run_and_can_be_cancelled(form:
     assert network.open_now == 0
 
 
-METHODS: dict[str, Callable[[PooledConnection], Awaitable[object]]] = {
-    "send": lambda connection: connection.send(b"x"),
-    "send_line": lambda connection: connection.send_line(b"x"),
-    "send_package": lambda connection: connection.send_package(b"x"),
-    "send_eof": lambda connection: connection.send_eof(),
-    "receive": lambda connection: connection.receive(),
-    "receive_exactly": lambda connection: connection.receive_exactly(1),
-    "receive_until": lambda connection: connection.receive_until(b"x", 5),
-    "receive_line": lambda connection: connection.receive_line(),
-    "receive_package": lambda connection: connection.receive_package(),
-    "receive_available": lambda connection: connection.receive_available(),
-    "drain": lambda connection: connection.drain(),
+# How each public method is called; what is left out has no arguments.
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "feed_data": (b"x",),
+    "receive_exactly": (1,),
+    "receive_frame": (LineFormat(),),
+    "receive_until": (b"\n", 10),
+    "send": (b"x",),
+    "send_frame": (b"x", LineFormat()),
+    "send_line": (b"x",),
+    "send_package": (b"x",),
+    "send_receive": (b"x",),
+    "send_receive_frame": (b"x", LineFormat()),
+    "send_receive_line": (b"x",),
+    "send_receive_package": (b"x",),
+    "extra": (SocketAttribute.remote_port,),
 }
+# What can be done and known after the end as well.
+HARMLESS = {"aclose", "age", "buffer", "local_address", "remote_address", "reused"}
+METHODS = sorted(
+    name
+    for name in dir(PooledConnection)
+    if not name.startswith("_") and inspect.isroutine(getattr(PooledConnection, name))
+)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("end", ["aclose", "discard", "detach", "block"])
+def test_every_public_method_is_known_here() -> None:
+    """None of the methods that need arguments is forgotten."""
+    for name in METHODS:
+        parameters = list(inspect.signature(getattr(PooledConnection, name)).parameters.values())
+        needed = [one for one in parameters[1:] if one.default is one.empty]
+        needed = [one for one in needed if one.kind is not one.KEYWORD_ONLY]
+        assert len(needed) == len(ARGUMENTS.get(name, ())), name
+
+
+@table("method", [name for name in METHODS if name not in HARMLESS])
+@table("end", ["aclose", "discard", "detach", "block"])
 async def test_after_release_every_call_is_refused(method: str, end: str) -> None:
     """An old reference can't touch the next borrower's connection."""
     network = MemoryNetwork()
@@ -243,38 +265,11 @@ async def test_after_release_every_call_is_refused(method: str, end: str) -> Non
                 await connection.detach().aclose()
         async with pool.acquire() as other:
             with pytest.raises(anyio.ClosedResourceError):
-                await METHODS[method](connection)
-            with pytest.raises(anyio.ClosedResourceError):
-                connection.discard()
-            with pytest.raises(anyio.ClosedResourceError):
-                connection.detach()
+                result = getattr(connection, method)(*ARGUMENTS.get(method, ()))
+                if inspect.isawaitable(result):
+                    await result
             await connection.aclose()
             assert bytes(network.peers[-1].received) == b""
             await other.send_line(b"mine")
             assert await other.receive_line() == b"mine"
-        await check_books(pool, network)
-
-
-async def test_use_before_entering_is_refused() -> None:
-    """The text says that the pool has not been entered, and nothing is opened."""
-    network = MemoryNetwork()
-    pool = ConnectionPool(network, name="echo")
-    with pytest.raises(PoolClosed, match="pool 'echo' has not been entered: use it inside"):
-        await pool.acquire()
-    with pytest.raises(PoolClosed, match="has not been entered"):
-        pool.acquire_nowait()
-    with pytest.raises(PoolClosed, match="has not been entered"):
-        await pool.wait_ready()
-    assert network.attempts == 0
-
-
-async def test_an_acquisition_is_entered_once() -> None:
-    """One acquire() is one borrow."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network) as pool:
-        context = pool.acquire()
-        async with context:
-            with pytest.raises(RuntimeError, match="entered already"):
-                await context.__aenter__()
-        assert pool.statistics().idle == 1
         await check_books(pool, network)
