@@ -1,22 +1,24 @@
-"""What can be known of an open stream without waiting: the one type that core and streams share."""
+"""The three answers to a look at an open stream: the one word that core and streams share."""
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import Enum
 
 
 class Liveness(Enum):
-    """What can be known of a connection without waiting."""
+    """What a look at an open byte stream has found."""
 
-    #: open, and nothing to read
-    ALIVE = auto()
-    #: the peer hung up, or the connection was closed here
-    CLOSED = auto()
-    #: bytes that nobody has asked for are waiting
-    UNREAD = auto()
+    #: open, and there is nothing to read
+    ALIVE = "alive"
+    #: the peer has hung up, the connection is broken, or this end has closed it
+    CLOSED = "closed"
+    #: bytes are waiting that nobody has asked for
+    UNREAD = "unread"
     #: something is waiting that may be harmless (TLS session tickets): only a receive can show it
-    UNSURE = auto()
+    UNSURE = "unsure"
 
 
-# Looking up a member of an enumeration takes longer than looking up a global.
+# Looking up a name of a module is faster than an attribute of a class.
 ALIVE = Liveness.ALIVE
+CLOSED = Liveness.CLOSED
+UNREAD = Liveness.UNREAD
