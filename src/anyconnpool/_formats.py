@@ -105,7 +105,7 @@ def frame_line(data: bytes, newline: bytes) -> bytes:
 
     :raises ValueError: if the newline is empty, or occurs before the end of the line
     """
-    line = as_bytes("a line", data) + newline
+    line = (data if type(data) is bytes else as_bytes("a line", data)) + newline
     if not newline:
         raise ValueError("a line can't be ended by an empty newline")
     if line.find(newline) != len(line) - len(newline):

@@ -13,21 +13,19 @@ from anyio import AsyncContextManagerMixin, CapacityLimiter, current_time, sleep
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
-from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.connection import AcquireContext, PooledConnection
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import FrameFormat, PackageFormat
 from anyconnpool._pool import ConnectionPool
-from anyconnpool._remote import Remote, remote_key, resolve_remote
+from anyconnpool._remote import Endpoint, Remote, TLSOptions, make_endpoint
 from anyconnpool._retry import Retry
 from anyconnpool._settings import PoolOptions, Settings
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import check_count
 from anyconnpool._util.interrupts import defer_interrupts
-from anyconnpool._util.liveness import Liveness
 from anyconnpool._util.log import warn_of_neglect
 
 if TYPE_CHECKING:
@@ -67,10 +65,9 @@ class ManagedPool(ConnectionPool):
         def make_machine(
             settings: Settings,
             slots: CapacityLimiter,
-            inspect: Callable[[PoolEntry[Transport]], Liveness],
             run_actions: Callable[[], None],
         ) -> SharedPoolStateMachine[Transport]:
-            return SharedPoolStateMachine(settings, slots, inspect, run_actions, shared_limit)
+            return SharedPoolStateMachine(settings, slots, run_actions, shared_limit)
 
         return lifecycle.start(self._settings, self._connectable, make_machine)
 
@@ -94,15 +91,17 @@ class StatisticsByRemote(Mapping[Remote, PoolStatistics]):
     """Look statistics up by remotes, hashable or not.
 
     :param found: remotes and statistics
-    :param tls: whether TLS is spoken to addresses
+    :param tls: how TLS is spoken to addresses, if at all
     """
 
-    def __init__(self, found: Iterable[tuple[Remote, PoolStatistics]], *, tls: bool) -> None:
+    def __init__(
+        self, found: Iterable[tuple[Remote, PoolStatistics]], tls: TLSOptions | None
+    ) -> None:
         self._tls = tls
-        self._found = {remote_key(item[0], tls=tls): item for item in found}
+        self._found = {Endpoint.of(item[0], tls).key: item for item in found}
 
     def __getitem__(self, remote: Remote) -> PoolStatistics:
-        return self._found[remote_key(remote, tls=self._tls)][1]
+        return self._found[Endpoint.of(remote, self._tls).key][1]
 
     def __iter__(self) -> Iterator[Remote]:
         return (remote for remote, _ in self._found.values())
@@ -148,8 +147,10 @@ class PoolManager(AsyncContextManagerMixin):
         checked = Settings.from_options({**settings, "name": "manager"})
         if checked.min_idle > max_total:
             raise ValueError(f"min_idle must not exceed max_total, {max_total}")
-        resolve_remote(("localhost", 1), tls, ssl_context, None, tls_standard_compatible)
+        # Whatever the remote: refuse wrong options now.
+        endpoint = make_endpoint(("localhost", 1), tls, ssl_context, None, tls_standard_compatible)
         self._tls = tls
+        self._tls_options = endpoint.tls
         self._ssl_context = ssl_context
         self._tls_standard_compatible = tls_standard_compatible
         # An iterator would serve the first pool only.
@@ -203,7 +204,7 @@ class PoolManager(AsyncContextManagerMixin):
             would have no effect on a connectable
         """
         self._check()
-        key = remote_key(remote, tls=self._tls)
+        key = Endpoint.of(remote, self._tls_options).key
         pool = self._pools.get(key)
         if pool is None:
             pool = ManagedPool(
@@ -352,7 +353,7 @@ class PoolManager(AsyncContextManagerMixin):
         A remote is found in whatever form it is written, as an address or as a connectable.
         """
         found = [(pool.remote, pool.statistics()) for pool in list(self._running)]
-        return StatisticsByRemote(found, tls=self._tls)
+        return StatisticsByRemote(found, self._tls_options)
 
     def _check(self) -> None:
         if self._lifecycle is None:

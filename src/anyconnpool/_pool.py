@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,16 +13,17 @@ from anyio import AsyncContextManagerMixin
 from anyio.abc import ByteStreamConnectable
 
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._engine.connection import AcquireContext, PooledConnection
+from anyconnpool._engine.connection import AcquireContext, ConnectedStream, PooledConnection
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
-from anyconnpool._engine.replay import check_retry, run_exchange
+from anyconnpool._engine.replay import Attempt, check_retry, repeat
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import FrameFormat, PackageFormat, choose_package_format, frame_line
-from anyconnpool._remote import Remote, describe_remote, parse_url, resolve_remote
+from anyconnpool._remote import Remote, make_endpoint, parse_url
 from anyconnpool._retry import Retry
 from anyconnpool._settings import PoolOptions, Settings, describes_settings
 from anyconnpool._statistics import PoolStatistics
+from anyconnpool._streams.connectable import make_connectable
 from anyconnpool._streams.framed import (
     Exchange,
     bytes_exchange,
@@ -57,14 +59,17 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     The exchanges (:meth:`run`, and all methods whose names begin with "send") acquire a connection,
     use it once and release it. ``timeout=`` is the limit for acquire, send and receive together, in
     seconds. ``retry=`` allows the request to be sent more than once; without it, an exchange is
-    repeated only if nothing of it was sent. A reused connection that turns out dead before the
-    first byte of a reply is replaced at once, and that doesn't count as a try. The exchanges raise
+    repeated only if its connection failed before anything was sent. With it, a reused connection
+    that turns out dead before the first byte of a reply is replaced at once, and that doesn't
+    count as a try. The exchanges raise
     what :meth:`acquire` raises and what the connection's method of the same name raises. When time
     runs out, that is :exc:`TimeoutError`, of which :exc:`AcquireTimeout` is a kind. A connection
     whose exchange failed, was cancelled or ran out of time is closed. Arguments that make no sense
     are refused before a connection is acquired.
 
-    :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable
+    :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable except a
+        pool. For addresses, and for AnyIO's own connectables, which stand for addresses, the pool
+        makes streams of its own; of a stream that another connectable makes it may know less
     :param tls: whether to speak TLS; this and the other TLS options are those of
         :func:`anyio.as_connectable`
     :param ssl_context: the TLS settings, if they are not the secure defaults. If the closing
@@ -91,11 +96,12 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         tls_standard_compatible: bool = True,
         **settings: Unpack[PoolOptions],
     ) -> None:
-        self._connectable = resolve_remote(
-            remote, tls, ssl_context, tls_hostname, tls_standard_compatible
-        )
+        endpoint = make_endpoint(remote, tls, ssl_context, tls_hostname, tls_standard_compatible)
+        if isinstance(endpoint.target, ConnectionPool):
+            raise TypeError("a pool can't be the remote of a pool: use it directly")
+        self._connectable = make_connectable(endpoint)
         if settings.get("name") is None:
-            settings["name"] = describe_remote(remote, tls=tls)
+            settings["name"] = endpoint.name
         self._settings = Settings.from_options(settings)
         self._acquire_timeout = self._settings.acquire_timeout
         self._machine: PoolStateMachine[Transport] | None = None
@@ -177,10 +183,11 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     def acquire(self, *, timeout: float | None = None) -> AcquireContext:
         """Acquire a connection: an idle one at once, or else the first that comes back or opens.
 
-        Use the result with ``async with``, or await it. Whoever comes first is served first. Idle
-        connections are probed: one that the peer has closed, or that has unread bytes, is closed
-        and the next one taken. This is a cancellation point before anything is taken. A later
-        cancellation loses nothing: a connection that was being opened serves the next caller.
+        Use the result with ``async with``, or await it. Whoever comes first is served first. An
+        idle connection is looked at before it is handed out: if the peer has closed it, or if it
+        was used before and bytes have arrived that nobody asked for, it is closed and the next one
+        taken. This is a cancellation point before anything is taken. A later cancellation loses
+        nothing: a connection that was being opened serves the next caller.
 
         :param timeout: limit for all of it, in seconds; by default ``acquire_timeout``
         :return: an asynchronous context manager that is awaitable too
@@ -206,11 +213,17 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         return self._running_leasing().acquire_nowait()
 
     async def connect(self) -> PooledConnection:
-        """Acquire a connection, as AnyIO expects it of a connectable; see :meth:`acquire`.
+        """Acquire a connection that its caller closes for good, as AnyIO has it of connectables.
 
-        :return: the connection; release it with :meth:`PooledConnection.aclose`
+        For code that takes a connectable; :meth:`acquire` is the way to reuse connections. The pool
+        can't know what such code leaves on a connection. So ``aclose()`` and the end of an ``async
+        with`` close it, as they close any stream of AnyIO's, and its slot is freed. Until then it
+        counts as in use. When the pool's block ends, it is closed at the latest after
+        ``close_timeout``. It raises what :meth:`acquire` raises.
+
+        :return: the connection, to be closed like any other stream
         """
-        return await self.acquire()
+        return await self._running_leasing().acquire(self._acquire_timeout, None, ConnectedStream)
 
     async def run(
         self,
@@ -226,7 +239,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         :param args: further arguments of the function
         :param timeout: limit for all tries together, in seconds
         :param retry: how often the function may be called again after it has sent something;
-            without it, it is called again only if nothing was sent
+            without it, it is called again only if its connection failed before anything was sent
         :return: what the function returns
         :raises TypeError: if the function can't be called
         """
@@ -298,7 +311,9 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         retry: Retry | None = None,
     ) -> bytes:
         """Send a line and receive one; see :meth:`FramedStream.send_receive_line`."""
-        return await self._exchange(line_exchange(data, newline, max_bytes), timeout, retry)
+        return await self._exchange(
+            line_exchange(data, newline, max_bytes, self._settings.max_line_bytes), timeout, retry
+        )
 
     async def send_receive_package(
         self,
@@ -352,27 +367,46 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     async def _exchange(
         self, exchange: Exchange[T], timeout: float | None, retry: Retry | None
     ) -> T:
-        request, receive = exchange
+        limit = math.inf if timeout is None else check_duration("timeout", timeout)
+        leasing = self._leasing
+        if leasing is None or not leasing.running:
+            leasing = self._running_leasing()
+        if retry is None:
+            # What was sent is not sent again: there is nothing to repeat.
+            return await leasing.exchange(exchange, limit, self._acquire_timeout, None)
+        check_retry(retry)
+        deadline = Deadline(limit)
 
-        async def send_and_receive(connection: PooledConnection) -> T:
-            await connection.send(request)
-            return await receive(connection)
+        def attempt_once(attempt: Attempt) -> Awaitable[T]:
+            return self._running_leasing().exchange(
+                exchange, deadline.remaining(), self._acquire_timeout, attempt
+            )
 
-        return await self._run(send_and_receive, timeout, retry)
+        return await repeat(attempt_once, deadline, retry, self._count_replay)
 
     async def _run(
         self,
-        exchange: Callable[[PooledConnection], Awaitable[T]],
+        function: Callable[[PooledConnection], Awaitable[T]],
         timeout: float | None,
         retry: Retry | None,
     ) -> T:
         check_retry(retry)
-        return await run_exchange(
-            exchange, self._acquire_within, Deadline(timeout), retry, self._count_replay
-        )
+        deadline = Deadline(timeout)
 
-    def _acquire_within(self, limit: float) -> AcquireContext:
-        return self.acquire(timeout=min(limit, self._acquire_timeout))
+        def describe() -> str:
+            return f"the function run by pool {self.name!r} took more than {deadline.seconds:g} s"
+
+        async def attempt_once(attempt: Attempt) -> T:
+            limit = min(deadline.remaining(), self._acquire_timeout)
+            async with self.acquire(timeout=limit) as connection:
+                try:
+                    with deadline.limit(describe):
+                        return await function(connection)
+                except Exception:
+                    attempt.note(connection)
+                    raise
+
+        return await repeat(attempt_once, deadline, retry, self._count_replay)
 
     def _count_replay(self, error: Exception) -> None:
         self._running_leasing().count_replay(error)

@@ -1,4 +1,4 @@
-"""What a pool connects to: checked before anything is opened, and given a name for logs."""
+"""What a pool connects to: checked before anything is opened, and named for logs and errors."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import os
 import re
 import ssl
 from collections.abc import Hashable
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
-from anyio import TCPConnectable, UNIXConnectable, as_connectable
+from anyio import TCPConnectable, UNIXConnectable
 from anyio.abc import ByteStreamConnectable
 from anyio.streams.tls import TLSConnectable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: what :func:`anyio.as_connectable` takes
 Remote: TypeAlias = (
@@ -23,38 +27,109 @@ Remote: TypeAlias = (
     | os.PathLike[str]
 )
 
+_URL_FORMS = "tcp://host:port, tls://host:port or unix:///path"
 
-def resolve_remote(
+
+@dataclass(frozen=True)
+class TLSOptions:
+    """How TLS is to be spoken.
+
+    :ivar ssl_context: the settings; ``None`` for secure defaults
+    :ivar hostname: the name to check the peer's certificate for, if not the host
+    :ivar standard_compatible: whether the closing handshake is made and expected
+    """
+
+    ssl_context: ssl.SSLContext | None = None
+    hostname: str | None = None
+    standard_compatible: bool = True
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A remote that has been checked.
+
+    :ivar target: ``(host, port)``, the path of a UNIX socket, or a connectable that the pool can't
+        see into
+    :ivar tls: how TLS is to be spoken to an address, if at all
+    """
+
+    target: tuple[str, int] | str | bytes | ByteStreamConnectable
+    tls: TLSOptions | None = None
+
+    @classmethod
+    def of(cls, remote: Remote, tls: TLSOptions | None = None) -> Self:
+        """Check a remote.
+
+        AnyIO's own connectables are taken apart: a :class:`~anyio.TCPConnectable` is as good as its
+        address.
+
+        :param remote: what to connect to
+        :param tls: how TLS is to be spoken, if at all
+        :raises TypeError: if the remote is nothing to connect to
+        :raises ValueError: if an address makes no sense, or TLS options would have no effect
+        """
+        if not isinstance(remote, ByteStreamConnectable):
+            return cls(_check_address(remote), tls)
+        if tls is not None:
+            raise ValueError(
+                "TLS options have no effect on a ready-made connectable: wrap it in "
+                "anyio.streams.tls.TLSConnectable, or give an address instead"
+            )
+        return cls(*_take_apart(remote))
+
+    @property
+    def name(self) -> str:
+        """How the remote is called in logs and errors: its URL, or the type of its connectable."""
+        target = self.target
+        if isinstance(target, tuple):
+            host, port = target
+            shown = f"[{host}]" if ":" in host else host
+            return make_printable(f"{'tls' if self.tls else 'tcp'}://{shown}:{port}")
+        if isinstance(target, (str, bytes)):
+            return make_printable(f"{'tls+' if self.tls else ''}unix://{os.fsdecode(target)}")
+        while isinstance(target, TLSConnectable):
+            target = cast("ByteStreamConnectable", target.connectable)
+        return type(target).__name__
+
+    @property
+    def key(self) -> Hashable:
+        """What is equal for two endpoints only if the same is meant, however it was written."""
+        target = self.target
+        if isinstance(target, (str, bytes)):
+            return os.fsdecode(target), self.tls
+        return _hashable(target), self.tls
+
+
+def make_endpoint(
     remote: Remote,
     tls: bool,
     ssl_context: ssl.SSLContext | None,
     tls_hostname: str | None,
     tls_standard_compatible: bool,
-) -> ByteStreamConnectable:
-    """Turn a remote into a connectable, refusing what AnyIO would ignore silently.
+) -> Endpoint:
+    """Check a remote and the options of TLS, and refuse what would have no effect.
 
     If the closing handshake of TLS is expected, the context, whoever made it, loses the option
     ``OP_IGNORE_UNEXPECTED_EOF``.
 
-    :raises TypeError: if the remote is of the wrong type
+    :raises TypeError: if the remote is nothing to connect to
     :raises ValueError: if an address makes no sense, or TLS options would have no effect
     """
+    if ssl_context is not None and not isinstance(cast("object", ssl_context), ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
     wants_tls = bool(ssl_context or tls_hostname or not tls_standard_compatible)
-    _check_remote(remote, tls or wants_tls)
+    given = TLSOptions(ssl_context, tls_hostname, tls_standard_compatible)
+    endpoint = Endpoint.of(remote, given if tls or wants_tls else None)
     if wants_tls and not tls:
         raise ValueError("TLS options have no effect without tls=True")
-    if tls and not isinstance(remote, tuple) and not tls_hostname:
+    if tls and not isinstance(endpoint.target, tuple) and not tls_hostname:
         _check_needs_no_hostname(ssl_context)
-    connectable = as_connectable(
-        remote,
-        tls=tls,
-        ssl_context=ssl_context,
-        tls_hostname=tls_hostname,
-        tls_standard_compatible=tls_standard_compatible,
-    )
-    if isinstance(connectable, TLSConnectable) and connectable.standard_compatible:
-        _report_cuts(connectable.ssl_context)
-    return connectable
+    target, options = endpoint.target, endpoint.tls
+    if isinstance(target, TLSConnectable) and target.standard_compatible:
+        _report_cuts(target.ssl_context)
+    elif options and options.ssl_context and options.standard_compatible:
+        _report_cuts(options.ssl_context)
+    return endpoint
 
 
 def _report_cuts(context: ssl.SSLContext) -> None:
@@ -77,31 +152,52 @@ def _check_needs_no_hostname(ssl_context: ssl.SSLContext | None) -> None:
         )
 
 
-def _check_remote(remote: object, tls: bool) -> None:
-    if not isinstance(remote, ByteStreamConnectable):
-        _check_address(remote)
-    elif tls:
-        raise ValueError(
-            "TLS options have no effect on a ready-made connectable: wrap it in "
-            "anyio.streams.tls.TLSConnectable, or give an address instead"
-        )
+def _take_apart(remote: ByteStreamConnectable) -> tuple[Any, TLSOptions | None]:
+    """Return the address that a connectable of AnyIO's own stands for, or the connectable.
+
+    A class that derives from one of them may do anything.
+    """
+    if type(remote) is TCPConnectable:
+        return (str(remote.host), remote.port), None
+    if type(remote) is UNIXConnectable:
+        return os.fspath(cast("str | bytes | os.PathLike[str]", remote.path)), None
+    if type(remote) is TLSConnectable:
+        target, tls = _take_apart(cast("ByteStreamConnectable", remote.connectable))
+        if tls is None and not isinstance(target, ByteStreamConnectable):
+            options = TLSOptions(remote.ssl_context, remote.hostname, remote.standard_compatible)
+            return target, options
+    return remote, None
 
 
-def _check_address(remote: object) -> None:
+def _check_address(remote: object) -> tuple[str, int] | str | bytes:
     if isinstance(remote, tuple):
-        _check_host_and_port(cast("tuple[object, ...]", remote))
-    elif not isinstance(remote, (str, bytes, os.PathLike)):
+        return _check_host_and_port(cast("tuple[object, ...]", remote))
+    if not isinstance(remote, (str, bytes, os.PathLike)):
         raise TypeError(
             f"a remote is a (host, port) tuple, the path of a UNIX socket or an AnyIO "
             f"connectable, not {remote!r}"
         )
-    elif not os.fspath(remote):
+    path = os.fspath(cast("str | bytes | os.PathLike[str]", remote))
+    if not path:
         raise ValueError("the path of a UNIX socket must not be empty")
-    elif isinstance(remote, str) and "://" in remote:
-        raise ValueError(f"{remote!r} is a URL, not a path: use ConnectionPool.from_url()")
+    if isinstance(remote, str):
+        _check_is_path(remote)
+    return path
 
 
-def _check_host_and_port(remote: tuple[object, ...]) -> None:
+def _check_is_path(remote: str) -> None:
+    """Refuse a string that means something else than the path of a UNIX socket."""
+    if "://" in remote:
+        raise ValueError("a remote is no URL: use ConnectionPool.from_url() for that")
+    host, colon, port = remote.rpartition(":")
+    if colon and port.isdigit() and "/" not in remote:
+        raise ValueError(
+            f"{remote!r} would be the path of a UNIX socket: write ({host!r}, {port}) for a host "
+            f"and a port, or pathlib.Path({remote!r}) if it is a path"
+        )
+
+
+def _check_host_and_port(remote: tuple[object, ...]) -> tuple[str, int]:
     if len(remote) != 2:
         raise ValueError(f"a TCP remote is a (host, port) tuple, not {remote!r}")
     host, port = remote
@@ -109,73 +205,41 @@ def _check_host_and_port(remote: tuple[object, ...]) -> None:
         raise TypeError(f"a host must be a str or an IP address, not {host!r}")
     if not host:
         raise ValueError("a host must not be empty")
+    if isinstance(host, str) and "/" in host:
+        raise ValueError("a host is a name or an IP address, no URL and no path")
     if not isinstance(port, int) or isinstance(port, bool):
         raise TypeError(f"a port must be an int, not {port!r}")
     if not 1 <= port <= 65535:
         raise ValueError(f"a port must be 1 to 65535, not {port}")
+    return str(host), port
 
 
-def describe_remote(remote: Remote, *, tls: bool) -> str:
-    """Name a remote: its URL, or the type of its connectable.
-
-    :param tls: whether TLS is spoken over it
-    """
-    if isinstance(remote, TLSConnectable):
-        return describe_remote(cast("Remote", remote.connectable), tls=True)
-    if isinstance(remote, TCPConnectable):
-        remote = (remote.host, remote.port)
-    elif isinstance(remote, UNIXConnectable):
-        remote = cast("Remote", remote.path)
-    if isinstance(remote, tuple):
-        host, port = remote
-        shown = f"[{host}]" if ":" in str(host) else str(host)
-        return f"{'tls' if tls else 'tcp'}://{shown}:{port}"
-    if isinstance(remote, ByteStreamConnectable):
-        return type(remote).__name__
-    return f"{'tls+' if tls else ''}unix://{os.fsdecode(remote)}"
+def make_printable(text: str) -> str:
+    """Return a text with everything escaped that a terminal or a log shouldn't get."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class _Equal:
-    """Stand in for a remote that can't be hashed, as AnyIO's own connectables can't."""
+    """Stand in for a connectable that can't be hashed."""
 
-    def __init__(self, remote: object) -> None:
-        self._remote = remote
+    def __init__(self, target: object) -> None:
+        self._target = target
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Equal) and bool(self._remote == other._remote)
+        return isinstance(other, _Equal) and bool(self._target == other._target)
 
     def __hash__(self) -> int:
-        return hash(type(self._remote))
+        return hash(type(self._target))
 
 
-def remote_key(remote: Remote, *, tls: bool) -> Hashable:
-    """Return a key under which the same remote is found again, however it is written.
-
-    :param tls: whether TLS is to be spoken
-    :raises TypeError: if the remote is of the wrong type
-    :raises ValueError: if an address makes no sense, or ``tls`` is set for a connectable
-    """
-    _check_remote(remote, tls)
-    return _key(remote)
-
-
-def _key(remote: Remote) -> Hashable:
-    if isinstance(remote, TLSConnectable):
-        inner = _key(cast("Remote", remote.connectable))
-        return inner, remote.hostname, remote.ssl_context, remote.standard_compatible
-    if isinstance(remote, TCPConnectable):
-        remote = (remote.host, remote.port)
-    elif isinstance(remote, UNIXConnectable):
-        remote = cast("Remote", remote.path)
-    if isinstance(remote, tuple):
-        return (str(remote[0]), *remote[1:])
-    if isinstance(remote, (str, bytes, os.PathLike)):
-        return os.fsdecode(remote)
+def _hashable(target: object) -> Hashable:
     try:
-        hash(remote)
+        hash(target)
     except TypeError:
-        return _Equal(remote)
-    return remote
+        return _Equal(target)
+    return target
 
 
 def parse_url(url: str) -> tuple[Remote, bool]:
@@ -188,22 +252,23 @@ def parse_url(url: str) -> tuple[Remote, bool]:
     """
     if not isinstance(cast("object", url), str):
         raise TypeError(f"a URL must be a str, not {type(url).__name__}")
-    # It may hold a password, and errors go to logs.
-    shown = re.sub("//.*@", "//***@", url)
-    advice = f"{shown!r} is not tcp://host:port, tls://host:port or unix:///path"
+    # The rest may hold a password, and errors go to logs.
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)", url)
+    shown = f"{scheme[0]}://…" if scheme else "this"
+    advice = f"{shown} is not {_URL_FORMS}"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"{advice}: {error}" if shown == url else advice) from None
+    except ValueError:
+        raise ValueError(f"{advice}: it can't be parsed") from None
     if parts.query or parts.fragment or parts.username is not None:
         raise ValueError(f"{advice}: settings are keyword arguments, credentials go to the server")
     if parts.scheme == "unix":
         if parts.netloc or not parts.path.startswith("/") or parts.path == "/":
             raise ValueError(f"{advice}: a UNIX socket needs an absolute path after three slashes")
         return unquote(parts.path), False
-    if parts.scheme not in ("tcp", "tls"):
-        raise ValueError(f"{advice}: unknown scheme {parts.scheme!r}")
+    if not scheme or parts.scheme not in ("tcp", "tls"):
+        raise ValueError(f"{advice}: the scheme is none of these")
     if not host or port is None or parts.path not in ("", "/"):
         raise ValueError(f"{advice}: it takes a host and a port, and nothing after them")
     return (host, port), parts.scheme == "tls"

@@ -29,7 +29,7 @@ class CloseReason(str, Enum):
     USES = "max_uses", True
     #: :meth:`ConnectionPool.retire` was called while it was open
     RETIRED = "retired", True
-    #: the peer hung up while it was idle
+    #: the peer hung up while nobody was using it
     PEER_CLOSED = "peer_closed", False
     #: the ``check`` hook failed or took too long
     CHECK_FAILED = "check_failed", False
@@ -38,7 +38,8 @@ class CloseReason(str, Enum):
     #: its borrower left it in doubt: an operation failed or was cancelled, the body raised,
     #: or a reply was still owed
     UNCLEAN = "unclean", False
-    #: its borrower called :meth:`PooledConnection.discard`
+    #: its borrower called :meth:`PooledConnection.discard`, or closed what
+    #: :meth:`ConnectionPool.connect` had returned
     DISCARDED = "discarded", False
     #: ``max_size`` was lowered
     SURPLUS = "surplus", True

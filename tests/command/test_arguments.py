@@ -22,7 +22,7 @@ COMMANDS = ("echo-server", "echo-client", "load")
         ("load", "required: URL"),
         (f"load {URL} more", "unrecognized arguments: more"),
         (f"echo-client {URL} hi --dance", "unrecognized arguments: --dance"),
-        ("load http://127.0.0.1:1", "unknown scheme 'http'"),
+        ("load http://127.0.0.1:1", "the scheme is none of these"),
         ("load tcp://127.0.0.1", "it takes a host and a port"),
         ("load unix://relative", "three slashes"),
         (f"load {URL} --connections 0", "1 at least"),

@@ -13,7 +13,7 @@ from anyconnpool._core.states import PoolEntry, State, Waiter
 from anyconnpool._statistics import CloseReason
 from anyconnpool._util.liveness import Liveness
 
-from .machine_fakes import SetSlots, WatchedMachine, make_settings
+from .machine_fakes import SetSlots, WatchedMachine, ask, make_settings
 from .machine_model import Conn, Model
 
 Method = TypeVar("Method", bound=Callable[..., None])
@@ -34,6 +34,8 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "max_idle_time": st.sampled_from(IDLE_TIMES),
     "max_lifetime": st.sampled_from(LIFETIMES),
     "max_uses": st.sampled_from([math.inf, math.inf, 1, 2]),
+    "check": st.sampled_from([None, ask, ask, ask]),
+    "check_after": st.just(3.1),
     "max_waiting": st.sampled_from([math.inf, math.inf, 0, 1, 2]),
     "idle_order": st.sampled_from(["lifo", "fifo"]),
 }
@@ -69,7 +71,7 @@ class MachineEvents(RuleBasedStateMachine):
         self.now = 0.0
         self.slots = SetSlots(self.settings.max_size)
         self.model = Model(self.settings)
-        self.machine = WatchedMachine(self.settings, self.slots, self._inspect, lambda: jitter)
+        self.machine = WatchedMachine(self.settings, self.slots, lambda: jitter)
         self.conns: dict[PoolEntry[int], Conn] = {}
         self.names = iter(range(1_000_000))
         self.woken: list[Waiter[int]] = []
@@ -84,7 +86,8 @@ class MachineEvents(RuleBasedStateMachine):
         self._refill()
 
     def _inspect(self, entry: PoolEntry[int]) -> Liveness:
-        assert entry.state in (State.IDLE, State.IN_USE), "nobody else's socket is looked at"
+        looked_at = (State.IDLE, State.IN_USE, State.OPENING)
+        assert entry.state in looked_at, "nobody else's socket is looked at"
         return self.conns[entry].liveness
 
     def is_open(self) -> bool:
@@ -101,6 +104,17 @@ class MachineEvents(RuleBasedStateMachine):
         found = self.model.those(State.IDLE, State.IN_USE)
         if found:
             found[pick % len(found)].liveness = liveness
+
+    @event(often=2, pick=PICKS, liveness=st.sampled_from(Liveness))
+    def something_arrives(self, pick: int, liveness: Liveness) -> None:
+        """The event loop tells of what a peer has done, whatever the connection is doing."""
+        found = self.model.those(State.IDLE, State.IN_USE, State.CHECKING, State.CLOSING)
+        if found:
+            conn = found[pick % len(found)]
+            conn.liveness = liveness
+            assert conn.entry is not None
+            self.machine.notice(conn.entry, self.now)
+            self.model.notice(conn, self.now)
 
     @event(often=5, times=st.integers(1, 3))
     def acquire(self, times: int) -> None:
@@ -141,12 +155,11 @@ class MachineEvents(RuleBasedStateMachine):
         often=5,
         pick=PICKS,
         good=MOSTLY_TRUE,
-        unsure=st.booleans(),
         reason=st.sampled_from([None, *GIVEN_REASONS]),
         liveness=st.sampled_from(Liveness),
     )
     def borrow_ends(
-        self, pick: int, good: bool, unsure: bool, reason: CloseReason | None, liveness: Liveness
+        self, pick: int, good: bool, reason: CloseReason | None, liveness: Liveness
     ) -> None:
         if not self.borrowed:
             return
@@ -154,28 +167,30 @@ class MachineEvents(RuleBasedStateMachine):
         conn = self.conns[entry]
         if good:
             self.release(entry)
-        elif reason is not None or unsure:
-            self.release(entry, reason, unsure)
+        elif reason is not None:
+            self.release(entry, reason)
         elif liveness is Liveness.ALIVE:
             assert self.machine.detach(entry) is self.model.detach(conn)
         else:
             conn.liveness = liveness
             self.release(entry)
 
-    def release(
-        self, entry: PoolEntry[int], reason: CloseReason | None = None, unsure: bool = False
-    ) -> None:
-        self.machine.release(entry, self.now, reason, unsure=unsure)
-        self.model.release(self.conns[entry], self.now, reason, unsure)
+    def release(self, entry: PoolEntry[int], reason: CloseReason | None = None) -> None:
+        self.machine.release(entry, self.now, reason)
+        self.model.release(self.conns[entry], self.now, reason)
 
     @event(
         often=10,
         pick=PICKS,
         good=MOSTLY_TRUE,
-        unsure=st.booleans(),
+        fails=st.booleans(),
+        spoken=st.booleans(),
+        tells=st.booleans(),
         liveness=st.sampled_from(Liveness),
     )
-    def order_is_done(self, pick: int, good: bool, unsure: bool, liveness: Liveness) -> None:
+    def order_is_done(
+        self, pick: int, good: bool, fails: bool, spoken: bool, tells: bool, liveness: Liveness
+    ) -> None:
         under_way = [*self.opening, *self.checking, *self.closing]
         if not under_way:
             return
@@ -185,21 +200,32 @@ class MachineEvents(RuleBasedStateMachine):
         elif entry in self.checking:
             self.checked(entry, Liveness.ALIVE if good else liveness)
         elif good:
-            self.opened(entry, unsure)
-        elif unsure:
+            self.opened(entry, spoken, tells, liveness)
+        elif fails:
             self.open_failed(entry)
         else:
             self.opening.remove(entry)
             self.machine.open_cancelled(entry)
             self.model.open_cancelled(self.conns[entry])
 
-    def opened(self, entry: PoolEntry[int], unsure: bool = False) -> None:
+    def opened(
+        self,
+        entry: PoolEntry[int],
+        spoken: bool = False,
+        tells: bool = False,
+        liveness: Liveness = Liveness.ALIVE,
+    ) -> None:
         self.opening.remove(entry)
         entry.transport = next(self.names)
-        self.machine.opened(entry, self.now, unsure=unsure)
+        entry.look = lambda: self._inspect(entry)
+        conn = self.conns[entry]
+        conn.liveness = liveness
+        conn.spoken = entry.spoken = spoken
+        conn.tells = entry.tells = tells
+        self.machine.opened(entry, self.now)
         longest = self.settings.max_lifetime
         assert 0.9 * longest <= entry.expires_at - self.now <= longest
-        self.model.opened(self.conns[entry], self.now, entry.expires_at, unsure)
+        self.model.opened(conn, self.now, entry.expires_at)
 
     def open_failed(self, entry: PoolEntry[int]) -> None:
         self.opening.remove(entry)
@@ -218,17 +244,15 @@ class MachineEvents(RuleBasedStateMachine):
         self.machine.closed(entry)
         self.model.closed(self.conns[entry], entry.close_reason)
 
-    @event(often=2, limit=st.integers(1, 3), start=PICKS)
-    def sweep(self, limit: int, start: int) -> None:
-        """Reap, look over a slice of the idle ones, and refill."""
+    @event(often=2, limit=st.integers(1, 3))
+    def sweep(self, limit: int) -> None:
+        """Reap, look over all that is idle, a slice at a time, and refill."""
         assert self.machine.reap(self.now, limit) is self.model.reap(self.now, limit)
         self.compare()
-        start %= len(self.model.idle) + 1
-        some = self.model.idle[start : start + limit]
-        following = self.machine.look_over(start, limit, self.now)
-        self.model.judge_idle(some, self.now)
-        passed = start + sum(conn in self.model.idle for conn in some)
-        assert following == (passed if passed < len(self.model.idle) else None)
+        start: int | None = 0
+        while start is not None:
+            start = self.machine.look_over(start, limit, self.now)
+        self.model.judge_idle(list(self.model.idle), self.now)
         self.compare()
         if limit > 1:
             self._refill()

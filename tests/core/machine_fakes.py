@@ -20,6 +20,10 @@ def make_settings(**chosen: Unpack[PoolOptions]) -> Settings:
     return Settings.from_options({"name": "pool", **chosen})
 
 
+async def ask(connection: object) -> None:
+    """Stand for a check: tests say what it finds."""
+
+
 class SetSlots:
     """Refuse what AnyIO's capacity limiter refuses; a set of borrowers is all it needs."""
 
@@ -65,10 +69,9 @@ class WatchedMachine(Watched):
         self,
         settings: Settings,
         slots: SetSlots,
-        inspect: Callable[[PoolEntry[int]], Liveness],
         jitter: Callable[[], float],
     ) -> None:
-        super().__init__(settings, slots, inspect, lambda: None, jitter=jitter)
+        super().__init__(settings, slots, lambda: None, jitter=jitter)
         self.moves = []
 
 
@@ -80,11 +83,8 @@ class Pool:
         self.slots = SetSlots(settings.max_size)
         #: what a look at an entry shows, if not that it is alive
         self.shows: dict[PoolEntry[int], Liveness] = {}
-        self.machine = WatchedMachine(settings, self.slots, self._inspect, lambda: jitter)
+        self.machine = WatchedMachine(settings, self.slots, lambda: jitter)
         self.woken: list[Waiter[int]] = []
-
-    def _inspect(self, entry: PoolEntry[int]) -> Liveness:
-        return self.shows.get(entry, Liveness.ALIVE)
 
     def join(self) -> Waiter[int]:
         waiter = self.try_join()
@@ -105,10 +105,11 @@ class Pool:
         assert given is order
         return entry
 
-    def open(self, *, now: float = 0.0, unsure: bool = False) -> PoolEntry[int]:
+    def open(self, *, now: float = 0.0) -> PoolEntry[int]:
         entry = self.ordered(Action.OPEN)
         entry.transport = 1
-        self.machine.opened(entry, now, unsure=unsure)
+        entry.look = lambda: self.shows.get(entry, Liveness.ALIVE)
+        self.machine.opened(entry, now)
         return entry
 
     def fail(self, error: Exception) -> PoolEntry[int]:

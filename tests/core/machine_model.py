@@ -23,6 +23,9 @@ class Conn:
         self.liveness = Liveness.ALIVE
         self.borrows = 0
         self.retired = False
+        self.spoken = False
+        self.noticed = False
+        self.tells = False
         self.expires_at = math.inf
         self.idle_since = 0.0
         #: whatever justifies that it is closed
@@ -74,6 +77,9 @@ class Model:
             conn = self.idle.pop(-1 if self.settings.idle_order == "lifo" else 0)
             if self._drop_if_bad(conn, now):
                 continue
+            if self._is_check_due(conn, now):
+                conn.state = State.CHECKING
+                continue
             lent = conn
             self._grant(conn)
         self._order_missing()
@@ -100,11 +106,16 @@ class Model:
             self._route(conn, now, look=True)
         self._order_missing()
 
-    def release(self, conn: Conn, now: float, reason: CloseReason | None, unsure: bool) -> None:
+    def release(self, conn: Conn, now: float, reason: CloseReason | None) -> None:
         if conn.state is State.IN_USE:
-            look = bool(self.waiters) and reason is None and not unsure
-            given = () if reason is None else (reason,)
-            self._route(conn, now, given, doubt=unsure, look=look)
+            look = reason is None and (conn.noticed or bool(self.waiters))
+            self._route(conn, now, () if reason is None else (reason,), look=look)
+        self._order_missing()
+
+    def notice(self, conn: Conn, now: float) -> None:
+        conn.noticed = True
+        if conn in self.idle and self._drop_if_bad(conn, now):
+            self.idle.remove(conn)
         self._order_missing()
 
     def detach(self, conn: Conn) -> bool:
@@ -114,12 +125,14 @@ class Model:
         self._forget(conn)
         return True
 
-    def opened(self, conn: Conn, now: float, expires_at: float, unsure: bool) -> None:
+    def opened(self, conn: Conn, now: float, expires_at: float) -> None:
         conn.expires_at = expires_at
         self.opened_ever += 1
-        self.refill_paused = False
         self.last_error = None
-        self._route(conn, now, doubt=unsure and not self.waiters)
+        look = not self.waiters
+        self._route(conn, now, look=look)
+        if not (look and self._seen(conn)):
+            self.refill_paused = False
         self._order_missing()
 
     def open_failed(self, conn: Conn, error: Exception) -> None:
@@ -154,7 +167,8 @@ class Model:
 
     def judge_idle(self, conns: list[Conn], now: float) -> None:
         for conn in conns:
-            if conn in self.idle and self._drop_if_bad(conn, now):
+            # Who tells needs no look.
+            if conn in self.idle and self._drop_if_bad(conn, now, look=not conn.tells):
                 self.idle.remove(conn)
         self._order_missing()
 
@@ -200,16 +214,14 @@ class Model:
         given: Iterable[CloseReason] = (),
         *,
         look: bool = False,
-        doubt: bool = False,
     ) -> None:
         faults = self._faults(conn, now).union(given)
         if look:
-            faults |= self._seen(conn)
-            doubt = conn.liveness is Liveness.UNSURE
+            seen = self._seen(conn)
+            self._pause_if_dead(conn, seen)
+            faults |= seen
         if faults:
             self._close(conn, faults)
-        elif doubt:
-            conn.state = State.CHECKING
         elif self.waiters:
             waiter = self.waiters.pop(0)
             self.granted[waiter] = conn
@@ -241,17 +253,26 @@ class Model:
     def _seen(self, conn: Conn) -> set[CloseReason]:
         if conn.liveness is Liveness.CLOSED:
             return {CloseReason.PEER_CLOSED}
-        if conn.liveness is Liveness.UNREAD and conn.borrows > 0:
+        if conn.liveness is Liveness.UNREAD and (conn.borrows > 0 or conn.spoken):
             return {CloseReason.UNREAD_DATA}
         return set()
 
-    def _drop_if_bad(self, conn: Conn, now: float) -> bool:
-        faults = self._faults(conn, now) | self._seen(conn)
-        if faults:
-            self._close(conn, faults)
-        elif conn.liveness is Liveness.UNSURE:
-            conn.state = State.CHECKING
-        return conn.state is not State.IDLE
+    def _drop_if_bad(self, conn: Conn, now: float, *, look: bool = True) -> bool:
+        faults, seen = self._faults(conn, now), self._seen(conn) if look else set[CloseReason]()
+        if faults.isdisjoint({CloseReason.IDLE_TIME, CloseReason.LIFETIME}):
+            self._pause_if_dead(conn, seen)
+        if faults | seen:
+            self._close(conn, faults | seen)
+        return bool(faults | seen)
+
+    def _pause_if_dead(self, conn: Conn, seen: set[CloseReason]) -> None:
+        """Refill no more for now if a connection died before anybody used it."""
+        if seen and not conn.borrows:
+            self.refill_paused = True
+
+    def _is_check_due(self, conn: Conn, now: float) -> bool:
+        due = self.settings.check is not None and conn.borrows > 0
+        return due and now - conn.idle_since >= self.settings.check_after
 
     def _close_idle(self, reason: CloseReason, *, most: float) -> None:
         while len(self.idle) > most:
@@ -263,6 +284,7 @@ class Model:
 
     def _grant(self, conn: Conn) -> None:
         conn.state = State.IN_USE
+        conn.noticed = False
         self.acquired += 1
         self.reused += conn.borrows > 0
         conn.borrows += 1

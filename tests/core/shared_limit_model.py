@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
-from anyconnpool._core.states import PoolEntry, State, Waiter
+from anyconnpool._core.states import State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
-from anyconnpool._util.liveness import Liveness
 
 from .machine_fakes import SetSlots, Watched
 from .machine_model import Conn, Model
@@ -19,14 +18,11 @@ class WatchedSharedMachine(Watched, SharedPoolStateMachine[int]):
         self,
         settings: Settings,
         slots: SetSlots,
-        inspect: Callable[[PoolEntry[int]], Liveness],
         run_actions: Callable[[WatchedSharedMachine], object],
         shared_limit: SharedLimit[int],
         jitter: Callable[[], float],
     ) -> None:
-        super().__init__(
-            settings, slots, inspect, lambda: run_actions(self), shared_limit, jitter=jitter
-        )
+        super().__init__(settings, slots, lambda: run_actions(self), shared_limit, jitter=jitter)
         self.slots = slots
         self.moves = []
 
@@ -141,11 +137,10 @@ class SharingModel(Model):
         given: Iterable[CloseReason] = (),
         *,
         look: bool = False,
-        doubt: bool = False,
     ) -> None:
         if self.common.claims(self.waiters[0] if self.waiters else None):
             given = (*given, CloseReason.GAVE_WAY)
-        super()._route(conn, now, given, look=look, doubt=doubt)
+        super()._route(conn, now, given, look=look)
         if conn.state is State.IDLE:
             self.common.rested = [other for other in self.common.rested if other is not conn]
             self.common.rested.append(conn)

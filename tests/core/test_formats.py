@@ -222,7 +222,7 @@ def test_a_header_that_announces_less_than_itself_is_an_error() -> None:
     with pytest.raises(PackageTooSmall) as caught:
         package_format.decode(b"\0\0\0\3abc", 0, False)
     assert (caught.value.size, caught.value.header_size) == (3, 4)
-    assert "announces 3 bytes, less than the 4 of its own header" in str(caught.value)
+    assert "announces 3 bytes, less than the 4 bytes of its header" in str(caught.value)
     assert "includes_header=False" in str(caught.value)
     assert isinstance(caught.value, PoolError)
     assert isinstance(caught.value, ValueError)

@@ -39,7 +39,6 @@ class Pools:
             machine = WatchedSharedMachine(
                 settings,
                 SetSlots(size),
-                lambda entry: Liveness.ALIVE,
                 self.run_actions,
                 self.shared_limit,
                 lambda: 0.0,
@@ -69,6 +68,7 @@ class Pools:
             order, entry, machine = self.actions.pop(0)
             if order is Action.OPEN:
                 entry.transport = 1
+                entry.look = lambda: Liveness.ALIVE
                 machine.opened(entry, self.now)
             else:
                 machine.closed(entry)

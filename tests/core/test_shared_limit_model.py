@@ -50,7 +50,6 @@ class Member(PoolMachine):
         self.sharing = WatchedSharedMachine(
             self.settings,
             self.slots,
-            self._inspect,
             lambda machine: self.run_actions(),
             group.shared_limit,
             lambda: jitter,

@@ -11,7 +11,7 @@ from anyconnpool._settings import IdleOrder
 from anyconnpool._statistics import CloseReason
 from anyconnpool._util.liveness import Liveness
 
-from .machine_fakes import Pool
+from .machine_fakes import Pool, ask
 
 
 def test_a_connection_is_opened_only_where_there_is_room() -> None:
@@ -115,7 +115,6 @@ def test_a_reused_grant_that_is_abandoned_is_counted_as_if_it_had_not_been() -> 
     [
         (Liveness.ALIVE, State.IDLE),
         (Liveness.UNREAD, State.IDLE),
-        (Liveness.UNSURE, State.CHECKING),
         (Liveness.CLOSED, State.CLOSING),
     ],
 )
@@ -208,25 +207,74 @@ def test_what_comes_back_bad_is_not_handed_on(shows: Liveness) -> None:
 
 
 def test_doubt_is_removed_by_a_check_before_anybody_gets_the_connection() -> None:
-    """In doubt at checkout, it is checked, and then goes to the task that waits meanwhile."""
-    pool = Pool(max_size=2)
+    """Idle for too long, it is checked, and then goes to the task that waits meanwhile."""
+    pool = Pool(max_size=2, check=ask, check_after=5)
     (entry,) = pool.idle(1)
-    pool.shows[entry] = Liveness.UNSURE
-    assert pool.machine.acquire(0) is None
+    assert pool.machine.acquire(5) is None
     waiter = pool.join()
     assert pool.ordered(Action.CHECK) is entry
     assert not pool.machine.actions, "the check counts as an opening under way"
-    pool.machine.checked(entry, Liveness.ALIVE, 0)
+    pool.machine.checked(entry, Liveness.ALIVE, 5)
     assert waiter.entry is entry
 
 
-def test_a_new_connection_in_doubt_is_checked_unless_somebody_waits() -> None:
-    """The first borrower of a new connection need not wait for a check; the idle deque does."""
-    pool = Pool(max_size=2)
-    waiter = pool.join()
-    assert pool.open(unsure=True) is waiter.entry
-    pool.machine.abandon(pool.join(), 0)
-    assert pool.open(unsure=True).state is State.CHECKING
+def test_a_connection_that_nobody_has_used_is_not_checked() -> None:
+    """However long it has been ready: there is nothing yet that could have gone wrong."""
+    pool = Pool(min_idle=1, check=ask, check_after=5)
+    pool.machine.refill()
+    entry = pool.open()
+    assert pool.machine.acquire(7) is entry
+
+
+def test_what_dies_while_it_is_idle_leaves_at_once() -> None:
+    """The pool hears of it, and closes it before anybody asks; a living one stays."""
+    pool = Pool()
+    dead, alive = pool.idle(2)
+    pool.shows[dead] = Liveness.CLOSED
+    pool.machine.notice(dead, 1)
+    pool.machine.notice(alive, 1)
+    assert pool.close() is dead
+    assert pool.machine.idle_entries() == [alive]
+    assert pool.machine.statistics().idle == 1
+    assert pool.machine.acquire(1) is alive
+    assert pool.machine.acquire(1) is None
+
+
+def test_what_is_told_of_a_borrowed_connection_is_judged_when_it_comes_back() -> None:
+    """Its borrower may have asked for it; if nobody has read it, the connection is closed."""
+    pool = Pool()
+    read, unread = pool.borrow(), pool.borrow()
+    for entry in (read, unread):
+        pool.machine.notice(entry, 0)
+    pool.shows[unread] = Liveness.UNREAD
+    pool.machine.release(read, 0, None)
+    pool.machine.release(unread, 0, None)
+    assert pool.close() is unread
+    assert pool.machine.idle_entries() == [read]
+
+
+def test_bytes_after_a_hook_has_spoken_are_no_greeting() -> None:
+    """What arrives unasked on a connection that was never borrowed then ends it."""
+    pool = Pool(min_idle=1)
+    pool.machine.refill()
+    entry = pool.open()
+    entry.spoken = True
+    pool.shows[entry] = Liveness.UNREAD
+    pool.machine.notice(entry, 0)
+    assert pool.close().close_reason is CloseReason.UNREAD_DATA
+
+
+def test_connections_that_die_unused_are_refilled_by_the_next_sweep_only() -> None:
+    """A server that hangs up at once is not dialled in a loop."""
+    pool = Pool(min_idle=1)
+    pool.machine.refill()
+    entry = pool.open()
+    pool.shows[entry] = Liveness.CLOSED
+    pool.machine.notice(entry, 0)
+    assert pool.close() is entry
+    assert not pool.machine.actions
+    pool.machine.refill()
+    assert pool.open().state is State.IDLE
 
 
 def test_a_connect_error_goes_to_the_oldest_waiter_alone() -> None:
@@ -290,6 +338,7 @@ def test_the_end_of_the_block_wakes_all_and_lends_nothing_more() -> None:
     assert pool.woken == [waiter, watcher]
     assert waiter.error is watcher.error is error
     opening.transport = 1
+    opening.look = lambda: Liveness.ALIVE
     pool.machine.opened(opening, 0)
     assert opening.close_reason is CloseReason.POOL_CLOSED
     assert not drained
@@ -353,11 +402,10 @@ def test_an_opening_left_over_by_another_task_is_there_to_be_waited_for() -> Non
 
 
 def test_a_check_under_way_is_there_to_be_waited_for() -> None:
-    """A connection in doubt counts like one that is being opened."""
-    pool = Pool(max_size=1, max_waiting=0)
-    (entry,) = pool.idle(1)
-    pool.shows[entry] = Liveness.UNSURE
-    assert pool.machine.acquire(0) is None
+    """A connection that is being checked counts like one that is being opened."""
+    pool = Pool(max_size=1, max_waiting=0, check=ask, check_after=5)
+    pool.idle(1)
+    assert pool.machine.acquire(5) is None
     pool.join()
     assert pool.try_join() is None
 
@@ -508,15 +556,16 @@ def test_even_the_shortest_lifetime_lets_a_new_connection_serve_once() -> None:
 
 def test_retire_closes_idle_ones_now_and_others_when_they_come() -> None:
     """Borrowed and checked ones of before are closed; newer ones stay."""
-    pool = Pool()
-    idle, doubtful, borrowed = pool.idle(3)
-    pool.shows[doubtful] = Liveness.UNSURE
-    assert pool.machine.acquire(0) is borrowed
-    pool.machine.look_over(0, 10, 0)
+    pool = Pool(idle_order="fifo", check=ask, check_after=5)
+    doubtful, idle, borrowed = (pool.borrow() for _ in range(3))
+    pool.machine.release(doubtful, 0, None)
+    pool.machine.release(idle, 5, None)
+    assert pool.machine.acquire(5) is idle
     assert pool.ordered(Action.CHECK) is doubtful
+    pool.machine.release(idle, 5, None)
     pool.machine.retire()
-    pool.machine.release(borrowed, 0, None)
-    pool.machine.checked(doubtful, Liveness.ALIVE, 0)
+    pool.machine.release(borrowed, 5, None)
+    pool.machine.checked(doubtful, Liveness.ALIVE, 5)
     for entry in (idle, borrowed, doubtful):
         assert pool.close() is entry
         assert entry.close_reason is CloseReason.RETIRED

@@ -98,8 +98,6 @@ class Peer:
         self.number = number
         self.received = bytearray()
         self.client = MemoryStream(network, self)
-        #: how many times the client has to receive before its probe can tell anything
-        self.doubts: float = 0
         #: sends of the client don't end
         self.stalled = False
         #: raised by the client's probe, once
@@ -141,14 +139,11 @@ class MemoryStream(ByteStream):
         if self.peer.look_error is not None:
             error, self.peer.look_error = self.peer.look_error, None
             raise error
-        if self.peer.doubts:
-            return Liveness.UNSURE
         if self.at_end or self.closed:
             return Liveness.CLOSED
         return Liveness.UNREAD if self.unread else Liveness.ALIVE
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        self.peer.doubts = max(self.peer.doubts - 1, 0)
         await checkpoint()
         while not (self.unread or self.at_end or self.closed):
             await self._news.wait()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, Retry
+from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.connector import Connector
 from anyconnpool._settings import Settings
@@ -204,6 +206,16 @@ async def test_a_remote_that_fails_again_at_once_is_not_dialled_by_all_in_turn()
         tasks.cancel_scope.cancel()
 
 
+class Wanting:
+    """Stand for a pool in which somebody waits for a connection all the time."""
+
+    def attempt_failed(self, error: Exception) -> None:
+        pass
+
+    def wanted(self) -> bool:
+        return True
+
+
 async def test_a_coarse_clock_makes_no_extra_dials() -> None:
     """Those who wake a little later than the first one, as on uvloop, share its failure."""
     remote = Remote()
@@ -212,7 +224,8 @@ async def test_a_coarse_clock_makes_no_extra_dials() -> None:
         return math.floor(anyio.current_time() * 100) / 100
 
     settings = Settings(name="remote", connect_retry=STEADY)
-    connector = Connector(remote.network, settings, now, lambda error: None, lambda: True)
+    machine = cast("PoolStateMachine[Transport]", Wanting())
+    connector = Connector(remote.network, settings, now, machine)
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(connector.open, PoolEntry[Transport](0))

@@ -12,15 +12,17 @@ from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection
 from .network import MemoryNetwork, check_books, delayed, failing, fill, hang, number_of, settle
 
 
+async def fail_check(connection: PooledConnection) -> None:
+    raise RuntimeError("no answer")
+
+
 async def test_the_deadline_covers_dead_connections_checks_and_the_connect() -> None:
     """Whatever an acquire has to do first, it ends when its time is over, not later."""
     network = MemoryNetwork(on_close=delayed(0.3))
-    async with ConnectionPool(network, max_size=4) as pool:
+    async with ConnectionPool(network, max_size=4, check=fail_check, check_after=0) as pool:
         await fill(pool, 4)
         for peer in network.peers[:2]:
             peer.hang_up()
-        for peer in network.peers[2:]:
-            peer.doubts = math.inf
         network.on_connect = hang
         began = anyio.current_time()
         with pytest.raises(AcquireTimeout) as caught:

@@ -24,6 +24,7 @@ from anyconnpool import (
     PoolFull,
     Retry,
 )
+from anyconnpool._engine.replay import is_hang_up
 from tests.cases import table
 
 from .flaky import calling
@@ -293,18 +294,27 @@ async def test_an_error_that_a_repeat_cannot_mend_is_not_repeated() -> None:
         assert network.attempts == 1
 
 
-async def test_an_alert_of_tls_is_a_hang_up_too() -> None:
-    """A reused connection that ends so before anything was sent is replaced at once."""
+async def test_an_error_that_is_not_the_connections_own_is_never_repeated() -> None:
+    """A function that fails by another stream's end is called once, and costs one connection."""
+    calls = 0
 
-    async def fail_if_reused(connection: PooledConnection) -> bytes:
-        if connection.reused:
-            raise ssl.SSLError("alert")
-        return await ping(connection)
+    async def fail_elsewhere(connection: PooledConnection) -> bytes:
+        nonlocal calls
+        calls += 1
+        raise anyio.EndOfStream
 
     async with ConnectionPool(MemoryNetwork()) as pool:
-        await fill(pool, 2)
-        assert await pool.run(fail_if_reused) == b"ping"
-        assert pool.statistics().replayed == 2
+        await fill(pool, 3)
+        with pytest.raises(anyio.EndOfStream):
+            await pool.run(fail_elsewhere)
+        assert calls == 1
+        assert pool.statistics().replayed == 0
+        assert pool.statistics().idle == 2
+
+
+def test_an_alert_of_tls_is_a_hang_up_too() -> None:
+    """A connection on which it comes was dead."""
+    assert is_hang_up(ssl.SSLError("alert"))
 
 
 #: the error, and a call of a pool or connection that raises it

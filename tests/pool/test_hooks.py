@@ -352,15 +352,15 @@ async def test_with_no_rest_at_all_every_reuse_is_checked() -> None:
         assert pings(network) == 3
 
 
-async def test_a_connection_that_was_never_borrowed_is_checked_too() -> None:
-    """What ``min_idle`` opened may have rested for hours."""
+async def test_a_connection_that_was_never_borrowed_is_not_asked() -> None:
+    """A greeting may be on its way, which is for the first borrower and answers no check."""
     network = MemoryNetwork()
     async with ConnectionPool(network, check=ping, min_idle=1, max_size=1) as pool:
         await anyio.sleep(31)
         async with pool.acquire() as connection:
             assert number_of(connection) == 1
             assert not connection.reused
-        assert pings(network) == 1
+        assert pings(network) == 0
 
 
 async def refuse(connection: PooledConnection) -> None:
@@ -406,23 +406,12 @@ SPOILERS: list[Hook] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "borrowed"),
-    [
-        *((spoil, True) for spoil in SPOILERS),
-        # Before the first borrow, what comes is a greeting.
-        *((spoil, False) for spoil in SPOILERS if spoil is not send_more_afterwards),
-    ],
-)
-async def test_what_fails_its_check_is_closed_and_another_one_lent(
-    spoil: Hook, borrowed: bool
-) -> None:
+@pytest.mark.parametrize("spoil", SPOILERS)
+async def test_what_fails_its_check_is_closed_and_another_one_lent(spoil: Hook) -> None:
     """By an error, by taking longer than ``connect_timeout``, or by being left unclean."""
     network = MemoryNetwork()
-    settings: dict[str, Any] = {} if borrowed else {"min_idle": 1, "max_size": 1}
-    async with ConnectionPool(network, check=spoil, connect_timeout=4, **settings) as pool:
-        if borrowed:
-            await fill(pool, 1)
+    async with ConnectionPool(network, check=spoil, connect_timeout=4) as pool:
+        await fill(pool, 1)
         await anyio.sleep(40)
         async with pool.acquire() as connection:
             assert number_of(connection) == 2

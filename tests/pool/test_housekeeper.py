@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from operator import attrgetter
@@ -138,53 +137,6 @@ async def test_reaping_many_gives_the_others_their_turn() -> None:
         assert max(closing) <= 200
         await anyio.sleep(2)
         assert pool.statistics().closed == {"max_idle_time": 2000}
-        await check_books(pool, network)
-
-
-@table("doubts, lent", [(1, 1), (math.inf, 2)])
-async def test_doubtful_connections_are_checked_and_then_lent_or_closed(
-    doubts: float, lent: int
-) -> None:
-    """A connection whose state only a receive can tell is received from in the background."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_size=1) as pool:
-        await fill(pool, 1)
-        network.peers[0].doubts = doubts
-        async with pool.acquire() as connection:
-            assert number_of(connection) == lent
-        assert anyio.current_time() < 0.1
-        await check_books(pool, network)
-    assert network.most_open == 1
-
-
-async def test_a_check_that_brings_data_or_the_end_closes() -> None:
-    """Left-over bytes and a hang-up that only a receive shows are found out."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network, max_size=2) as pool:
-        await fill(pool, 2)
-        for peer in network.peers:
-            peer.doubts = 1
-        network.peers[0].push(b"left over")
-        network.peers[1].hang_up()
-        async with pool.acquire() as connection:
-            assert number_of(connection) > 2
-        await settle()
-        assert pool.statistics().closed == {"unread_data": 1, "peer_closed": 1}
-        await check_books(pool, network)
-
-
-async def test_the_sweep_checks_doubtful_connections_too() -> None:
-    """What is in doubt while it is idle is settled before anybody asks."""
-    network = MemoryNetwork()
-    async with ConnectionPool(network) as pool:
-        await fill(pool, 2)
-        network.peers[0].doubts = 1
-        network.peers[1].doubts = 100
-        await anyio.sleep(5.2)
-        assert pool.statistics().idle == 1
-        assert pool.statistics().closed == {"peer_closed": 1}
-        async with pool.acquire() as connection:
-            assert number_of(connection) == 1
         await check_books(pool, network)
 
 

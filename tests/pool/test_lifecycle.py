@@ -6,7 +6,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from anyconnpool import ConnectionPool, PoolClosed
+from anyconnpool import ConnectionPool, PoolClosed, PooledConnection
 from tests.cases import table
 
 from .network import (
@@ -142,11 +142,17 @@ async def test_leaving_ends_as_soon_as_the_last_borrower_is_done() -> None:
 async def test_leaving_with_everything_hanging_takes_bounded_time() -> None:
     """Connects, checks, closes and borrowers that hang cost twice ``close_timeout`` at most."""
     network = MemoryNetwork(on_close=hang)
-    pool = ConnectionPool(network, max_size=8, min_idle=1, close_timeout=3)
+
+    async def hang_once(connection: PooledConnection) -> None:
+        if number_of(connection) == 3:
+            await anyio.sleep_forever()
+
+    pool = ConnectionPool(
+        network, max_size=8, min_idle=1, close_timeout=3, check=hang_once, check_after=0
+    )
     async with anyio.create_task_group() as tasks:
         async with pool:
             await fill(pool, 4)
-            network.peers[2].doubts = 100
             held = [await pool.acquire() for _ in range(2)]
             network.on_connect = hang
             pool.retire()

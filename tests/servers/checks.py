@@ -21,17 +21,18 @@ HANG_UPS = (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, 
 PERSISTENT = Retry(math.inf, interval=0.01, max_interval=0.1)
 
 
-def ended_by(server: HasRemote) -> int:
-    """Count the idle sockets of this process to a server that this server has ended.
+def all_ended(pool: ConnectionPool, server: HasRemote) -> bool:
+    """Tell whether the server has ended all idle connections of a pool.
 
-    They are readable: by the end of the stream, or by the alert with which TLS announces it.
+    Where the event loop tells of it, they have left the pool already. The others are readable: by
+    the end of the stream, or by the alert with which TLS announces it.
     """
     count = 0
     for fd in map(int, os.listdir("/proc/self/fd")):
         with suppress(OSError):
             if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
                 count += _is_ended(fd, server)
-    return count
+    return count == pool.statistics().idle
 
 
 def _is_ended(fd: int, server: HasRemote) -> bool:

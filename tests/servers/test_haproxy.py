@@ -15,7 +15,7 @@ from anyconnpool import ConnectionPool, FramedStream, PooledConnection
 from tests.sockets.checks import eventually
 from tests.sockets.servers import Peer, Server
 
-from .checks import HANG_UPS, PERSISTENT, ended_by, fill, until_at_rest
+from .checks import HANG_UPS, PERSISTENT, all_ended, fill, until_at_rest
 from .programs import haproxy, reserved_port
 
 NAMES = ("anna", "bert", "cleo")
@@ -199,7 +199,7 @@ async def test_connections_that_haproxy_cuts_for_silence_fail_no_request(
     site = make_site("300ms")
     async with ConnectionPool(site.balancer.remote, max_size=6) as pool:
         await fill(pool)
-        await eventually(lambda: ended_by(site.balancer) == 6)
+        await eventually(lambda: all_ended(pool, site.balancer))
         assert await names_of(pool, 1)
         await until_at_rest(pool)
         assert pool.statistics().closed == {"peer_closed": 6}

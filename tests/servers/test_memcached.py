@@ -13,7 +13,7 @@ from anyio import connect_tcp, create_task_group, to_thread
 from anyconnpool import ConnectionPool, FramedStream, Retry
 from tests.sockets.checks import eventually
 
-from .checks import PERSISTENT, ended_by, fill, until_at_rest
+from .checks import PERSISTENT, all_ended, fill, until_at_rest
 from .memcache import connections, look_up, store
 from .programs import Program, memcached
 
@@ -131,7 +131,7 @@ async def test_started_again_while_all_is_idle_it_fails_no_request(server: Progr
     ) as pool:
         await fill(pool)
         await to_thread.run_sync(server.restart)
-        await eventually(lambda: ended_by(server) == SIZE)
+        await eventually(lambda: all_ended(pool, server))
         assert await pool.run(look_up, "nothing") == {}
         await until_at_rest(pool)
         assert pool.statistics().closed == {"peer_closed": SIZE}

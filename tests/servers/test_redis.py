@@ -13,7 +13,7 @@ from anyio import create_task_group, move_on_after
 from anyconnpool import ConnectionPool, PooledConnection
 from tests.sockets.checks import eventually
 
-from .checks import PERSISTENT, ended_by, fill, until_at_rest
+from .checks import PERSISTENT, all_ended, fill, until_at_rest
 from .programs import Program, redis_server
 from .redis_side import Load, admin, census, greet
 from .resp import RedisError, Reply, command
@@ -51,7 +51,7 @@ async def test_idle_connections_that_redis_kills_fail_no_request(server: Program
         for turn in range(1, 4):
             await fill(pool)
             assert await killer.kill_clients() == SIZE
-            await eventually(lambda: ended_by(server) == SIZE)
+            await eventually(lambda: all_ended(pool, server))
             async with create_task_group() as tasks:
                 for _ in range(3 * SIZE):
                     tasks.start_soon(pool.run, command, "PING")

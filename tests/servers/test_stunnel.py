@@ -14,7 +14,7 @@ from anyconnpool import ConnectionPool
 from tests.sockets.checks import eventually
 from tests.sockets.servers import authority, client_context
 
-from .checks import PERSISTENT, ended_by, fill, until_at_rest
+from .checks import PERSISTENT, all_ended, fill, until_at_rest
 from .programs import Program, redis_server, stunnel
 from .redis_side import Load, admin, census, greet
 from .resp import command
@@ -83,7 +83,7 @@ async def test_what_redis_ends_behind_stunnel_fails_no_request(site: Site) -> No
     async with site.pool(on_connect=greet) as pool, admin(site.redis) as killer:
         await fill(pool)
         assert await killer.kill_clients() == SIZE
-        await eventually(lambda: ended_by(site.stunnel) == SIZE)
+        await eventually(lambda: all_ended(pool, site.stunnel))
         async with create_task_group() as tasks:
             for _ in range(3 * SIZE):
                 tasks.start_soon(pool.run, command, "PING")
@@ -97,7 +97,7 @@ async def test_a_restart_while_all_is_idle_fails_no_request(site: Site) -> None:
     async with site.pool(on_connect=greet) as pool:
         await fill(pool)
         await to_thread.run_sync(site.stunnel.restart)
-        await eventually(lambda: ended_by(site.stunnel) == SIZE)
+        await eventually(lambda: all_ended(pool, site.stunnel))
         assert await pool.run(command, "PING") == "PONG"
         await until_at_rest(pool)
         assert pool.statistics().closed == {"peer_closed": SIZE}

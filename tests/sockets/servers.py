@@ -92,6 +92,11 @@ class Peer:
             poll.register(fd, select.POLLRDHUP)
             return any(events & _GONE for _, events in poll.poll(0))
 
+    @property
+    def has_line(self) -> bool:
+        """Whether a line was received together with the last one."""
+        return b"\n" in self._buffer
+
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 

@@ -40,19 +40,6 @@ async def with_awaited_block(pool: ConnectionPool, body: Body) -> None:
         await body(connection)
 
 
-async def with_connect(pool: ConnectionPool, body: Body) -> None:
-    async with await pool.connect() as connection:
-        await body(connection)
-
-
-async def with_connect_and_finally(pool: ConnectionPool, body: Body) -> None:
-    connection = await pool.connect()
-    try:
-        await body(connection)
-    finally:
-        await connection.aclose()
-
-
 async def with_aclosing(pool: ConnectionPool, body: Body) -> None:
     async with aclosing(await pool.acquire()) as connection:
         await body(connection)
@@ -69,8 +56,6 @@ FORMS = [
     with_block,
     with_finally,
     with_awaited_block,
-    with_connect,
-    with_connect_and_finally,
     with_aclosing,
     with_nowait,
 ]

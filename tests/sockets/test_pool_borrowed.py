@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable
 
+import anyio
 import pytest
 from anyio import ClosedResourceError, TypedAttributeLookupError
 from anyio.abc import SocketAttribute
@@ -138,16 +139,56 @@ async def test_what_was_left_behind_by_the_pool_cannot_be_detached(serve: Serve)
 
 @every_kind
 async def test_a_pool_is_a_connectable_that_others_wrap(serve: Serve) -> None:
-    """What AnyIO builds over a pool borrows by connecting and gives back by closing."""
-    async with serve().pool() as pool:
+    """What AnyIO builds over a pool connects, and really closes what it has connected."""
+    server = serve()
+    async with server.pool(max_size=1) as pool:
         for _ in range(3):
             stream = await BufferedConnectable(pool).connect()
             assert isinstance(stream, BufferedByteStream)
             async with stream:
                 await stream.send(b"hello\n")
                 assert await stream.receive_until(b"\n", 100) == b"> hello"
-        assert pool.statistics().opened == 1
-        assert pool.statistics().acquired == 3
+                assert pool.statistics().in_use == 1
+            assert pool.statistics().in_use == 0
+        await expect_closed(pool, discarded=3)
+        assert client_sockets(server) == 0
+
+
+async def test_who_hangs_up_on_a_connected_stream_leaves_its_reply_to_nobody(serve: Serve) -> None:
+    """Foreign code closes in the middle of a reply; the next borrower gets another connection."""
+    server = serve(None)
+    async with server.pool(max_size=1) as pool:
+        async with await pool.connect() as stream:
+            await stream.send(b"request\n")
+            peer = await server.peer(0)
+            peer.send(b"half a ")
+            assert await stream.receive() == b"half a "
+            peer.send(b"reply\n")
+        async with pool.acquire() as connection:
+            assert not connection.reused
+            (await server.peer(1)).send(b"mine\n")
+            assert await connection.receive_line() == b"mine"
+
+
+async def test_a_connected_stream_is_closed_by_force_if_its_closing_is_cancelled(
+    serve: Serve,
+) -> None:
+    """The peer doesn't answer the goodbye of TLS; the slot is free all the same."""
+    server = serve(None)
+    async with server.pool(max_size=1) as pool:
+        stream = await pool.connect()
+        await anyio.aclose_forcefully(stream)
+        await eventually(lambda: pool.statistics().size == 0)
+        assert client_sockets(server) == 0
+        await stream.aclose()
+        with pytest.raises(ClosedResourceError):
+            await stream.send(b"x")
+
+
+def test_a_pool_is_refused_as_the_remote_of_a_pool() -> None:
+    """The outer one would have no say about what the inner one reuses."""
+    with pytest.raises(TypeError, match="a pool can't be the remote of a pool"):
+        ConnectionPool(ConnectionPool(("localhost", 1)))
 
 
 @only_tls

@@ -19,7 +19,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from .oracle_dialog import Dialog
-from .oracle_wire import FORMS, Request
+from .oracle_wire import FORMS, PUSH, Request
 
 # Sent in one go, so few bytes arrive together, whatever the transport.
 _ATOMIC = 8_000
@@ -200,6 +200,38 @@ async def leave_a_flood(step: Step, dialog: Dialog) -> None:
         dialog.connection.discard()
 
 
+async def leave_a_push(step: Step, dialog: Dialog) -> None:
+    """Leave when a line has come that nobody has asked for, after the reply or with it."""
+    pause = step.rng.choice([0, step.rng.randrange(3_000)])
+    request = Request(step.request.key, "line", 40, pause=pause, ending="push")
+    await dialog.ask(request)
+    await dialog.read(request)
+    if dialog.connection.buffer or await dialog.all_arrived(len(PUSH)):
+        step.count("pushes")
+        dialog.own_pushes()
+    else:
+        dialog.connection.discard()
+
+
+async def read_until_silence(step: Step, dialog: Dialog) -> None:
+    """Ask, and read until nothing comes; then the rest, if the server was slow."""
+    size = step.rng.choice([20, 3_000, 70_000, 1_000_000])
+    await dialog.ask_until_silence(Request(step.request.key, "raw", size, step.request.delay))
+    step.count("read until silence")
+    await dialog.read_rest()
+
+
+async def read_a_large_reply(step: Step, dialog: Dialog) -> None:
+    """Ask for up to 1 MB, in two segments or one, and read all of it."""
+    size = step.rng.randrange(100_000, 1_000_000)
+    cut = step.rng.choice([0, step.rng.randrange(1, size)])
+    form = step.rng.choice(["package", "raw"])
+    request = Request(step.request.key, form, size, 0, cut, step.rng.randrange(3_000))
+    await dialog.ask(request)
+    await step.read(dialog, lambda: dialog.read(request))
+    step.count("large replies")
+
+
 async def discard(step: Step, dialog: Dialog) -> None:
     """Ask and discard."""
     await dialog.ask(step.request)
@@ -228,6 +260,9 @@ DEEDS: dict[Deed, int] = {
     discard: 1,
     detach: 1,
     leave_a_flood: 5,
+    leave_a_push: 4,
+    read_until_silence: 3,
+    read_a_large_reply: 2,
 }
 
 

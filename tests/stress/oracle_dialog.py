@@ -8,17 +8,15 @@ import struct
 import termios
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import cast
 
 import anyio
 from anyio.abc import SocketAttribute
-from anyio.streams.tls import TLSAttribute
 
 from anyconnpool import PooledConnection
 
-from .oracle_wire import Request
+from .oracle_wire import PUSH, Request
 
-_RECORD = 16_384
-_RECORD_OVERHEAD = {"TLSv1.2": 29, "TLSv1.3": 22}
 _LOOKS = 50
 _ROOM = 1 << 21
 _SHOWN = 60
@@ -93,6 +91,11 @@ class Dialog:
         """Receive until the line falls silent."""
         self._take(await self.connection.receive_available())
 
+    async def ask_until_silence(self, request: Request) -> None:
+        """Send a request and receive what comes until the line falls silent."""
+        self._owed += request.framed_reply
+        self._take(await self.connection.send_receive(request.text + b"\n"))
+
     async def read_rest(self) -> None:
         """Receive what is still owed."""
         if self._owed:
@@ -101,6 +104,10 @@ class Dialog:
     def _take(self, received: bytes) -> None:
         self._report.compare(self._owed[: len(received)], received, self._where)
         self._owed = self._owed[len(received) :]
+
+    def own_pushes(self) -> None:
+        """Count what the server says unasked to what is the borrower's own."""
+        self._owed += PUSH
 
     def look_at_buffer(self) -> None:
         """See that what is buffered, but not read, is the borrower's own as well."""
@@ -113,15 +120,17 @@ class Dialog:
         raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
 
     async def all_arrived(self, nbytes: int) -> bool:
-        """Wait until so many bytes have arrived and nobody has received them; not for ever."""
-        attributes = self.connection.extra_attributes
-        if TLSAttribute.ssl_object in attributes:
-            version = self.connection.extra(TLSAttribute.tls_version)
-            nbytes += -(-nbytes // _RECORD) * _RECORD_OVERHEAD[version]
+        """Wait until so many bytes have arrived and nobody has received them; not for ever.
+
+        They are in the kernel, with the overhead of TLS's records, and in the stream, which on
+        asyncio and uvloop reads all the time.
+        """
+        stream = vars(cast("object", vars(self.connection)["_stream"]))
         descriptor = self.connection.extra(SocketAttribute.raw_socket).fileno()
         for _ in range(_LOOKS):
             unread = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
-            if struct.unpack("i", unread)[0] >= nbytes:
+            held = stream.get("_size", 0) + len(stream.get("_plaintext", b""))
+            if struct.unpack("i", unread)[0] + held >= nbytes:
                 return True
             await anyio.sleep(0.001)
         return False

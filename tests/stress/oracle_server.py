@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from .oracle_wire import HEADER, PACKAGE_START, Request, parse
+from .oracle_wire import HEADER, PACKAGE_START, PUSH, Request, parse
 
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 _VERSIONS = {"tls12": ssl.TLSVersion.TLSv1_2, "tls13": ssl.TLSVersion.TLSv1_3}
@@ -128,7 +128,12 @@ class Conversation(asyncio.Protocol):
         elif request.ending == "abort":
             self._transport.abort()
         else:
+            if request.ending == "push":
+                self._after(request.pause, self._push, request)
             self._answer_next()
+
+    def _push(self, request: Request) -> None:
+        self._transport.write(PUSH)
 
     def _refuses(self, request: Request, ending: str) -> bool:
         refused = self._listener.refused

@@ -33,8 +33,8 @@ class Request:
     #: for how long, in microseconds
     pause: int = 0
     #: "stay"; hang up "after" the reply, or "abort" then (without TLS's closing handshake), or
-    #: "instead" of it, or "within" it, at the cut; "loose": the connection is about to leave the
-    #: pool and doesn't count any more
+    #: "instead" of it, or "within" it, at the cut; "push" a line that nobody asks for, after the
+    #: pause; "loose": the connection is about to leave the pool and doesn't count any more
     ending: str = "stay"
 
     @cached_property
@@ -57,6 +57,10 @@ class Request:
         if self.form == "package":
             return self.size.to_bytes(HEADER, "big") + self.reply
         return self.reply
+
+
+#: what the server says without being asked
+PUSH = b"by the way\n"
 
 
 def parse(text: bytes) -> Request:

@@ -28,7 +28,6 @@ from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, Slots, State, TransportT, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
-from anyconnpool._util.liveness import Liveness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,13 +133,12 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         self,
         settings: Settings,
         slots: Slots,
-        inspect: Callable[[PoolEntry[TransportT]], Liveness],
         run_actions: Callable[[], object],
         shared_limit: SharedLimit[TransportT],
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(settings, slots, inspect, run_actions, jitter=jitter)
+        super().__init__(settings, slots, run_actions, jitter=jitter)
         self._shared_limit = shared_limit
 
     def needy(self) -> Iterator[int]:
@@ -165,7 +163,8 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
     def give_way(self) -> None:
         """Have the connection closed that was idle longest, to make room for another pool's."""
         with self._event:
-            self._close_or_check(self._idle.popleft(), CloseReason.GAVE_WAY)
+            if self._oldest_idle() is not None:
+                self._close(self._idle.popleft(), CloseReason.GAVE_WAY)
 
     def join(self, waiter: Waiter[TransportT]) -> bool:
         """Put a task in line, with its number in the order of all.
@@ -178,13 +177,11 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         waiter.number = self._shared_limit.next_number()
         return super().join(waiter)
 
-    def _route(
-        self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None, unsure: bool
-    ) -> None:
+    def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
         first = next(iter(self._waiters)).number if self._waiters else math.inf
         if reason is None and self._shared_limit.claims(first):
             reason = CloseReason.GAVE_WAY
-        super()._route(entry, now, reason, unsure)
+        super()._route(entry, now, reason)
 
     def _balance(self) -> None:
         """Refill where nobody needs the room more; the shared limit opens for waiters."""
@@ -199,8 +196,9 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         self._due = True
 
     def _finish_event(self) -> None:
-        super()._finish_event()
-        self._shared_limit.share()
+        if self._due:
+            super()._finish_event()
+            self._shared_limit.share()
 
     def _open_one(self) -> None:
         super()._open_one()

@@ -10,7 +10,10 @@ calls ``run_actions`` itself when the event is over and the lock is free. The ru
   whoever finds an idle connection overtakes nobody.
 - As many connections are under way as there are waiters and missing idle ones, where there is
   room; none of them belongs to a particular waiter.
-- A connection is acquired or becomes idle only if nothing is known against it.
+- A connection is acquired or becomes idle only if nothing is known against it. A greeting, what
+  the server says before anybody has used the connection, is for its first borrower.
+- An idle connection that turns out dead leaves at once. It stays in the deque until somebody comes
+  by, marked by its state, so that a thousand deaths in one moment cost a thousand steps.
 
 The idle deque and all counts change under a lock that is never held across an await: statistics
 are read from other threads. Methods without an underscore are events and take the lock; the others
@@ -24,13 +27,13 @@ import random
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Generic
+from typing import Generic
 
 from anyconnpool._core.states import (
     IDLE,
     IN_USE,
     Action,
+    LockedEvent,
     PoolEntry,
     Slots,
     State,
@@ -47,35 +50,12 @@ from anyconnpool._util.liveness import ALIVE, Liveness
 _LIFETIME_JITTER = 0.1
 
 
-class _Event:
-    """Hold a machine's lock for one event, then run the actions that the event has led to."""
-
-    __slots__ = ("_machine",)
-
-    def __init__(self, machine: PoolStateMachine[Any]) -> None:
-        self._machine = machine
-
-    def __enter__(self) -> None:
-        self._machine._lock.acquire()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        self._machine._lock.release()
-        if self._machine._due:
-            self._machine._finish_event()
-
-
 class PoolStateMachine(Generic[TransportT]):
     """Decide what every event in the life of a pool's connections leads to.
 
     :param settings: the pool's settings
     :param slots: one token for every connection
-    :param inspect: looks at an entry's transport without waiting
-    :param run_actions: runs what stands in :attr:`actions`
+    :param run_actions: carries out what stands in :attr:`actions`
     :param jitter: returns a random number from 0 to 1
     """
 
@@ -83,7 +63,6 @@ class PoolStateMachine(Generic[TransportT]):
         self,
         settings: Settings,
         slots: Slots,
-        inspect: Callable[[PoolEntry[TransportT]], Liveness],
         run_actions: Callable[[], object],
         *,
         jitter: Callable[[], float] = random.random,
@@ -100,14 +79,15 @@ class PoolStateMachine(Generic[TransportT]):
         check_after = math.inf if settings.check is None else settings.check_after
         self._longest_rest = min(settings.max_idle_time, check_after)
         self._slots = slots
-        self._inspect = inspect
         self._run_actions = run_actions
         self._jitter = jitter
         self._lock = threading.Lock()
-        self._event = _Event(self)
+        self._event = LockedEvent(self._lock, self._finish_event)
         #: whether the event under way leads to something to be done
         self._due = False
         self._idle: deque[PoolEntry[TransportT]] = deque()
+        #: how many in the deque are idle no longer
+        self._ghosts = 0
         self._pop_idle = self._idle.pop if settings.idle_order == "lifo" else self._idle.popleft
         self._waiters: OrderedDict[Waiter[TransportT], None] = OrderedDict()
         self._watchers: dict[Waiter[TransportT], None] = {}
@@ -125,14 +105,17 @@ class PoolStateMachine(Generic[TransportT]):
         try:
             while self._idle:
                 entry = self._pop_idle()
+                if entry.state is not IDLE:
+                    self._ghosts -= 1
+                    continue
                 if now < entry.recheck_at:
-                    liveness = self._inspect(entry)
-                    if liveness is ALIVE or self._is_greeting(entry, liveness):
+                    liveness = entry.look()
+                    reason = None if liveness is ALIVE else self._reason(entry, liveness)
+                    if reason is None:
                         self._grant(entry, now)
                         return entry
-                    reason = self._reason(entry, liveness)
                 else:
-                    reason, _ = self._judge_idle(entry, now)
+                    reason = self._judge_idle(entry, now)
                 self._close_or_check(entry, reason)
             return None
         finally:
@@ -163,31 +146,35 @@ class PoolStateMachine(Generic[TransportT]):
                 self._waiters.pop(waiter, None)
             elif entry.state is State.IN_USE:
                 self._ungrant(entry)
-                self._route(entry, now, *self._judge(entry))
+                self._route(entry, now, self._judge(entry))
 
-    def release(
-        self,
-        entry: PoolEntry[TransportT],
-        now: float,
-        reason: CloseReason | None,
-        unsure: bool = False,
-    ) -> None:
-        """Release a borrowed connection, unless it was seized meanwhile.
+    def release(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
+        """Take a borrowed connection back, unless it was seized meanwhile.
 
-        :param reason: why it must not be used again, or ``None``
-        :param unsure: whether it must be checked first
+        :param reason: why it must not be used again, if so
         """
         self._lock.acquire()
         try:
             if entry.state is not IN_USE:
                 return
-            if self._waiters and reason is None and not unsure:
-                reason, unsure = self._judge(entry)
-            self._route(entry, now, reason, unsure)
+            if reason is None and (entry.noticed or self._waiters):
+                reason = self._judge(entry)
+            self._route(entry, now, reason)
         finally:
             self._lock.release()
             if self._due:
                 self._finish_event()
+
+    def notice(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Take note that something has arrived or ended on a connection while nobody receives."""
+        entry.noticed = True
+        if entry.state is not IDLE:
+            return
+        with self._event:
+            reason = self._judge_idle(entry, now)
+            if reason is not None:
+                self._ghosts += 1
+                self._close(entry, reason)
 
     def detach(self, entry: PoolEntry[TransportT]) -> bool:
         """Let a borrowed connection leave the pool open; false if it was seized meanwhile."""
@@ -199,8 +186,8 @@ class PoolStateMachine(Generic[TransportT]):
             self._forget(entry)
             return True
 
-    def opened(self, entry: PoolEntry[TransportT], now: float, *, unsure: bool = False) -> None:
-        """Give a new connection to the oldest waiter, or make it idle (once checked, if unsure)."""
+    def opened(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Take in a new connection: for the oldest waiter, or idle."""
         with self._event:
             lifetime = self._settings.max_lifetime
             if lifetime < math.inf:
@@ -208,8 +195,10 @@ class PoolStateMachine(Generic[TransportT]):
             entry.expires_at = now + lifetime
             self.totals.opened += 1
             self.last_connect_error = None
-            self._route(entry, now, None, unsure and not self._waiters)
-            if self._refill_paused:
+            # Whoever waits gets it as it is: a server may say one thing and hang up.
+            reason = None if self._waiters else self._judge(entry)
+            self._route(entry, now, reason)
+            if self._refill_paused and reason is None:
                 self._refill_paused = False
                 self._balance()
 
@@ -248,7 +237,7 @@ class PoolStateMachine(Generic[TransportT]):
         """Decide what becomes of a doubtful connection, by what a look into it has shown."""
         with self._event:
             reason = self._reason(entry, found) if isinstance(found, Liveness) else found
-            self._route(entry, now, reason, unsure=False)
+            self._route(entry, now, reason)
 
     def closed(self, entry: PoolEntry[TransportT]) -> None:
         """Count and forget a connection whose socket is closed: its slot is free."""
@@ -264,15 +253,16 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             for _ in range(limit):
-                if not self._idle or now - self._idle[0].idle_since < self._longest_idle:
+                oldest = self._oldest_idle()
+                if oldest is None or now - oldest.idle_since < self._longest_idle:
                     return False
-                self._close_or_check(self._idle.popleft(), CloseReason.IDLE_TIME)
+                self._close(self._idle.popleft(), CloseReason.IDLE_TIME)
             return True
 
     def idle_entries(self) -> list[PoolEntry[TransportT]]:
         """Return the entries that are idle now, those that stood longest first."""
         with self._lock:
-            return list(self._idle)
+            return [entry for entry in self._idle if entry.state is IDLE]
 
     def look_over(self, start: int, limit: int, now: float) -> int | None:
         """Take the idle entries that are no longer good out of the idle ones, a slice at a time.
@@ -286,12 +276,19 @@ class PoolStateMachine(Generic[TransportT]):
             idle.rotate(-start)
             try:
                 for _ in range(min(limit, len(idle) - start)):
-                    reason, unsure = self._judge_idle(idle[0], now)
-                    if reason is None and not unsure:
+                    entry = idle[0]
+                    if entry.state is not IDLE:
+                        self._ghosts -= 1
+                        idle.popleft()
+                        continue
+                    reason = self._judge_age(entry, now)
+                    if reason is None and not entry.tells:
+                        reason = self._judge(entry)
+                    if reason is None:
                         idle.rotate(-1)
                         kept += 1
                     else:
-                        self._close_or_check(idle.popleft(), reason)
+                        self._close(idle.popleft(), reason)
             finally:
                 idle.rotate(start + kept)
             return start + kept if start + kept < len(idle) else None
@@ -299,8 +296,8 @@ class PoolStateMachine(Generic[TransportT]):
     def next_expiry(self) -> float:
         """Return when the entry that stood longest will have been idle for too long."""
         with self._lock:
-            since = self._idle[0].idle_since if self._idle else math.inf
-            return since + self._longest_idle
+            oldest = self._oldest_idle()
+            return math.inf if oldest is None else oldest.idle_since + self._longest_idle
 
     def unused(self) -> bool:
         """Return whether nothing is open and nobody waits."""
@@ -310,7 +307,7 @@ class PoolStateMachine(Generic[TransportT]):
     def wanted(self) -> bool:
         """Return whether anybody waits, or idle connections are missing."""
         with self._lock:
-            return bool(self._waiters) or self._min_idle > len(self._idle)
+            return bool(self._waiters) or self._min_idle > self._count_idle()
 
     def refill(self) -> None:
         """Have idle connections opened that are missing, also after a failure to connect."""
@@ -333,15 +330,15 @@ class PoolStateMachine(Generic[TransportT]):
         """Have every present connection closed, those in use when they come back."""
         with self._event:
             self._generation += 1
-            while self._idle:
-                self._close_or_check(self._idle.popleft(), CloseReason.RETIRED)
+            while self._oldest_idle() is not None:
+                self._close(self._idle.popleft(), CloseReason.RETIRED)
 
     def resize(self, max_size: float) -> None:
         """Change the maximum; surplus connections are closed, those in use when they come back."""
         with self._event:
             self._max_size = max_size
-            while self._idle and self._size - self._passing[State.CLOSING] > max_size:
-                self._close_or_check(self._idle.popleft(), CloseReason.SURPLUS)
+            while self._size - self._passing[State.CLOSING] > max_size and self._oldest_idle():
+                self._close(self._idle.popleft(), CloseReason.SURPLUS)
             self._fit_slots()
             self._balance()
 
@@ -355,15 +352,15 @@ class PoolStateMachine(Generic[TransportT]):
             while self._waiters:
                 self._wake(self._waiters.popitem(last=False)[0], error())
             self._wake_watchers(error())
-            while self._idle:
-                self._close_or_check(self._idle.popleft(), CloseReason.POOL_CLOSED)
+            while self._oldest_idle() is not None:
+                self._close(self._idle.popleft(), CloseReason.POOL_CLOSED)
             self._check_drained()
 
     def seize(self, entry: PoolEntry[TransportT]) -> None:
         """Have a connection closed while its borrower still holds it."""
         with self._event:
             if entry.state is State.IN_USE:
-                self._close_or_check(entry, CloseReason.SEIZED)
+                self._close(entry, CloseReason.SEIZED)
 
     @defer_interrupts
     def statistics(self) -> PoolStatistics:
@@ -374,7 +371,7 @@ class PoolStateMachine(Generic[TransportT]):
                 name=self._settings.name,
                 max_size=self._max_size,
                 size=self._size,
-                idle=len(self._idle),
+                idle=self._count_idle(),
                 in_use=self._in_use(),
                 connecting=self._under_way(),
                 closing=self._passing[State.CLOSING],
@@ -395,13 +392,12 @@ class PoolStateMachine(Generic[TransportT]):
         self._due = True
 
     def _finish_event(self) -> None:
-        """Run the actions that the event has led to; called without the lock."""
-        self._due = False
-        self._run_actions()
+        """Run the actions that the event has led to, if any; called without the lock."""
+        if self._due:
+            self._due = False
+            self._run_actions()
 
-    def _route(
-        self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None, unsure: bool
-    ) -> None:
+    def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
         """Decide what becomes of a connection that nobody holds any more."""
         # One test of all that can make it unfit comes first: most often nothing does.
         if reason is None and (
@@ -412,8 +408,8 @@ class PoolStateMachine(Generic[TransportT]):
             or self._drained is not None
         ):
             reason = self._unfit(entry, now)
-        if reason is not None or unsure:
-            self._close_or_check(entry, reason)
+        if reason is not None:
+            self._close(entry, reason)
         elif self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
             self._grant(entry, now)
@@ -438,30 +434,36 @@ class PoolStateMachine(Generic[TransportT]):
             return CloseReason.SURPLUS
         return None
 
-    def _judge_idle(
-        self, entry: PoolEntry[TransportT], now: float
-    ) -> tuple[CloseReason | None, bool]:
+    def _judge_idle(self, entry: PoolEntry[TransportT], now: float) -> CloseReason | None:
+        return self._judge_age(entry, now) or self._judge(entry)
+
+    def _judge_age(self, entry: PoolEntry[TransportT], now: float) -> CloseReason | None:
         if now - entry.idle_since >= self._longest_idle:
-            return CloseReason.IDLE_TIME, False
-        if now >= entry.expires_at:
-            return CloseReason.LIFETIME, False
-        return self._judge(entry)
+            return CloseReason.IDLE_TIME
+        return CloseReason.LIFETIME if now >= entry.expires_at else None
 
-    def _judge(self, entry: PoolEntry[TransportT]) -> tuple[CloseReason | None, bool]:
-        liveness = self._inspect(entry)
-        return self._reason(entry, liveness), liveness is Liveness.UNSURE
+    def _judge(self, entry: PoolEntry[TransportT]) -> CloseReason | None:
+        return self._reason(entry, entry.look())
 
-    def _reason(self, entry: PoolEntry[TransportT], liveness: Liveness) -> CloseReason | None:
+    @staticmethod
+    def _reason(entry: PoolEntry[TransportT], liveness: Liveness) -> CloseReason | None:
+        """Say why a connection that looks like this has to be closed, if so."""
         if liveness is Liveness.CLOSED:
             return CloseReason.PEER_CLOSED
-        if liveness is Liveness.UNREAD and not self._is_greeting(entry, liveness):
+        if liveness is Liveness.UNREAD and (entry.borrows or entry.spoken):
             return CloseReason.UNREAD_DATA
         return None
 
-    @staticmethod
-    def _is_greeting(entry: PoolEntry[TransportT], liveness: Liveness) -> bool:
-        """Return whether what a server has sent is for the first borrower."""
-        return liveness is Liveness.UNREAD and not entry.borrows
+    def _count_idle(self) -> int:
+        return len(self._idle) - self._ghosts
+
+    def _oldest_idle(self) -> PoolEntry[TransportT] | None:
+        """Return the entry that has been idle longest, the first of the deque, if there is one."""
+        idle = self._idle
+        while idle and idle[0].state is not IDLE:
+            self._ghosts -= 1
+            idle.popleft()
+        return idle[0] if idle else None
 
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Make an entry idle."""
@@ -469,7 +471,8 @@ class PoolStateMachine(Generic[TransportT]):
             self._passing[entry.state] -= 1
         entry.state = IDLE
         entry.idle_since = now
-        recheck_at = now + self._longest_rest
+        # What was never used is not asked.
+        recheck_at = now + (self._longest_rest if entry.borrows else self._longest_idle)
         entry.recheck_at = recheck_at if recheck_at < entry.expires_at else entry.expires_at
         self._idle.append(entry)
 
@@ -482,6 +485,7 @@ class PoolStateMachine(Generic[TransportT]):
         elif entry.state is not IN_USE:
             self._move(entry, IN_USE)
         entry.acquired_at = now
+        entry.noticed = False
         totals = self.totals
         totals.acquired += 1
         if entry.borrows:
@@ -497,11 +501,17 @@ class PoolStateMachine(Generic[TransportT]):
 
     def _close_or_check(self, entry: PoolEntry[TransportT], reason: CloseReason | None) -> None:
         """Have an entry closed or, if there is no reason to close it, checked."""
-        if reason is None:
+        if reason is not None:
+            self._close(entry, reason)
+        else:
             self._move(entry, State.CHECKING)
             self._request(Action.CHECK, entry)
-            return
+
+    def _close(self, entry: PoolEntry[TransportT], reason: CloseReason) -> None:
         entry.close_reason = reason
+        if not entry.borrows and reason in (CloseReason.PEER_CLOSED, CloseReason.UNREAD_DATA):
+            # The next one would end in the same way: not before the next sweep.
+            self._refill_paused = True
         self._move(entry, State.CLOSING)
         self._request(Action.CLOSE, entry)
         self._check_drained()
@@ -534,13 +544,13 @@ class PoolStateMachine(Generic[TransportT]):
     def _missing(self) -> int:
         """Count the connections that waiters and the idle ones lack, beyond those under way."""
         ready = 0 if self._refill_paused else self._min_idle
-        return len(self._waiters) + ready - len(self._idle) - self._under_way()
+        return len(self._waiters) + ready - self._count_idle() - self._under_way()
 
     def _under_way(self) -> int:
         return self._passing[State.OPENING] + self._passing[State.CHECKING]
 
     def _in_use(self) -> int:
-        return self._size - len(self._idle) - self._under_way() - self._passing[State.CLOSING]
+        return self._size - self._count_idle() - self._under_way() - self._passing[State.CLOSING]
 
     def _open_one(self) -> None:
         entry: PoolEntry[TransportT] = PoolEntry(self._generation)
@@ -556,7 +566,7 @@ class PoolStateMachine(Generic[TransportT]):
             self._slots.total_tokens = tokens
 
     def _check_ready(self) -> None:
-        if len(self._idle) >= self._min_idle:
+        if self._count_idle() >= self._min_idle:
             self._wake_watchers(None)
 
     def _check_drained(self) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum, IntEnum, auto
+from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from anyconnpool._statistics import CloseReason
+from anyconnpool._util.liveness import Liveness
 
 TransportT = TypeVar("TransportT")
 
@@ -17,7 +20,7 @@ class State(IntEnum):
 
     #: being opened
     OPENING = 0
-    #: open, in some doubt, and a task of the pool looks into it
+    #: open, and being asked by the ``check`` hook whether its peer still answers
     CHECKING = 1
     #: ready to be borrowed
     IDLE = 2
@@ -31,10 +34,10 @@ class State(IntEnum):
 
 #: Which states can follow which. ``IN_USE`` follows itself when a connection is handed on.
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.OPENING: frozenset({State.CHECKING, State.IDLE, State.IN_USE, State.CLOSING, State.GONE}),
+    State.OPENING: frozenset({State.IDLE, State.IN_USE, State.CLOSING, State.GONE}),
     State.CHECKING: frozenset({State.IDLE, State.IN_USE, State.CLOSING}),
     State.IDLE: frozenset({State.CHECKING, State.IN_USE, State.CLOSING}),
-    State.IN_USE: frozenset({State.CHECKING, State.IDLE, State.IN_USE, State.CLOSING, State.GONE}),
+    State.IN_USE: frozenset({State.IDLE, State.IN_USE, State.CLOSING, State.GONE}),
     State.CLOSING: frozenset({State.GONE}),
     State.GONE: frozenset(),
 }
@@ -68,13 +71,19 @@ class PoolEntry(Generic[TransportT]):
         "expires_at",
         "generation",
         "idle_since",
+        "look",
+        "noticed",
         "opened_at",
         "recheck_at",
+        "spoken",
         "state",
+        "tells",
         "transport",
     )
 
     transport: TransportT
+    #: looks at it without waiting, and never raises
+    look: Callable[[], Liveness]
     close_reason: CloseReason
 
     def __init__(self, generation: int) -> None:
@@ -83,6 +92,12 @@ class PoolEntry(Generic[TransportT]):
         self.borrows: int = 0
         #: the task that has borrowed it, of the backend's own kind
         self.borrower: object = None
+        #: whether something arrived or ended since it was acquired while nobody received
+        self.noticed: bool = False
+        #: whether the pool hears of what happens on it while it is idle, without a look
+        self.tells: bool = False
+        #: whether a hook has sent or received on it
+        self.spoken: bool = False
         #: where acquire() was called for it, if that is recorded
         self.call_site: str = ""
         self.acquired_at: float = 0.0
@@ -131,6 +146,32 @@ class Totals:
         self.closed: Counter[CloseReason] = Counter()
         self.timed_out = self.cancelled = 0
         self.replayed = 0
+
+
+class LockedEvent:
+    """Hold a lock for one event, then have done what the event has led to.
+
+    :param lock: the lock
+    :param finish: called when the lock is free again
+    """
+
+    __slots__ = ("_finish", "_lock")
+
+    def __init__(self, lock: threading.Lock, finish: Callable[[], object]) -> None:
+        self._lock = lock
+        self._finish = finish
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+        self._finish()
 
 
 class Slots(Protocol):

@@ -14,7 +14,6 @@ from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import FrameDefaults, FramedStream
-from anyconnpool._streams.probes import SocketProbe
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
 
@@ -28,10 +27,8 @@ class Owner(Protocol):
 
     now: Callable[[], float]
 
-    def release(
-        self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
-    ) -> None:
-        """Release a connection; with a reason, it is closed."""
+    def release(self, entry: PoolEntry[Transport], reason: CloseReason | None) -> None:
+        """Take a connection back; with a reason, to close it."""
 
     def detach(self, entry: PoolEntry[Transport]) -> bool:
         """Take a connection out of the pool for good; false if it has been closed already."""
@@ -114,6 +111,7 @@ class PooledConnection(FramedStream):
         While an exception is on its way (in a ``finally`` block, for example), the connection is
         closed in any case, because nobody can know what the exception interrupted. To call it twice
         does no harm. It never waits and is not a checkpoint, so no cancellation can interrupt it.
+        A connection of :meth:`ConnectionPool.connect` is closed for good instead.
         """
         raised = sys.exc_info()[1]
         if not self._ended:
@@ -168,24 +166,62 @@ class PooledConnection(FramedStream):
         return None
 
     def _finish(self, reason: CloseReason | None) -> None:
-        transport = self._entry.transport
-        unsure = self._cut_short
-        if self._bytes_received:
-            transport.never_read = False
-            unsure = unsure or transport.probe.may_hide(
-                self._bytes_received, self._chunks_received, self._last_chunk_size
-            )
         self._end()
-        self._owner.release(self._entry, reason, unsure or transport.never_read)
+        self._owner.release(self._entry, reason)
 
-    def _silence_probe(self) -> SocketProbe | None:
-        probe = self._entry.transport.probe
-        return probe if isinstance(probe, SocketProbe) else None
+
+class ConnectedStream(PooledConnection):
+    """What :meth:`ConnectionPool.connect` returns: a connection that its caller closes for good.
+
+    Code that was written for AnyIO's connectables hangs up when it has enough, in the middle of a
+    reply maybe. So nothing that was connected like this is reused.
+    """
+
+    @defer_interrupts
+    async def aclose(self) -> None:
+        """Close the connection, as any stream of AnyIO's; its place in the pool is free then.
+
+        Cancelled, it is closed by force before this returns.
+        """
+        if self._ended:
+            return
+        stream = self._end()
+        try:
+            await stream.aclose()
+        finally:
+            # Cancelled above or not: the pool sees to it that it is closed.
+            self._owner.release(self._entry, CloseReason.DISCARDED)
+
+    @defer_interrupts
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.aclose()
 
 
 def entry_of(connection: PooledConnection) -> PoolEntry[Transport]:
     """Return the entry of a borrowed connection, which its borrower has no business with."""
     return connection._entry  # pyright: ignore[reportPrivateUsage]
+
+
+def has_failed(connection: PooledConnection) -> bool:
+    """Return whether an operation on a connection failed, was cancelled or is under way."""
+    return connection._unfinished > 0  # pyright: ignore[reportPrivateUsage]
+
+
+def continue_exchange(owner: Owner, entry: PoolEntry[Transport], chunk: bytes) -> PooledConnection:
+    """Return the connection of an exchange whose request was sent, to receive the reply's rest.
+
+    :param chunk: what has come of the reply
+    """
+    connection = PooledConnection(owner, entry)
+    connection._has_sent = connection._reply_owed = True  # pyright: ignore[reportPrivateUsage]
+    connection._data = chunk  # pyright: ignore[reportPrivateUsage]
+    connection._bytes_received = len(chunk)  # pyright: ignore[reportPrivateUsage]
+    return connection
 
 
 class Acquirer(Protocol):
@@ -258,9 +294,7 @@ class _HookOwner:
         self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
         self.now = now
 
-    def release(
-        self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
-    ) -> None:
+    def release(self, entry: PoolEntry[Transport], reason: CloseReason | None) -> None:
         """Do nothing: a hook can't release what it has not acquired."""
 
     def detach(self, entry: PoolEntry[Transport]) -> bool:
@@ -289,6 +323,8 @@ class _HookConnection(PooledConnection):
             raise ConnectionFailed(
                 f"the hook left the connection unfit: {fault.value}; it must read every reply whole"
             )
+        if self._has_sent or self._bytes_received:
+            self._entry.spoken = True
         self._entry.transport.early = self.buffer
 
 

@@ -20,11 +20,13 @@ from anyio import (
 )
 from anyio.abc import ByteStream, ByteStreamConnectable
 
+from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.connection import run_hook
 from anyconnpool._engine.replay import is_retryable
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close
+from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import OutageLog
 from anyconnpool.events import ConnectionOpened, OpenFailed, notify
 
@@ -37,8 +39,8 @@ class Connector:
     :param connectable: what to connect to
     :param settings: the pool's settings
     :param now: returns the time, in seconds
-    :param report: called with the error of every attempt that failed
-    :param wanted: returns whether a connection is still needed
+    :param machine: told of every attempt that failed, asked whether a connection is still wanted,
+        and told of what happens to idle connections
     """
 
     def __init__(
@@ -46,14 +48,12 @@ class Connector:
         connectable: ByteStreamConnectable,
         settings: Settings,
         now: Callable[[], float],
-        report: Callable[[Exception], None],
-        wanted: Callable[[], bool],
+        machine: PoolStateMachine[Transport],
     ) -> None:
         self._connectable = connectable
         self._settings = settings
         self._now = now
-        self._report = report
-        self._wanted = wanted
+        self._machine = machine
         self._outage = OutageLog(_logger, settings.name, "connecting")
         self._notify = partial(notify, settings.observers)
         self._turn = Lock()
@@ -78,7 +78,7 @@ class Connector:
             except Exception as error:
                 repeats += 1
                 hopeless = retry is None or repeats > retry.count or not is_retryable(error)
-                if hopeless or not self._wanted():
+                if hopeless or not self._machine.wanted():
                     raise
 
     async def _try_in_turn(self, entry: PoolEntry[Transport]) -> None:
@@ -88,7 +88,7 @@ class Connector:
         await sleep(max(self._retry_at - self._now(), 0))
         async with self._turn:
             # Whoever wakes later than others shares the failure of the one who dialled.
-            if self._all_failures > known or not self._wanted():
+            if self._all_failures > known or not self._machine.wanted():
                 raise self._last_error
             return await self._try(entry)
 
@@ -100,7 +100,7 @@ class Connector:
         except Exception as error:
             self._notify(OpenFailed(self._settings.name, self._now() - began, error))
             self._last_error = error
-            self._report(error)
+            self._machine.attempt_failed(error)
             self._outage.failed(error, self._now())
             # An error that a retry can't help doesn't count as an outage.
             if self._failures == known and is_retryable(error):
@@ -128,8 +128,7 @@ class Connector:
         stream = await self._connect()
         # From here on the stream is ours: whatever happens, close it or put it into the entry.
         try:
-            entry.transport = self._look_at(stream)
-            entry.opened_at = self._now()
+            self._take_up(entry, stream)
             hook = self._settings.on_connect
             if hook is not None:
                 await run_hook(entry, self._settings, self._now, hook, greeting=True)
@@ -138,12 +137,23 @@ class Connector:
             await force_close(stream)
             raise
 
-    def _look_at(self, stream: ByteStream) -> Transport:
+    def _take_up(self, entry: PoolEntry[Transport], stream: ByteStream) -> None:
+        """Put a stream that was opened into its entry."""
         try:
-            return Transport(stream, self._settings.keepalive, self._settings.name)
+            transport = Transport(stream, self._settings.keepalive, self._settings.name)
         except (AttributeError, ValueError, OSError) as error:
-            # uvloop's socket is gone as soon as the transport has closed itself.
+            # Of a stream that is not our own, uvloop's socket is gone when the peer has hung up.
             raise ConnectionFailed(f"{self._settings.name} hung up at once") from error
+        entry.transport = transport
+        entry.look = transport.look
+        entry.opened_at = self._now()
+        if transport.own is not None:
+            transport.own.on_event = partial(self._notice, entry)
+            entry.tells = transport.own.tells
+
+    @defer_interrupts
+    def _notice(self, entry: PoolEntry[Transport]) -> None:
+        self._machine.notice(entry, self._now())
 
     async def _connect(self) -> ByteStream:
         try:

@@ -17,11 +17,11 @@ from anyconnpool._util.interrupts import defer_interrupts
 
 _logger = logging.getLogger("anyconnpool.housekeeper")
 
-# How often idle connections are looked at, in seconds: a server that hung up is noticed, and a
-# failed refill repeated, after this time at the latest.
+# How often idle connections are looked at, in seconds: a failed refill is repeated, and a hang-up
+# that no stream has reported is noticed, after this time at the latest.
 _SWEEP_INTERVAL = 5.0
 _SHORTEST_PAUSE = 0.01
-# Probing takes 1 µs an entry, starting a task to close one 30 µs: a slice stays under 2 ms.
+# A look takes 1 µs an entry, starting a task to close one 30 µs: a slice stays under 2 ms.
 _SLICE = 50
 
 

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, State, Waiter
-from anyconnpool._engine.connection import AcquireContext, PooledConnection, entry_of
+from anyconnpool._engine.connection import (
+    AcquireContext,
+    PooledConnection,
+    continue_exchange,
+    entry_of,
+)
 from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.leaks import BorrowCounts, find_call_site
+from anyconnpool._engine.replay import Attempt
 from anyconnpool._engine.tasks import ConnectionTasks
+from anyconnpool._engine.time_limits import TimeLimit, TimeLimits
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
-from anyconnpool._streams.framed import FrameDefaults
+from anyconnpool._streams.framed import Exchange, FrameDefaults
 from anyconnpool._streams.transport import Transport
+from anyconnpool._util.deadline import Deadline, describe_timeout
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool.events import (
     AcquireTimedOut,
@@ -37,6 +46,8 @@ from anyconnpool.events import (
 # would starve them, and could not be cancelled.
 _TURN_MASK = 63
 
+T = TypeVar("T")
+
 
 class Leasing:
     """Acquire and release, from the entering of a pool to its end.
@@ -45,6 +56,7 @@ class Leasing:
     :param machine: decides
     :param connection_tasks: the tasks that connections need
     :param home: the event loop of the pool
+    :param time_limits: interrupts exchanges that take too long
     :param held: returns the pool's connections
     """
 
@@ -54,6 +66,7 @@ class Leasing:
         machine: PoolStateMachine[Transport],
         connection_tasks: ConnectionTasks,
         home: HomeLoop,
+        time_limits: TimeLimits,
         held: Callable[[], Iterable[PoolEntry[Transport]]],
     ) -> None:
         self.settings = settings
@@ -61,6 +74,7 @@ class Leasing:
         self.now = home.now
         self._machine = machine
         self._connection_tasks = connection_tasks
+        self._time_limits = time_limits
         self._check_home = home.check
         self._new_signal = home.new_signal
         self._checkpoint_if_cancelled = home.checkpoint_if_cancelled
@@ -72,12 +86,16 @@ class Leasing:
 
     @defer_interrupts
     async def acquire(
-        self, timeout: float, context: AcquireContext | None = None
+        self,
+        timeout: float,
+        context: AcquireContext | None = None,
+        kind: type[PooledConnection] = PooledConnection,
     ) -> PooledConnection:
         """Acquire an idle connection, or wait for one.
 
         :param timeout: limit in seconds
         :param context: the context that will release it, if it is entered
+        :param kind: what to make for the borrower
         """
         # What check() does, without a call for it.
         if not self.running:
@@ -93,7 +111,7 @@ class Leasing:
             # Only now: whoever asks meanwhile must not overtake.
             await self._pause_holding(entry)
         entry.borrower = self._current_task()
-        connection = PooledConnection(self, entry)
+        connection = kind(self, entry)
         if context is not None:
             context.connection = connection
         return connection
@@ -114,12 +132,126 @@ class Leasing:
         return PooledConnection(self, entry)
 
     @defer_interrupts
-    def release(
-        self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
-    ) -> None:
-        """Release a connection; with a reason, it is closed."""
+    async def exchange(
+        self, exchange: Exchange[T], timeout: float, acquire_timeout: float, attempt: Attempt | None
+    ) -> T:
+        """Acquire a connection, do an exchange on it, release it.
+
+        This is the short way, which nearly every exchange takes: an idle connection, one send, one
+        chunk that is the whole reply. No object stands for the borrow, since each call costs twice
+        as much after a system call as it does in a loop. Whatever else happens leaves for the
+        general way.
+
+        :param exchange: what to send and to receive
+        :param timeout: limit for all of it, in seconds
+        :param acquire_timeout: limit for acquiring the connection, in seconds
+        :param attempt: where to note how far it has come, should it fail
+        """
+        # What check() does, without a call for it.
+        if not self.running:
+            raise self._closed_error()
+        self._check_home()
+        # Nothing is owned yet: a cancellation here leaves nothing behind.
+        await self._checkpoint_if_cancelled()
+        whole = exchange.whole
+        entry = None if whole is None else self._machine.acquire(self.now())
+        if entry is None or whole is None:
+            return await self._exchange_in_turn(exchange, timeout, acquire_timeout, attempt)
+        stream = entry.transport.own
+        if stream is None or entry.transport.early:
+            connection = PooledConnection(self, entry)
+            return await self._exchange_on(connection, exchange, Deadline(timeout), attempt)
+        entry.borrower = self._current_task()
+        limit = None
+        if timeout != math.inf:
+            limit = self._time_limits.begin(stream, timeout, len(exchange.request))
+        try:
+            await stream.send_at_once(exchange.request)
+            chunk = await stream.receive()
+        except BaseException:
+            # Failed or cancelled, by a scope or natively: what was sent can't be known.
+            self._give_up(entry, limit, attempt)
+            raise
+        reply = whole(chunk)
+        if reply is None:
+            return await self._receive_rest(entry, chunk, exchange, limit, attempt)
+        if limit is not None:
+            self._time_limits.end(limit)
         entry.borrower = None
-        self._machine.release(entry, self.now(), reason, unsure)
+        self._machine.release(entry, self.now(), None)
+        return reply
+
+    def _give_up(
+        self, entry: PoolEntry[Transport], limit: TimeLimit | None, attempt: Attempt | None
+    ) -> None:
+        """End an exchange that has failed before anything of its reply was received."""
+        if attempt is not None:
+            attempt.connection_failed = attempt.has_sent = True
+            attempt.reused = entry.borrows > 1
+        if limit is not None:
+            self._time_limits.end(limit)
+        self.release(entry, CloseReason.UNCLEAN)
+
+    async def _receive_rest(
+        self,
+        entry: PoolEntry[Transport],
+        chunk: bytes,
+        exchange: Exchange[T],
+        limit: TimeLimit | None,
+        attempt: Attempt | None,
+    ) -> T:
+        """Go on with an exchange whose reply has come in part, or with more than the reply."""
+        connection = continue_exchange(self, entry, chunk)
+        if limit is not None:
+            limit.connection = connection
+        try:
+            async with connection:
+                return await exchange.receive(connection)
+        except BaseException:
+            if attempt is not None:
+                attempt.note(connection)
+            raise
+        finally:
+            if limit is not None:
+                self._time_limits.end(limit)
+
+    async def _exchange_in_turn(
+        self, exchange: Exchange[T], timeout: float, acquire_timeout: float, attempt: Attempt | None
+    ) -> T:
+        """Do an exchange on a connection that may have to be waited for."""
+        deadline = Deadline(timeout)
+        connection = await self.acquire(min(timeout, acquire_timeout))
+        return await self._exchange_on(connection, exchange, deadline, attempt)
+
+    async def _exchange_on(
+        self,
+        connection: PooledConnection,
+        exchange: Exchange[T],
+        deadline: Deadline,
+        attempt: Attempt | None,
+    ) -> T:
+        """Do an exchange on a connection that was acquired for it."""
+
+        def describe() -> str:
+            subject = f"no reply from pool {self.settings.name!r}"
+            received = connection.bytes_received
+            return describe_timeout(subject, deadline.seconds, len(exchange.request), received)
+
+        try:
+            async with connection:
+                with deadline.limit(describe):
+                    await connection.send(exchange.request)
+                    return await exchange.receive(connection)
+        except BaseException:
+            if attempt is not None:
+                attempt.note(connection)
+            raise
+
+    @defer_interrupts
+    def release(self, entry: PoolEntry[Transport], reason: CloseReason | None) -> None:
+        """Take a connection back; with a reason, to close it."""
+        entry.borrower = None
+        self._machine.release(entry, self.now(), reason)
 
     @defer_interrupts
     def detach(self, entry: PoolEntry[Transport]) -> bool:
@@ -240,13 +372,16 @@ class ObservedLeasing(Leasing):
 
     @defer_interrupts
     async def acquire(
-        self, timeout: float, context: AcquireContext | None = None
+        self,
+        timeout: float,
+        context: AcquireContext | None = None,
+        kind: type[PooledConnection] = PooledConnection,
     ) -> PooledConnection:
         """Acquire an idle connection, or wait for one; see :meth:`Leasing.acquire`."""
         call_site = self._find_call_site()
         began = self.now()
         try:
-            connection = await super().acquire(timeout, context)
+            connection = await super().acquire(timeout, context, kind)
         except AcquireTimeout:
             self._notify(AcquireTimedOut(self.settings.name, self.now() - began))
             raise
@@ -263,12 +398,10 @@ class ObservedLeasing(Leasing):
         return connection
 
     @defer_interrupts
-    def release(
-        self, entry: PoolEntry[Transport], reason: CloseReason | None, unsure: bool
-    ) -> None:
-        """Release a connection; see :meth:`Leasing.release`."""
+    def release(self, entry: PoolEntry[Transport], reason: CloseReason | None) -> None:
+        """Take a connection back; see :meth:`Leasing.release`."""
         events = self._release_of(entry)
-        super().release(entry, reason, unsure)
+        super().release(entry, reason)
         self._notify(*events)
 
     @defer_interrupts
@@ -287,6 +420,13 @@ class ObservedLeasing(Leasing):
         events = self._release_of(entry)
         super().seize(entry)
         self._notify(*events)
+
+    @defer_interrupts
+    async def exchange(
+        self, exchange: Exchange[T], timeout: float, acquire_timeout: float, attempt: Attempt | None
+    ) -> T:
+        """Do an exchange by the general way, which notifies; see :meth:`Leasing.exchange`."""
+        return await self._exchange_in_turn(exchange, timeout, acquire_timeout, attempt)
 
     def _note_acquired(
         self, connection: PooledConnection, wait_time: float, call_site: str

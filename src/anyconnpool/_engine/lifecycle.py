@@ -25,15 +25,15 @@ from anyconnpool._engine.event_loop import HomeLoop, redeliver_native_cancellati
 from anyconnpool._engine.housekeeper import Housekeeper
 from anyconnpool._engine.leaks import LeakDetector
 from anyconnpool._engine.leasing import Leasing, ObservedLeasing
-from anyconnpool._engine.tasks import ConnectionTasks, look_at
+from anyconnpool._engine.tasks import ConnectionTasks
+from anyconnpool._engine.time_limits import TimeLimits
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close
 from anyconnpool._util.interrupts import defer_interrupts
-from anyconnpool._util.liveness import Liveness
 from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted, notify
 
 MachineFactory: TypeAlias = Callable[
-    [Settings, CapacityLimiter, Callable[[PoolEntry[Transport]], Liveness], Callable[[], None]],
+    [Settings, CapacityLimiter, Callable[[], None]],
     PoolStateMachine[Transport],
 ]
 
@@ -59,15 +59,16 @@ class RunningPool:
         self._settings = settings
         self._slots = CapacityLimiter(settings.max_size)
         self._drained = Event()
-        self.machine = machine = make_machine(settings, self._slots, look_at, self._run_actions)
-        connector = Connector(
-            connectable, settings, home.now, machine.attempt_failed, machine.wanted
-        )
+        self.machine = machine = make_machine(settings, self._slots, self._run_actions)
+        connector = Connector(connectable, settings, home.now, machine)
         self._connection_tasks = ConnectionTasks(machine, connector, settings, home.now, tasks)
         self._leaks = LeakDetector(settings.name, settings.leak_after, home)
         watched = settings.observers or settings.leak_after < math.inf
         leasing_class = ObservedLeasing if watched else Leasing
-        self.leasing = leasing_class(settings, machine, self._connection_tasks, home, self.held)
+        self._time_limits = TimeLimits(settings.name, home.now, tasks)
+        self.leasing = leasing_class(
+            settings, machine, self._connection_tasks, home, self._time_limits, self.held
+        )
         self._housekeeper = Housekeeper(
             settings, machine, self._connection_tasks, home, self._look_for_leaks
         )
@@ -89,6 +90,7 @@ class RunningPool:
 
         :param silent: whether to log nothing, because borrowers had no time to release anything
         """
+        self._time_limits.stop()
         for entry in self.held():
             if entry.state is State.IN_USE and not silent:
                 self._leaks.log_unreleased(entry)
@@ -107,6 +109,7 @@ class RunningPool:
 
     def ended(self) -> None:
         """Notify the observers that everything is closed."""
+        self._time_limits.stop()
         self._notify(PoolEnded(self._settings.name, self.machine.statistics))
 
     def held(self) -> tuple[PoolEntry[Transport], ...]:

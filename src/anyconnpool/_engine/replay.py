@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from anyio import BrokenResourceError, EndOfStream, IncompleteRead, sleep
 
-from anyconnpool._engine.connection import AcquireContext, PooledConnection
+from anyconnpool._engine.connection import PooledConnection, has_failed
 from anyconnpool._exceptions import PoolError
 from anyconnpool._retry import Retry
 from anyconnpool._util.deadline import Deadline
+from anyconnpool._util.log import describe_with_cause
 
 T = TypeVar("T")
 
@@ -45,48 +47,69 @@ def is_hang_up(error: BaseException) -> bool:
     return isinstance(error, _HANG_UPS)
 
 
-async def run_exchange(
-    exchange: Callable[[PooledConnection], Awaitable[T]],
-    acquire: Callable[[float], AcquireContext],
+class Attempt:
+    """What is known of one try of an exchange, should it fail.
+
+    :ivar connection_failed: whether an operation on its connection failed
+    :ivar reused: whether the connection had been used before
+    :ivar has_sent: whether anything was sent on it
+    :ivar bytes_received: how much was received on it
+    """
+
+    __slots__ = ("bytes_received", "connection_failed", "has_sent", "reused")
+
+    def __init__(self) -> None:
+        self.connection_failed = self.reused = self.has_sent = False
+        self.bytes_received = 0
+
+    def note(self, connection: PooledConnection) -> None:
+        """Note how far a try has come that failed on a connection."""
+        self.connection_failed = has_failed(connection)
+        self.reused = connection.reused
+        self.has_sent = connection.has_sent
+        self.bytes_received = connection.bytes_received
+
+    def may_replace(self, error: Exception, retry: Retry | None) -> bool:
+        """Return whether the exchange may be repeated at once: the connection was dead already."""
+        if not (self.connection_failed and self.reused and is_hang_up(error)):
+            return False
+        return not self.bytes_received and (retry is not None or not self.has_sent)
+
+
+async def repeat(
+    exchange: Callable[[Attempt], Awaitable[T]],
     deadline: Deadline,
     retry: Retry | None,
     count_replay: Callable[[Exception], object],
 ) -> T:
-    """Acquire a connection, do an exchange on it, release it; repeat where that is right.
+    """Do an exchange, and again where that is right.
 
-    :param exchange: does the exchange
-    :param acquire: acquires a connection within a limit in seconds
+    :param exchange: does it once
     :param deadline: the limit for all of it
     :param retry: whether the exchange may be repeated after something was sent
     :param count_replay: called with the error that leads to a repeat
     """
     replacements = tries = 0
     while True:
-        connection: PooledConnection | None = None
+        attempt = Attempt()
         try:
-            async with acquire(deadline.remaining()) as connection:
-                with deadline.limit():
-                    return await exchange(connection)
+            return await exchange(attempt)
         except Exception as error:
             if not is_retryable(error):
                 raise
-            dead = is_hang_up(error) and _may_replace(connection, retry)
-            if dead and replacements < _FREE_REPLACEMENTS:
+            if replacements < _FREE_REPLACEMENTS and attempt.may_replace(error, retry):
                 replacements += 1
             elif retry is not None and tries < retry.count:
                 tries += 1
-                with deadline.limit():
+                with deadline.limit(partial(_describe_failure, deadline.seconds, error)):
                     await sleep(retry.pause(tries))
             else:
                 raise
             count_replay(error)
 
 
-def _may_replace(connection: PooledConnection | None, retry: Retry | None) -> bool:
-    """Return whether an exchange that met a hang-up may be repeated at once elsewhere."""
-    if connection is None or not connection.reused or connection.bytes_received:
-        return False
-    return retry is not None or not connection.has_sent
+def _describe_failure(seconds: float, error: Exception) -> str:
+    return f"no success within {seconds:g} s; the last try failed: {describe_with_cause(error)}"
 
 
 def check_retry(retry: object) -> None:

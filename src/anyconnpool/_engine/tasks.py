@@ -23,11 +23,6 @@ from anyconnpool.events import ConnectionClosed, notify
 _logger = logging.getLogger("anyconnpool.pool")
 
 
-def look_at(entry: PoolEntry[Transport]) -> Liveness:
-    """Look at a connection without waiting."""
-    return entry.transport.look(borrowed=entry.borrows > 0)
-
-
 class ConnectionTasks:
     """Run the tasks that connections need.
 
@@ -99,13 +94,13 @@ class ConnectionTasks:
             raise
         else:
             _logger.debug("pool %s: opened %s", self._settings.name, entry.transport)
-            self._machine.opened(entry, self._now(), unsure=entry.transport.never_read)
+            self._machine.opened(entry, self._now())
 
     async def _check(self, entry: PoolEntry[Transport]) -> None:
         found: Liveness | CloseReason = Liveness.CLOSED
         try:
-            found = await entry.transport.settle(borrowed=entry.borrows > 0)
-            if found is Liveness.ALIVE and self._is_check_due(entry):
+            found = entry.look()
+            if found is Liveness.ALIVE:
                 found = await self._ask_peer(entry)
         finally:
             # Cancelled above, the connection is in doubt for good.
@@ -116,10 +111,6 @@ class ConnectionTasks:
         age = self._now() - entry.opened_at
         event = ConnectionClosed(self._settings.name, entry.close_reason, age)
         notify(self._settings.observers, event)
-
-    def _is_check_due(self, entry: PoolEntry[Transport]) -> bool:
-        idle = self._now() - entry.idle_since
-        return self._settings.check is not None and idle >= self._settings.check_after
 
     async def _ask_peer(self, entry: PoolEntry[Transport]) -> Liveness | CloseReason:
         check = self._settings.check
@@ -132,8 +123,7 @@ class ConnectionTasks:
             return CloseReason.CHECK_FAILED
         self._checks.succeeded(self._now())
         # The peer may have said more, or hung up, after its answer.
-        found = look_at(entry)
-        return CloseReason.UNREAD_DATA if found is Liveness.UNSURE else found
+        return entry.look()
 
     @defer_interrupts
     async def _close(self, entry: PoolEntry[Transport]) -> None:

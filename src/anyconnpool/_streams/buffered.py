@@ -9,6 +9,7 @@ shows whether the connection is clean. It knows nothing of pools and frames.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from io import BytesIO
 from typing import Any, NoReturn, SupportsIndex, cast
 
 from anyio import ClosedResourceError, DelimiterNotFound, EndOfStream, IncompleteRead
@@ -16,7 +17,7 @@ from anyio.abc import AnyByteReceiveStream, AnyByteStream, ByteReceiveStream, By
 from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from anyconnpool._streams.probes import attributes_of
+from anyconnpool._streams.probes import Look, attributes_of
 from anyconnpool._util.checks import check_delimiter, check_size
 from anyconnpool._util.interrupts import defer_interrupts
 
@@ -72,12 +73,10 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         #: a send was the last operation
         self._reply_owed = False
         self._has_sent = False
-        # A quiet spell was ended by cancelling a receive, which may leave bytes in AnyIO's hands.
-        self._cut_short = False
         self._bytes_received = 0
-        self._chunks_received = 0
-        self._last_chunk_size = 0
         self._turns: int = 0
+        #: looks at the stream; found out when it is needed
+        self._look: Look | None = None
         self._ended = False
 
     def __repr__(self) -> str:
@@ -258,30 +257,30 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
                 chunk = await stream.receive()
         self._unfinished -= 1
         self._bytes_received += len(chunk)
-        self._chunks_received += 1
-        self._last_chunk_size = len(chunk)
         return chunk
 
     async def _wait_exactly(self, nbytes: int, skip: int = 0) -> bytes:
         """Wait for bytes of which some are not buffered yet, and take them.
 
         :param nbytes: how many to take
-        :param skip: how many before them to take, too, and to drop
+        :param skip: how many before them, which are buffered, to take, too, and to drop
         """
-        end = skip + nbytes
-        gathered = bytearray(self.buffer)
+        skipped, start = self._data[self._position :][:skip], self._position + skip
+        # It gives its bytes away without a copy, which a bytearray doesn't.
+        gathered = BytesIO()
+        missing = nbytes - gathered.write(self._data[start:])
         self._data, self._position = b"", 0
         try:
-            while len(gathered) < end:
-                gathered += await self._receive_chunk()
+            while missing:
+                chunk = await self._receive_chunk()
+                if len(chunk) > missing:
+                    chunk, self._data = chunk[:missing], chunk[missing:]
+                missing -= gathered.write(chunk)
         except BaseException:
-            self._data = bytes(gathered) + self._data
+            self._data = skipped + gathered.getvalue() + self._data
             raise
         self._reply_owed = False
-        # Not by way of the buffer: that would copy a large package once more.
-        with memoryview(gathered) as view:
-            self._data = bytes(view[end:]) + self._data
-            return bytes(view[skip:end])
+        return gathered.getvalue()
 
     async def _buffer_until(self, delimiter: bytes, window: int) -> None:
         searched = 0

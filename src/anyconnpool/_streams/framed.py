@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
-from anyio import DelimiterNotFound, EndOfStream, IncompleteRead, move_on_after, sleep
+from anyio import DelimiterNotFound, EndOfStream, IncompleteRead, move_on_after
 from anyio.abc import AnyByteStream
 
 from anyconnpool._formats import FrameFormat, PackageFormat, choose_package_format, frame_line
 from anyconnpool._streams.buffered import TURN_MASK, ReadAheadStream
-from anyconnpool._streams.probes import SocketProbe, plain_socket_probe
-from anyconnpool._util.checks import check_delimiter, check_duration, check_size
-from anyconnpool._util.deadline import time_limit
+from anyconnpool._streams.probes import look_for
+from anyconnpool._streams.socket_stream import PoolSocketStream
+from anyconnpool._util.checks import as_bytes, check_delimiter, check_duration, check_size
+from anyconnpool._util.deadline import describe_timeout, time_limit
 from anyconnpool._util.liveness import Liveness
 
 T = TypeVar("T")
 DataT = TypeVar("DataT")
 FrameT = TypeVar("FrameT")
 
-#: what an exchange sends, and how it receives the reply
-Exchange: TypeAlias = tuple[bytes, Callable[["FramedStream"], Awaitable[T]]]
-
 _DEFAULT_FORMAT = PackageFormat()
 _BURST_BYTES = 1_048_576
 _FRAME_BYTES = 65_536
-# How often a line that should be silent is looked at, in seconds.
-_LOOK_INTERVAL = 0.01
+# How long to wait for what has come to a stream that is not of our own, in seconds.
+_PATIENCE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,30 +40,69 @@ class FrameDefaults:
     max_line_bytes: int
 
 
+# Not frozen: setting the attributes of a frozen object takes three times as long.
+@dataclass(slots=True)
+class Exchange(Generic[T]):
+    """One request and its reply, checked and framed.
+
+    :ivar request: what to send
+    :ivar receive: receives the reply, however many chunks it takes
+    :ivar whole: returns the reply if one chunk is just that, neither more nor less, else ``None``
+    """
+
+    request: bytes
+    receive: Callable[[FramedStream], Awaitable[T]]
+    whole: Callable[[bytes], T | None] | None = None
+
+
 def bytes_exchange(data: bytes, nbytes: int | None) -> Exchange[bytes]:
-    """Check and frame what :meth:`FramedStream.send_receive` does."""
+    """Check what :meth:`FramedStream.send_receive` does."""
+    data = as_bytes("the request", data)
     if nbytes is None:
-        return data, lambda stream: stream.receive_available()
+        return Exchange(data, lambda stream: stream.receive_available())
     check_size("nbytes", nbytes)
-    return data, lambda stream: stream.receive_exactly(nbytes)
+
+    def whole(chunk: bytes) -> bytes | None:
+        return chunk if len(chunk) == nbytes else None
+
+    return Exchange(data, lambda stream: stream.receive_exactly(nbytes), whole)
 
 
-def line_exchange(data: bytes, newline: bytes, max_bytes: int | None) -> Exchange[bytes]:
+def line_exchange(
+    data: bytes, newline: bytes, max_bytes: int | None, default_max_bytes: int
+) -> Exchange[bytes]:
     """Check and frame what :meth:`FramedStream.send_receive_line` does."""
+    limit = default_max_bytes
     if max_bytes is not None:
         check_size("max_bytes", max_bytes)
-    line = frame_line(data, newline)
-    return line, lambda stream: stream.receive_line(newline=newline, max_bytes=max_bytes)
+        limit = max_bytes
+
+    def whole(chunk: bytes) -> bytes | None:
+        end = chunk.find(newline)
+        fits = end + len(newline) == len(chunk) and 0 <= end <= limit
+        return chunk[:end] if fits else None
+
+    def receive(stream: FramedStream) -> Awaitable[bytes]:
+        return stream.receive_line(newline=newline, max_bytes=limit)
+
+    return Exchange(frame_line(data, newline), receive, whole)
 
 
 def package_exchange(data: bytes, format: PackageFormat) -> Exchange[bytes]:
     """Check and frame what :meth:`FramedStream.send_receive_package` does."""
-    return format.encode(data), lambda stream: stream.receive_package(format)
+    header = format.header_size
+
+    def whole(chunk: bytes) -> bytes | None:
+        size = int.from_bytes(chunk[:header], format.byteorder) - format.overhead
+        fits = header + size == len(chunk) and 0 <= size <= format.max_size
+        return chunk[header:] if fits else None
+
+    return Exchange(format.encode(data), lambda stream: stream.receive_package(format), whole)
 
 
 def frame_exchange(data: DataT, format: FrameFormat[DataT, FrameT]) -> Exchange[FrameT]:
     """Frame what :meth:`FramedStream.send_receive_frame` does."""
-    return format.encode(data), lambda stream: stream.receive_frame(format)
+    return Exchange(format.encode(data), lambda stream: stream.receive_frame(format))
 
 
 class FramedStream(ReadAheadStream):
@@ -168,7 +204,10 @@ class FramedStream(ReadAheadStream):
         :raises PackageTooSmall: if it announces less than its own size; the connection is not
             reused
         """
-        format = choose_package_format(format, self._defaults.package_format)
+        if format is None:
+            format = self._defaults.package_format
+        else:
+            format = choose_package_format(format, format)
         self._turns += 1
         if not self._turns & TURN_MASK:
             await self._give_turn()
@@ -250,7 +289,8 @@ class FramedStream(ReadAheadStream):
         """Receive a burst: wait for the first bytes, then until the line falls silent.
 
         It is for protocols without frames, like gtcp's ``Recv(-1)``, whose 1 ms is the default. A
-        pause within a reply looks to it like the end of the reply.
+        pause within a reply looks to it like the end of the reply. What has arrived is part of the
+        burst, also where a busy event loop reads it late.
 
         :param quiet: how long nothing may arrive for the burst to be over, in seconds
         :param max_bytes: the most bytes to return; a surplus stays buffered
@@ -272,7 +312,8 @@ class FramedStream(ReadAheadStream):
         """Throw away what is buffered and what arrives until the line is silent, and return it.
 
         Silence is not an error. The default, 0.5 s, is the read deadline that the question had
-        which asked for this method: how to flush a socket.
+        which asked for this method: how to flush a socket. What arrives after the silence is not
+        thrown away.
 
         :param quiet: how long nothing may arrive, in seconds
         :param max_bytes: stop after this many bytes, whatever else there is
@@ -354,7 +395,8 @@ class FramedStream(ReadAheadStream):
 
         It raises what :meth:`send_line` and :meth:`receive_line` raise.
         """
-        return await self._exchange(line_exchange(data, newline, max_bytes), timeout)
+        default = self._defaults.max_line_bytes
+        return await self._exchange(line_exchange(data, newline, max_bytes, default), timeout)
 
     async def send_receive_package(
         self,
@@ -394,10 +436,15 @@ class FramedStream(ReadAheadStream):
         return await self._exchange(frame_exchange(data, format), timeout)
 
     async def _exchange(self, exchange: Exchange[T], timeout: float | None) -> T:
-        request, receive = exchange
-        with time_limit(timeout):
-            await self.send(request)
-            return await receive(self)
+        before = self._bytes_received
+
+        def describe() -> str:
+            received = self._bytes_received - before
+            return describe_timeout("no reply", timeout or 0, len(exchange.request), received)
+
+        with time_limit(timeout, describe):
+            await self.send(exchange.request)
+            return await exchange.receive(self)
 
     def _raise_if_within_frame(self, cause: EndOfStream) -> None:
         if self._position < len(self._data):
@@ -424,29 +471,18 @@ class FramedStream(ReadAheadStream):
 
     async def _receive_within(self, seconds: float) -> bytes:
         """Receive what arrives within some time; nothing if the line stays silent."""
-        probe = self._silence_probe()
-        if probe is not None:
-            return await self._receive_if_arrived(probe, seconds)
         with move_on_after(seconds):
             return await self._receive_chunk()
         self._unfinished -= 1
-        self._cut_short = True
-        return b""
-
-    async def _receive_if_arrived(self, probe: SocketProbe, seconds: float) -> bytes:
-        # No receive is cancelled: what arrives meanwhile stays in the kernel.
-        self._unfinished += 1
-        while seconds > 0 and probe() is Liveness.ALIVE:
-            await sleep(min(seconds, _LOOK_INTERVAL))
-            seconds -= _LOOK_INTERVAL
+        if self._look is None:
+            self._look = look_for(self._stream)
+        if self._look() is not Liveness.UNREAD:
+            return b""
+        # On a busy event loop the time has passed with bytes there.
+        if isinstance(self._stream, PoolSocketStream):
+            return b"" if self._stream.has_part_only else await self._receive_chunk()
+        # Of a TLS stream that is not of our own nobody knows whether a whole record has come.
+        with move_on_after(max(seconds, _PATIENCE)):
+            return await self._receive_chunk()
         self._unfinished -= 1
-        return b"" if probe() is Liveness.ALIVE else await self._receive_chunk()
-
-    def _silence_probe(self) -> SocketProbe | None:
-        """Return a probe that can recognize silence without receiving, if there is one."""
-        # Before its first receive, AnyIO may be reading an accepted stream into its own queue.
-        return self._plain_probe if self._bytes_received else None
-
-    @cached_property
-    def _plain_probe(self) -> SocketProbe | None:
-        return plain_socket_probe(self._stream)
+        return b""

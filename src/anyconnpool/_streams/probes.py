@@ -1,186 +1,41 @@
-"""Find out whether an idle connection is alive, closed or has unread bytes, without waiting.
+"""Look at a stream without waiting, to tell whether it is alive, closed or holds unread bytes.
 
-Only public API is used. While nobody receives, AnyIO leaves everything that arrives in the kernel,
-so that the kernel knows best: one registered ``select.poll`` object per connection answers in about
-a microsecond. The SSL object knows what is in user space already (decrypted or undecrypted TLS
-records).
+Streams of our own say so themselves, exactly, by :attr:`LivenessAttribute.probe`, and so can any
+stream. Of other streams on a socket, AnyIO's above all, the kernel knows what has come, except what
+AnyIO has taken out of it already: that is asked of AnyIO's queue and of the SSL object. What AnyIO
+wraps around a stream is looked into, layer by layer. Where nobody can tell whether bytes are data,
+they count as data.
 """
 
 from __future__ import annotations
 
-import select
-import socket
 import ssl
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, Protocol, TypeAlias, cast
+from collections.abc import Callable, Mapping, Sized
+from typing import Any, TypeAlias, cast
 
 from anyio import TypedAttributeSet, typed_attribute
-from anyio.abc import AnyByteStream, SocketAttribute
-from anyio.streams.tls import TLSAttribute
+from anyio.abc import AnyByteReceiveStream, AnyByteStream, SocketAttribute
+from anyio.streams.buffered import BufferedByteReceiveStream
+from anyio.streams.stapled import StapledByteStream
+from anyio.streams.tls import TLSAttribute, TLSStream
 
-from anyconnpool._util.liveness import ALIVE, Liveness
+from anyconnpool._streams.kernel import KernelLook
+from anyconnpool._util.liveness import ALIVE, UNREAD, Liveness
 
-_POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)
-
-# The largest chunk that one turn of uvloop hands over; a chunk this large may have siblings that
-# wait in the stream's own queue, where no probe sees them. asyncio's chunks are larger still and
-# never have siblings, but asking once more about those does no harm.
-_FULL_CHUNK = 256_000
-# TLSStream takes 64 KiB of records at a time from the stream below, which keeps the rest queued.
-# What was decrypted shows how much was taken, except for the record that is not complete yet.
-_TLS_CHUNK = 65_536
-_TLS_RECORD = 16_640
-_TLS_OVERHEAD = 100
-
-
-class SocketProbe:
-    """Probe a plain socket.
-
-    :param raw_socket: the socket, which must stay the stream's own
-    """
-
-    __slots__ = ("_fd", "_fileno", "_poll", "keeps_surplus")
-
-    def __init__(self, raw_socket: Any) -> None:
-        #: True where the event loop reads ahead of :meth:`receive`, into a queue of its own
-        self.keeps_surplus = not isinstance(raw_socket, socket.socket)
-        self._fileno: Callable[[], int] = raw_socket.fileno
-        self._fd = raw_socket.fileno()
-        self._poll = _poll_function(self._fd)
-
-    def __call__(self) -> Liveness:
-        """Look without waiting and without consuming anything."""
-        if self._fileno() != self._fd:
-            return Liveness.CLOSED
-        ready = self._poll(0)
-        if not ready:
-            return ALIVE
-        return Liveness.UNREAD if ready[0][1] == select.POLLIN else Liveness.CLOSED
-
-    def first(self) -> Liveness:
-        """Look at a connection that nobody has borrowed yet."""
-        return self()
-
-    def may_hide(self, received: int, chunks: int, last_chunk: int) -> bool:
-        """Return whether bytes may be queued between the kernel and the stream's reader.
-
-        :param received: bytes received since the last time the connection was known to be clean
-        :param chunks: in how many chunks
-        :param last_chunk: size of the last chunk received, in bytes
-        """
-        return self.keeps_surplus and last_chunk >= _FULL_CHUNK
-
-
-class TLSProbe:
-    """Probe a TLS stream over a socket.
-
-    A connection that has never been read is readable although nothing was sent to it: session
-    tickets of TLS 1.3. Only a receive can distinguish them from data.
-
-    :param socket_probe: probe of the socket below
-    :param ssl_object: the stream's SSL object
-    """
-
-    __slots__ = ("_socket_probe", "_ssl_object")
-
-    def __init__(self, socket_probe: SocketProbe, ssl_object: ssl.SSLObject) -> None:
-        self._socket_probe = socket_probe
-        self._ssl_object = ssl_object
-
-    def __call__(self) -> Liveness:
-        """Look without waiting; a byte of left-over plaintext may be consumed and is reported."""
-        below = self._socket_probe()
-        if below is Liveness.CLOSED:
-            return Liveness.CLOSED
-        try:
-            plaintext = self._ssl_object.read(1)
-        except ssl.SSLWantReadError:
-            return Liveness.UNSURE if below is Liveness.UNREAD else Liveness.ALIVE
-        except (ssl.SSLError, OSError):
-            return Liveness.CLOSED
-        return Liveness.UNREAD if plaintext else Liveness.CLOSED
-
-    def first(self) -> Liveness:
-        """Look at a connection that nobody has borrowed yet, without touching its plaintext."""
-        below = self._socket_probe()
-        return Liveness.UNSURE if below is Liveness.UNREAD else below
-
-    def may_hide(self, received: int, chunks: int, last_chunk: int) -> bool:
-        """Return whether bytes of TLS may be queued below; see :meth:`SocketProbe.may_hide`."""
-        taken = received + chunks * _TLS_OVERHEAD + _TLS_RECORD
-        return self._socket_probe.keeps_surplus and taken >= _TLS_CHUNK
-
-
-class Look(Protocol):
-    """Looks at a stream without waiting and without consuming anything."""
-
-    def __call__(self) -> Liveness:
-        """Return what there is to see."""
-        ...
+#: looks at a stream without waiting and without consuming anything that could still be used
+Look: TypeAlias = Callable[[], Liveness]
 
 
 class LivenessAttribute(TypedAttributeSet):
-    """Let streams that are not sockets answer for themselves."""
+    """Lets streams that are not sockets answer for themselves."""
 
-    #: the stream's own probe
-    probe: Look = typed_attribute()
-
-
-class OwnProbe:
-    """Ask a stream that is not a socket; one without a probe is taken to be alive.
-
-    :param look: the stream's own probe
-    """
-
-    __slots__ = ("_look",)
-
-    def __init__(self, look: Callable[[], Liveness] = lambda: Liveness.ALIVE) -> None:
-        self._look = look
-
-    def __call__(self) -> Liveness:
-        """Ask the stream."""
-        return self._look()
-
-    def first(self) -> Liveness:
-        """Look at a connection that nobody has borrowed yet."""
-        return self._look()
-
-    def may_hide(self, received: int, chunks: int, last_chunk: int) -> bool:
-        """Return false: nothing is hidden."""
-        return False
+    #: the stream's own look, a :data:`Look`; the key is of no type that checkers know
+    probe: Any = typed_attribute()
 
 
-def _poll_function(fd: int) -> Callable[[int], list[tuple[int, int]]]:
-    if not hasattr(select, "poll"):
-        return partial(_select, fd)
-    poll = select.poll()
-    poll.register(fd, select.POLLIN | _POLLRDHUP)
-    return poll.poll
-
-
-def _select(fd: int, timeout: int) -> list[tuple[int, int]]:
-    """Ask where poll is missing (Windows): a hang-up looks like data there; both are unfit."""
-    return [(fd, select.POLLIN) for fd in select.select([fd], [], [], timeout)[0]]
-
-
-def plain_socket_probe(stream: AnyByteStream) -> SocketProbe | None:
-    """Make a probe for a stream that is a plain socket, and none for any other.
-
-    :param stream: the stream
-    """
-    try:
-        probe = probe_for(attributes_of(stream))
-    except (AttributeError, ValueError, OSError):
-        # uvloop's socket is gone as soon as the transport has closed itself.
-        return None
-    return probe if isinstance(probe, SocketProbe) else None
-
-
-Probe: TypeAlias = SocketProbe | TLSProbe | OwnProbe
-
-
-def attributes_of(stream: AnyByteStream) -> Mapping[Any, Callable[[], Any]]:
+def attributes_of(
+    stream: AnyByteStream | AnyByteReceiveStream,
+) -> Mapping[Any, Callable[[], Any]]:
     """Return a stream's typed attributes with a type that checkers can follow.
 
     :param stream: the stream
@@ -189,16 +44,98 @@ def attributes_of(stream: AnyByteStream) -> Mapping[Any, Callable[[], Any]]:
     return cast("Mapping[Any, Callable[[], Any]]", attributes)
 
 
-def probe_for(attributes: Mapping[Any, Callable[[], Any]]) -> Probe:
-    """Choose the probe for a stream by its typed attributes.
+def look_for(stream: AnyByteStream | AnyByteReceiveStream) -> Look:
+    """Choose how to look at a stream; one that says nothing of itself is taken to be alive.
 
-    :param attributes: the stream's ``extra_attributes``
+    :param stream: an open stream
+    :raises AttributeError, ValueError, OSError: if its socket is closed already
     """
+    if isinstance(stream, StapledByteStream):
+        return look_for(stream.receive_stream)
+    if isinstance(stream, BufferedByteReceiveStream):
+        return BufferLook(look_for(stream.receive_stream), stream)
+    attributes = attributes_of(stream)
+    if isinstance(stream, TLSStream):
+        below = look_for(stream.transport_stream)
+        return TLSLook(below, stream, attributes[TLSAttribute.ssl_object]())
     if LivenessAttribute.probe in attributes:
-        return OwnProbe(attributes[LivenessAttribute.probe]())
+        return cast("Look", attributes[LivenessAttribute.probe]())
     if SocketAttribute.raw_socket not in attributes:
-        return OwnProbe()
-    probe = SocketProbe(attributes[SocketAttribute.raw_socket]())
+        return _seem_alive
+    look = SocketLook(attributes[SocketAttribute.raw_socket](), stream)
     if TLSAttribute.ssl_object not in attributes:
-        return probe
-    return TLSProbe(probe, attributes[TLSAttribute.ssl_object]())
+        return look
+    return TLSLook(look, stream, attributes[TLSAttribute.ssl_object]())
+
+
+def _seem_alive() -> Liveness:
+    return ALIVE
+
+
+class SocketLook:
+    """Look at a stream on a socket that is not of our own.
+
+    While nobody receives, AnyIO leaves what arrives in the kernel. What it has read ahead of a
+    receive, on uvloop above all, stands in a queue of its own.
+
+    :param raw_socket: the socket, or what an event loop gives out as one
+    :param stream: the stream that reads from it
+    """
+
+    __slots__ = ("_kernel", "_queue")
+
+    def __init__(self, raw_socket: Any, stream: object) -> None:
+        self._kernel = KernelLook(raw_socket)
+        protocol: object = getattr(stream, "_protocol", None)
+        self._queue: Sized = getattr(protocol, "read_queue", ())
+
+    def __call__(self) -> Liveness:
+        """Look without waiting and without consuming anything."""
+        found = self._kernel()
+        return UNREAD if found is ALIVE and len(self._queue) else found
+
+
+class BufferLook:
+    """Look at a stream that reads ahead into a buffer of its own.
+
+    :param below: looks at the stream below
+    :param stream: the stream with the buffer
+    """
+
+    __slots__ = ("_below", "_stream")
+
+    def __init__(self, below: Look, stream: BufferedByteReceiveStream) -> None:
+        self._below = below
+        self._stream = stream
+
+    def __call__(self) -> Liveness:
+        """Look without waiting and without consuming anything."""
+        found = self._below()
+        return UNREAD if found is ALIVE and self._stream.buffer else found
+
+
+class TLSLook:
+    """Look at a TLS stream of AnyIO's.
+
+    Records that have come may be session tickets of TLS 1.3, which are no data. Only receiving
+    could tell: they are taken for data.
+
+    :param below: looks at the stream below
+    :param stream: the TLS stream
+    :param ssl_object: its SSL object
+    """
+
+    __slots__ = ("_below", "_incoming", "_ssl_object")
+
+    def __init__(self, below: Look, stream: object, ssl_object: ssl.SSLObject) -> None:
+        self._below = below
+        self._ssl_object = ssl_object
+        self._incoming: ssl.MemoryBIO | None = getattr(stream, "_read_bio", None)
+
+    def __call__(self) -> Liveness:
+        """Look without waiting and without consuming anything."""
+        below = self._below()
+        if below is not ALIVE:
+            return below
+        undecrypted = 0 if self._incoming is None else self._incoming.pending
+        return UNREAD if undecrypted or self._ssl_object.pending() else ALIVE

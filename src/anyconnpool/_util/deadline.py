@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 
@@ -14,14 +15,28 @@ from anyconnpool._util.interrupts import defer_interrupts
 _NO_LIMIT: AbstractContextManager[object] = nullcontext()
 
 
-def time_limit(timeout: float | None) -> AbstractContextManager[object]:
+def describe_timeout(subject: str, seconds: float, sent: int, received: int) -> str:
+    """Say what is known of an exchange that took too long.
+
+    :param subject: what did not come in time, as in "no reply"
+    :param seconds: the time limit
+    :param sent: how many bytes were to be sent
+    :param received: how many bytes were received
+    """
+    return f"{subject} within {seconds:g} s: sent {sent} bytes, received {received}"
+
+
+def time_limit(
+    timeout: float | None, describe: Callable[[], str]
+) -> AbstractContextManager[object]:
     """Return a context that raises :exc:`TimeoutError` when its body takes too long.
 
     :param timeout: the limit in seconds; ``None`` and ``math.inf`` mean none
+    :param describe: returns the text of the error
     :raises ValueError: if it is negative or NaN
     :raises TypeError: if it is not a number
     """
-    return _NO_LIMIT if timeout is None else Deadline(timeout).limit()
+    return _NO_LIMIT if timeout is None else Deadline(timeout).limit(describe)
 
 
 class Deadline:
@@ -32,32 +47,37 @@ class Deadline:
     :raises TypeError: if it is not a number
     """
 
-    __slots__ = ("_end",)
+    __slots__ = ("_end", "seconds")
 
     def __init__(self, timeout: float | None) -> None:
-        self._end = math.inf
-        if timeout is not None and check_duration("timeout", timeout) < math.inf:
-            self._end = current_time() + timeout
+        #: the limit, from the beginning
+        self.seconds = math.inf if timeout is None else check_duration("timeout", timeout)
+        self._end = math.inf if self.seconds == math.inf else current_time() + self.seconds
 
     def remaining(self) -> float:
         """Return how much time is left, in seconds, 0 when it is over."""
         return math.inf if self._end == math.inf else max(self._end - current_time(), 0)
 
-    def limit(self) -> AbstractContextManager[object]:
-        """Return a context that raises :exc:`TimeoutError` if its body isn't done in time."""
-        return _NO_LIMIT if self._end == math.inf else _Limit(self._end)
+    def limit(self, describe: Callable[[], str]) -> AbstractContextManager[object]:
+        """Return a context that raises :exc:`TimeoutError` if its body isn't done in time.
+
+        :param describe: returns the text of the error
+        """
+        return _NO_LIMIT if self._end == math.inf else _Limit(self._end, describe)
 
 
 class _Limit:
     """Do what AnyIO's ``fail_at()`` does, without its generators, which cost half as much again.
 
     :param end: the time at which it is over
+    :param describe: returns the text of the error
     """
 
-    __slots__ = ("_scope",)
+    __slots__ = ("_describe", "_scope")
 
-    def __init__(self, end: float) -> None:
+    def __init__(self, end: float, describe: Callable[[], str]) -> None:
         self._scope = CancelScope(deadline=end)
+        self._describe = describe
 
     # A scope that an interrupt kept from being left would cancel its task later on.
     @defer_interrupts
@@ -74,4 +94,4 @@ class _Limit:
         self._scope.__exit__(exc_type, exc_val, exc_tb)
         # Nobody else knows the scope: only the time can have cancelled it.
         if self._scope.cancelled_caught:
-            raise TimeoutError
+            raise TimeoutError(self._describe())

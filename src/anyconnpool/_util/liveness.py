@@ -14,8 +14,6 @@ class Liveness(Enum):
     CLOSED = "closed"
     #: bytes are waiting that nobody has asked for
     UNREAD = "unread"
-    #: something is waiting that may be harmless (TLS session tickets): only a receive can show it
-    UNSURE = "unsure"
 
 
 # Looking up a name of a module is faster than an attribute of a class.

@@ -16,7 +16,7 @@ from anyio.streams.stapled import MultiListener
 from anyio.streams.tls import TLSListener
 
 from anyconnpool import FramedStream
-from anyconnpool._remote import describe_remote
+from anyconnpool._remote import Endpoint, TLSOptions
 from anyconnpool.command._framing import MAX_LINE_BYTES, Framing
 from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError, reason
 from anyconnpool.command._run import run
@@ -112,7 +112,7 @@ def _announce(listener: MultiListener[Any], *, tls: bool, framing: Framing) -> N
     for one in listener.listeners:
         address = one.extra(SocketAttribute.local_address)
         remote = address if isinstance(address, str) else address[:2]
-        url = describe_remote(remote, tls=tls)
+        url = Endpoint.of(remote, TLSOptions() if tls else None).name
         sys.stdout.write(f"listening on {url}, format {framing.format}; Ctrl-C ends it\n")
     sys.stdout.flush()
 

@@ -9,7 +9,7 @@ from anyio import as_connectable
 from anyio.abc import ByteStreamConnectable
 
 from anyconnpool import ConnectionPool
-from anyconnpool._remote import Remote, describe_remote
+from anyconnpool._remote import Endpoint, Remote, TLSOptions
 from anyconnpool.command._framing import MAX_LINE_BYTES
 from anyconnpool.command._reasons import CommandError
 
@@ -27,7 +27,7 @@ class Target:
     ssl_context: ssl.SSLContext | None
 
     def __str__(self) -> str:
-        return describe_remote(self.remote, tls=self.ssl_context is not None)
+        return Endpoint.of(self.remote, TLSOptions() if self.ssl_context else None).name
 
     def pool(self, *, max_size: int, timeout: float) -> ConnectionPool:
         """Make a pool of connections to it.

@@ -19,7 +19,8 @@ from anyio import (
 )
 from anyio.abc import TaskGroup
 
-from anyconnpool._remote import Remote, resolve_remote
+from anyconnpool._remote import Endpoint, Remote
+from anyconnpool._streams.connectable import make_connectable
 from anyconnpool.testing._faults import Faults, check_faults
 from anyconnpool.testing._proxied import ProxiedConnection
 
@@ -66,7 +67,7 @@ class FaultProxy(AsyncContextManagerMixin):
         faults: Faults = _NO_FAULTS,
         path: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._connectable = resolve_remote(remote, False, None, None, True)
+        self._connectable = make_connectable(Endpoint.of(remote))
         self._faults = check_faults(faults)
         self._path = None if path is None else os.fspath(path)
         self._script: deque[Faults] = deque()

@@ -114,7 +114,7 @@ class MemoryStream(ByteStream):
         self._outgoing.notify()
 
     def look(self) -> Liveness:
-        """Answer the pool's probe as a socket's would be answered."""
+        """Answer the pool's look as a socket would answer it."""
         if self.closed or self._incoming.ended:
             return Liveness.CLOSED
         return Liveness.UNREAD if self._incoming.data else Liveness.ALIVE

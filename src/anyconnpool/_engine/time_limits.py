@@ -1,0 +1,127 @@
+"""The time limits of a pool's exchanges, in one line: a scope for each would cost far more.
+
+An exchange that ends in time, as nearly all do, costs an entry in a heap and a mark in it. One task
+of the pool sleeps until the earliest limit is over, and interrupts the stream that is late.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
+
+from anyio import CancelScope, sleep_forever
+from anyio.abc import TaskGroup
+
+from anyconnpool._engine.connection import PooledConnection
+from anyconnpool._streams.socket_stream import PoolSocketStream
+from anyconnpool._util.deadline import describe_timeout
+from anyconnpool._util.interrupts import defer_interrupts
+
+# Fewer limits that are over already than this are not worth being cleared away.
+_FEW = 64
+
+
+class TimeLimit:
+    """The time limit of one exchange.
+
+    :param stream: what to interrupt when it is over
+    :param seconds: how long the exchange may take
+    :param sent: how many bytes the exchange sends
+    """
+
+    __slots__ = ("connection", "seconds", "sent", "stream")
+
+    def __init__(self, stream: PoolSocketStream, seconds: float, sent: int) -> None:
+        #: ``None`` when the exchange has ended
+        self.stream: PoolSocketStream | None = stream
+        self.seconds = seconds
+        self.sent = sent
+        #: what receives the reply, if that didn't come in one piece
+        self.connection: PooledConnection | None = None
+
+
+class TimeLimits:
+    """Interrupt the exchanges of one pool that take too long.
+
+    :param pool: name of the pool, for errors
+    :param now: returns the time, in seconds
+    :param tasks: the group to run in
+    """
+
+    def __init__(self, pool: str, now: Callable[[], float], tasks: TaskGroup) -> None:
+        self._pool = pool
+        self._now = now
+        self._tasks = tasks
+        self._heap: list[tuple[float, int, TimeLimit]] = []
+        self._numbers = count()
+        self._ended = 0
+        self._rings_at = math.inf
+        self._alarm: CancelScope | None = None
+        self._started = self._stopped = False
+
+    def begin(self, stream: PoolSocketStream, seconds: float, sent: int) -> TimeLimit:
+        """Limit an exchange that begins now; whoever begins it has to :meth:`end` it.
+
+        :param stream: what the exchange uses
+        :param seconds: how long it may take
+        :param sent: how many bytes it sends
+        """
+        if self._ended > _FEW and self._ended * 2 > len(self._heap):
+            self._clear_away()
+        limit = TimeLimit(stream, seconds, sent)
+        end = self._now() + seconds
+        heappush(self._heap, (end, next(self._numbers), limit))
+        if end < self._rings_at:
+            self._set_alarm()
+        return limit
+
+    def end(self, limit: TimeLimit) -> None:
+        """Forget the limit of an exchange that has ended."""
+        if limit.stream is not None:
+            limit.stream = None
+            self._ended += 1
+
+    @defer_interrupts
+    def stop(self) -> None:
+        """Interrupt nobody any more."""
+        self._stopped = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def _clear_away(self) -> None:
+        self._heap = [entry for entry in self._heap if entry[2].stream is not None]
+        heapify(self._heap)
+        self._ended = 0
+
+    def _set_alarm(self) -> None:
+        self._rings_at = self._heap[0][0] if self._heap else math.inf
+        if self._alarm is not None:
+            self._alarm.deadline = self._rings_at
+        elif not self._started:
+            self._started = True
+            self._tasks.start_soon(self._run)
+
+    @defer_interrupts
+    async def _run(self) -> None:
+        while not self._stopped:
+            with CancelScope(deadline=self._rings_at) as self._alarm:
+                await sleep_forever()
+            self._interrupt_late_ones()
+
+    def _interrupt_late_ones(self) -> None:
+        now, heap = self._now(), self._heap
+        while heap and (heap[0][0] <= now or heap[0][2].stream is None):
+            _, _, limit = heappop(heap)
+            if limit.stream is None:
+                self._ended -= 1
+            else:
+                stream, limit.stream = limit.stream, None
+                stream.interrupt(TimeoutError(self._describe(limit)))
+        self._set_alarm()
+
+    def _describe(self, limit: TimeLimit) -> str:
+        received = limit.connection.bytes_received if limit.connection else 0
+        subject = f"no reply from pool {self._pool!r}"
+        return describe_timeout(subject, limit.seconds, limit.sent, received)

@@ -1,0 +1,58 @@
+"""What a pool connects by: streams of its own for addresses, or what the user brings."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from anyio.abc import ByteStreamConnectable
+
+from anyconnpool._remote import Endpoint
+from anyconnpool._streams.connect import open_stream, open_tcp_socket, open_unix_socket
+from anyconnpool._streams.socket_stream import PoolSocketStream
+from anyconnpool._streams.tls import client_codec, secure_context
+from anyconnpool._streams.tls_connect import open_tls_stream
+
+
+def make_connectable(endpoint: Endpoint) -> ByteStreamConnectable:
+    """Return what connects to an endpoint.
+
+    :param endpoint: what to connect to
+    """
+    target = endpoint.target
+    return target if isinstance(target, ByteStreamConnectable) else AddressConnectable(endpoint)
+
+
+class AddressConnectable(ByteStreamConnectable):
+    """Connect to an address.
+
+    :param endpoint: the address, and how TLS is to be spoken to it, if at all
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._address = cast("tuple[str, int] | str | bytes", endpoint.target)
+        self._tls = endpoint.tls
+        # Made once, since it reads the certificates that the system trusts.
+        self._context = (self._tls.ssl_context or secure_context()) if self._tls else None
+
+    async def connect(self) -> PoolSocketStream:
+        """Connect, and shake hands if TLS is spoken. Cancelled, it leaves no socket open.
+
+        :raises ~anyio.ConnectionFailed: if no address of a host can be connected to
+        :raises OSError: if a name can't be resolved, a UNIX socket not be connected to, or the
+            handshake of TLS fails
+        :raises ~anyio.BrokenResourceError: if the connection is lost in the handshake
+        :raises ~anyio.EndOfStream: if the peer hangs up in the handshake
+        """
+        address, tls = self._address, self._tls
+        codec = None
+        if tls is not None:
+            hostname = tls.hostname or (address[0] if isinstance(address, tuple) else None)
+            codec = await client_codec(
+                self._context, hostname, standard_compatible=tls.standard_compatible
+            )
+        if isinstance(address, tuple):
+            sock = await open_tcp_socket(*address)
+        else:
+            sock = await open_unix_socket(address)
+        # Now the socket belongs to the stream that is being opened.
+        return await (open_stream(sock) if codec is None else open_tls_stream(sock, codec))

@@ -1,0 +1,1 @@
+"""Own byte streams on real sockets, and the synchronous part of TLS."""
