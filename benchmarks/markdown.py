@@ -1,37 +1,58 @@
-"""Show the figures that have a goal as a Markdown table, as the documentation has it."""
+"""Show the exchanges, and what has a goal, as Markdown tables, as the documentation has them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.backends import BACKENDS
+from benchmarks.goals import FASTEST_PEER, HELD, HELD_ASYNCIO
+from benchmarks.peers import PEERS
 from benchmarks.results import Figure
-from benchmarks.table import show_value
+from benchmarks.table import show_ratio, show_value
 
 _TITLES = {
-    "tasks-100": "100 tasks over 10 connections",
-    "tasks-10000": "10 000 tasks over 10 connections",
-    "exchange-tcp": "exchange of 64 B, TCP",
-    "exchange-tls": "exchange of 64 B, TLS",
-    "exchange-unix": "exchange of 64 B, UNIX",
+    "exchange-tcp": "an exchange, one task",
+    "exchange-16": "an exchange, 16 tasks on 16 connections",
+    "time-limit": "an exchange with `timeout=5`",
+    "borrow": "a borrow",
+    "tasks-100": "a borrow, 100 tasks on 10 connections",
+    "tasks-10000": "a borrow, 10 000 tasks on 10 connections",
     "packages": "a buffered package",
     "lines": "a buffered line",
-    "sweep": "sweep over 10 000 idle connections",
+    "large-packages": "a byte of a package of 16 MiB",
+    "sweep": "looking over 10 000 idle connections",
     "memory": "memory of an idle connection",
+}
+#: the ways to exchange, as the page calls them; of the time limits, one is with the others
+_WAYS = {
+    ("exchange-tcp", "blocking socket"): "a blocking socket, without an event loop",
+    ("exchange-tcp", HELD_ASYNCIO): "asyncio's reader and writer, kept open",
+    ("exchange-tcp", "ours: a detached connection, held"): "the pool's own stream, kept open",
+    ("exchange-tcp", HELD): "AnyIO's `SocketStream`, kept open",
+    ("exchange-tcp", "ours: send_receive_line"): "`pool.send_receive_line()`",
+    ("time-limit", "ours, timeout=5"): "the same with `timeout=5`",
+    (
+        "exchange-tcp",
+        "ours: acquire, send, receive",
+    ): "`acquire()`, `send_line()`, `receive_line()`",
+    ("exchange-tcp", "ours: run"): "the same two calls by `pool.run()`",
+    ("exchange-tcp", "connect, exchange, close"): "connect, exchange, close",
 }
 
 
 def write_markdown(figures: Sequence[Figure], path: Path) -> None:
-    """Write the table, and how many goals are met."""
+    """Write two tables: what exchanges take, and which goals are met."""
     judged = [figure for figure in figures if figure.met is not None]
     rows: dict[str, dict[str, Figure]] = {}
     for figure in judged:
         rows.setdefault(_title(figure), {})[figure.backend] = figure
     met = sum(bool(figure.met) for figure in judged)
     lines = [
-        f"| ours / theirs | goal | {' | '.join(BACKENDS)} |",
-        "|---" * (len(BACKENDS) + 2) + "|",
+        _head("an exchange of 64 bytes over TCP, µs"),
+        *_ways(figures),
+        "",
+        _head("our time / theirs", "goal"),
         *(_row(title, row) for title, row in rows.items()),
         "",
         f"{met} of {len(judged)} goals are met.",
@@ -39,22 +60,44 @@ def write_markdown(figures: Sequence[Figure], path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", "utf-8")
 
 
+def _head(*columns: str) -> str:
+    names = [*columns, *(backend.rpartition("+")[2] for backend in BACKENDS)]
+    return f"| {' | '.join(names)} |\n{'|---' * len(names)}|"
+
+
+def _ways(figures: Sequence[Figure]) -> Iterator[str]:
+    for (case, name), title in _WAYS.items():
+        found = {one.backend: one for one in figures if (one.case, one.name) == (case, name)}
+        if found:
+            cells = (
+                f"{found[backend].value.median * 1e6:.3g}" if backend in found else ""
+                for backend in BACKENDS
+            )
+            yield f"| {title} | {' | '.join(cells)} |"
+
+
 def _title(figure: Figure) -> str:
     joint = " / " if figure.ratio is not None else ": "
-    return _TITLES.get(figure.case, figure.case) + joint + figure.name
+    # Who is the fastest may differ from one event loop to the other.
+    name = FASTEST_PEER if figure.name in PEERS and figure.case != "borrow" else figure.name
+    return _TITLES.get(figure.case, figure.case) + joint + name
 
 
 def _row(title: str, row: Mapping[str, Figure]) -> str:
-    goal = next(_show(figure, figure.goal or 0) for figure in row.values())
+    goals = dict.fromkeys(_show(figure, figure.goal or 0) for figure in row.values())
     cells = (_judged(row[backend]) if backend in row else "" for backend in BACKENDS)
-    return f"| {title} | {goal} | {' | '.join(cells)} |"
+    return f"| {title} | {', '.join(goals)} | {' | '.join(cells)} |"
 
 
 def _judged(figure: Figure) -> str:
-    """Return the median: bold if the goal is met, with a question mark if that is in doubt."""
-    text = _show(figure, (figure.ratio or figure.value).median) + "?" * figure.in_doubt
-    return f"**{text}**" if figure.met else text
+    """Return the median, bold if the goal is met, and the quartiles."""
+    spread = figure.ratio or figure.value
+    median = _show(figure, spread.median)
+    text = f"**{median}**" if figure.met else median
+    if figure.rounds == 1:
+        return text
+    return f"{text} ({_show(figure, spread.low)} to {_show(figure, spread.high)})"
 
 
 def _show(figure: Figure, number: float) -> str:
-    return show_value(number, figure.unit) if figure.ratio is None else f"{number:.3g}"
+    return show_value(number, figure.unit) if figure.ratio is None else show_ratio(number)

@@ -1,99 +1,110 @@
-"""Show what a borrow consists of, on asyncio: `python -m benchmarks.parts`.
+"""Show what a borrow consists of: `python -m benchmarks.parts`.
 
-What the primitives cost that the promises ask for, and what our own steps cost that use them. The
-fastest of many short turns is shown: what is slower was disturbed.
+Each part is left out in turn, and the borrows with it and without it take turns too: the difference
+is what the part costs where it stands. Measured by itself, in a loop, it would look cheaper.
 """
 
 from __future__ import annotations
 
+import argparse
+import random
 import socket
-import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from operator import attrgetter
+from statistics import median
 from time import perf_counter
+from typing import Any, TypeAlias
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
 
 from anyconnpool import ConnectionPool
+from benchmarks.backends import BACKENDS, run_options
+from benchmarks.processor import stay_on_one
+from benchmarks.rounds import collector_at_rest
 
-TURNS = 60
-REPEATS = 2000
+ROUNDS = 300
+BORROWS = 300
+WHOLE = "a borrow, all of it"
+LOOK = "the look at the socket (one poll)"
+MACHINE = "the state machine, with the look"
+
+#: methods that make up a part: whose, their names, what takes their place
+Part: TypeAlias = list[tuple[Any, str, Callable[..., Any]]]
 
 
-def fastest(step: Callable[[], object]) -> float:
-    """Return how long a step takes, in nanoseconds."""
-    best = float("inf")
-    for _ in range(TURNS):
+async def do_nothing() -> None:
+    """Take the place of what is awaited."""
+
+
+async def borrow(pool: ConnectionPool) -> float:
+    """Return how long a borrow takes, in nanoseconds."""
+    with collector_at_rest():
         begun = perf_counter()
-        for _ in range(REPEATS):
-            step()
-        best = min(best, perf_counter() - begun)
-    return best / REPEATS * 1e9
+        for _ in range(BORROWS):
+            async with pool.acquire():
+                pass
+        return (perf_counter() - begun) / BORROWS * 1e9
 
 
-async def fastest_awaited(step: Callable[[], Awaitable[object]]) -> float:
-    """Return how long a step that is awaited takes, in nanoseconds."""
-    best = float("inf")
-    for _ in range(TURNS):
-        begun = perf_counter()
-        for _ in range(REPEATS):
-            await step()
-        best = min(best, perf_counter() - begun)
-    return best / REPEATS * 1e9
-
-
-async def nothing() -> None:
-    """Be a coroutine."""
-
-
-async def measure(pool: ConnectionPool) -> dict[str, float]:
-    """Measure the parts of a borrow, one by one."""
+def parts_of(pool: ConnectionPool) -> dict[str, Part]:
+    """Return what to leave out of a borrow: methods, and what takes their place."""
     leasing, machine = attrgetter("_leasing", "_machine")(pool)
-    ask_backend = attrgetter("_checkpoint_if_cancelled")(leasing)
     entry = machine.acquire(leasing.now())
     machine.release(entry, leasing.now(), None)
-    slots = anyio.CapacityLimiter(10)
-    lock = threading.Lock()
-
-    def locked() -> None:
-        with lock:
-            pass
-
-    def take_and_free() -> None:
-        slots.acquire_on_behalf_of_nowait(entry)
-        slots.release_on_behalf_of(entry)
-
-    def acquire_and_release() -> None:
-        machine.release(machine.acquire(leasing.now()), leasing.now(), None)
-
-    async def borrow() -> None:
-        async with pool.acquire():
-            pass
-
+    alive = entry.look()
     return {
-        "a call of an empty function": fastest(lambda: None),
-        "a coroutine": await fastest_awaited(nothing),
-        "is it cancelled? (AnyIO)": await fastest_awaited(checkpoint_if_cancelled),
-        "the same, asked of the backend": await fastest_awaited(ask_backend),
-        "in the right event loop?": fastest(leasing.check),
-        "the time, once": fastest(leasing.now),
-        "the lock, once": fastest(locked),
-        "a slot, taken and freed": fastest(take_and_free),
-        "the probe (one poll)": fastest(entry.transport.probe),
-        "the state machine, all of these": fastest(acquire_and_release),
-        "a borrow, all of it": await fastest_awaited(borrow),
+        "is the caller cancelled?": [(leasing, "_checkpoint_if_cancelled", do_nothing)],
+        "is this the pool's event loop?": [(leasing, "_check_home", lambda: None)],
+        "which task borrows?": [(leasing, "_current_task", lambda: None)],
+        LOOK: [(entry, "look", lambda: alive)],
+        MACHINE: [(machine, "acquire", returning(entry)), (machine, "release", returning(None))],
     }
 
 
-async def main() -> None:
-    """Measure on a connection to nobody in particular, and print a table."""
+def returning(result: object) -> Callable[..., object]:
+    """Make a function that takes anything and returns always the same."""
+    return lambda *arguments: result
+
+
+@contextmanager
+def left_out(part: Part) -> Generator[None]:
+    """Replace methods until the block ends."""
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in part]
+    for owner, name, substitute in part:
+        setattr(owner, name, substitute)
+    try:
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+
+
+async def main() -> dict[str, float]:
+    """Measure on a connection to nobody in particular, and return nanoseconds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         async with ConnectionPool(server.getsockname()) as pool:
             await (await pool.acquire()).aclose()
-            for name, nanoseconds in (await measure(pool)).items():
-                print(f"{name:34}{nanoseconds:6.0f} ns")
+            parts: dict[str, Part] = {WHOLE: [], **parts_of(pool)}
+            times: dict[str, list[float]] = {name: [] for name in parts}
+            for _ in range(ROUNDS):
+                for name in random.sample(list(parts), len(parts)):
+                    with left_out(parts[name]):
+                        times[name].append(await borrow(pool))
+    whole = times.pop(WHOLE)
+    costs = {
+        name: median(borrow - rest for borrow, rest in zip(whole, without, strict=True))
+        for name, without in times.items()
+    }
+    # The look is a part of the machine's part.
+    rest = median(whole) - sum(costs.values()) + costs[LOOK]
+    return {**costs, "calls, coroutines, two objects": rest, WHOLE: median(whole)}
 
 
 if __name__ == "__main__":
-    anyio.run(main)
+    parser = argparse.ArgumentParser(description="Show what a borrow consists of.")
+    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0])
+    backend = parser.parse_args().backend
+    stay_on_one()
+    for part, nanoseconds in anyio.run(main, **run_options(backend)).items():
+        print(f"{part:36}{nanoseconds:6.0f} ns")

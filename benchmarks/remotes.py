@@ -44,8 +44,11 @@ class Remotes:
             return as_connectable(self.unix)
         if kind == "tcp":
             return as_connectable((HOST, self.tcp))
-        context = ssl.create_default_context(cadata=self.authority)
-        return as_connectable((HOST, self.tls), tls=True, ssl_context=context)
+        return as_connectable((HOST, self.tls), tls=True, ssl_context=self.tls_context())
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Return what trusts the server."""
+        return ssl.create_default_context(cadata=self.authority)
 
     async def connect(self, kind: Kind = "tcp") -> ByteStream:
         """Connect to the echo."""

@@ -12,6 +12,11 @@ from typing import Any, Literal, TypeAlias
 Unit: TypeAlias = Literal["s", "B", "s/s"]
 
 
+def round_ratio(ratio: float) -> float:
+    """Return a ratio as it is shown: its third digit is chance."""
+    return round(ratio, 2 if ratio >= 0.1 else 3)
+
+
 @dataclass(frozen=True)
 class Spread:
     """A median and the quartiles around it."""
@@ -60,7 +65,9 @@ class Figure:
         """Whether the goal is reached, where there is one."""
         if self.goal is None:
             return None
-        return (self.ratio or self.value).median <= self.goal
+        # As it is shown: nobody should read "1.00" and "missed" in one line.
+        median = self.value.median if self.ratio is None else round_ratio(self.ratio.median)
+        return median <= self.goal
 
     @property
     def in_doubt(self) -> bool:

@@ -7,9 +7,10 @@ import random
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TypeAlias
 
+from benchmarks.goals import goal_of
 from benchmarks.progress import Progress
 from benchmarks.results import Figure, Spread
 
@@ -18,7 +19,7 @@ Turn: TypeAlias = Callable[[int], Awaitable[float]]
 
 #: how long a turn should last, in seconds, where its contestant doesn't say how many operations
 _TURN = 0.004
-_MOST_ROUNDS = 60
+_MOST_ROUNDS = 200
 _FEWEST_ROUNDS = 5
 _FEWEST_ROUNDS_QUICK = 2
 
@@ -57,14 +58,12 @@ class Timekeeper:
         contestants: Sequence[Contestant],
         *,
         seconds: float,
-        goals: Mapping[str, float] | None = None,
     ) -> list[Figure]:
         """Measure some contestants, of which the first is ours.
 
         :param case: name of the case
         :param per: what one operation is
         :param seconds: how long the rounds may take together
-        :param goals: by contestant, the most that the ratio of ours to it should be
         """
         progress = Progress(self.backend, case)
         counts = {one.name: one.count or await _calibrate(one.turn) for one in contestants}
@@ -78,7 +77,7 @@ class Timekeeper:
                 times[one.name].append(elapsed / counts[one.name])
             progress.round_done()
         progress.case_done()
-        return list(_figures(case, per, times, goals or {}))
+        return list(self._figures(case, per, times))
 
     def _rounds(self, seconds: float) -> Generator[None]:
         fewest = _FEWEST_ROUNDS_QUICK if self.quick else _FEWEST_ROUNDS
@@ -87,6 +86,18 @@ class Timekeeper:
             if number >= fewest and perf_counter() > end:
                 return
             yield
+
+    def _figures(
+        self, case: str, per: str, times: Mapping[str, Sequence[float]]
+    ) -> Generator[Figure]:
+        (our_name, ours), *others = times.items()
+        yield Figure(case, per, our_name, Spread.of(ours), rounds=len(ours))
+        for name, theirs in others:
+            ratio = Spread.of(mine / other for mine, other in zip(ours, theirs, strict=True))
+            goal = goal_of(case, name, self.backend)
+            yield Figure(
+                case, per, name, Spread.of(theirs), ratio=ratio, goal=goal, rounds=len(theirs)
+            )
 
 
 @contextmanager
@@ -100,12 +111,23 @@ def collector_at_rest() -> Generator[None]:
 
 
 def timed(repeat: Callable[[int], Awaitable[object]]) -> Turn:
-    """Make a turn of something that does so many operations."""
+    """Make a turn of something that does so many operations, and waits for another process."""
+    return _measured(repeat, perf_counter)
 
+
+def worked(repeat: Callable[[int], Awaitable[object]]) -> Turn:
+    """Make a turn of something that this process does, by the processor time that it takes.
+
+    A busy machine interrupts in the middle of a turn who never waits, which real time would count.
+    """
+    return _measured(repeat, process_time)
+
+
+def _measured(repeat: Callable[[int], Awaitable[object]], clock: Callable[[], float]) -> Turn:
     async def turn(count: int) -> float:
-        begun = perf_counter()
+        begun = clock()
         await repeat(count)
-        return perf_counter() - begun
+        return clock() - begun
 
     return turn
 
@@ -117,21 +139,3 @@ async def _calibrate(turn: Turn) -> int:
     while (elapsed := await turn(count)) < _TURN / 4:
         count *= 4
     return max(round(count * _TURN / elapsed), 1)
-
-
-def _figures(
-    case: str, per: str, times: Mapping[str, Sequence[float]], goals: Mapping[str, float]
-) -> Generator[Figure]:
-    (our_name, ours), *others = times.items()
-    yield Figure(case, per, our_name, Spread.of(ours), rounds=len(ours))
-    for name, theirs in others:
-        ratio = Spread.of(mine / other for mine, other in zip(ours, theirs, strict=True))
-        yield Figure(
-            case,
-            per,
-            name,
-            Spread.of(theirs),
-            ratio=ratio,
-            goal=goals.get(name),
-            rounds=len(theirs),
-        )

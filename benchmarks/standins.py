@@ -23,24 +23,6 @@ class StandIn(ByteStream):
         """Do nothing."""
 
 
-class Trickle(StandIn):
-    """A stream that has bytes to read, and hands them over one at a time."""
-
-    def __init__(self) -> None:
-        self._data = b""
-        self._position = 0
-
-    def load(self, data: bytes) -> None:
-        """Have other bytes to read."""
-        self._data = data
-        self._position = 0
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Return the next byte."""
-        self._position += 1
-        return self._data[self._position - 1 : self._position]
-
-
 class StandInConnectable(ByteStreamConnectable):
     """Makes streams that do nothing."""
 

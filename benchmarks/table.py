@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.results import Figure, Spread, Unit
+from benchmarks.results import Figure, Spread, Unit, round_ratio
 
 _HEADER = ("", "median", "quartiles", "ours/it", "quartiles", "goal", "")
 _SCALES: dict[Unit, tuple[tuple[float, str], ...]] = {
@@ -22,6 +22,7 @@ def render(facts: Mapping[str, Any], figures: Sequence[Figure]) -> str:
     widths = [max(map(len, column)) for column in zip(_HEADER, *cells, strict=True)]
     lines = [
         f"{facts['python']} on {facts['platform']}, {facts['processors']} processors, "
+        f"of which {'one is used' if facts['one_processor'] else 'all are used'}, "
         f"load {facts['load'][0]} at the start",
         versions,
         "",
@@ -44,13 +45,18 @@ def show_value(value: float, unit: Unit) -> str:
     return f"{_three_digits(value / scale)} {name}"
 
 
+def show_ratio(ratio: float) -> str:
+    """Return a ratio with as many digits as mean something."""
+    return f"{round_ratio(ratio):g}"
+
+
 def _cells(figure: Figure) -> tuple[str, ...]:
     spread = figure.value
     quartiles = "" if figure.rounds == 1 else _quartiles(spread, figure.unit)
     ratio, ratio_quartiles = "", ""
     if figure.ratio is not None:
-        ratio = _show_ratio(figure.ratio.median)
-        ratio_quartiles = f"{_show_ratio(figure.ratio.low)} - {_show_ratio(figure.ratio.high)}"
+        ratio = show_ratio(figure.ratio.median)
+        ratio_quartiles = f"{show_ratio(figure.ratio.low)} - {show_ratio(figure.ratio.high)}"
     return (
         figure.name,
         show_value(spread.median, figure.unit),
@@ -77,15 +83,11 @@ def _goal(figure: Figure) -> str:
 def _judge(figure: Figure) -> str:
     if figure.met is None:
         return ""
-    return ("met" if figure.met else "NOT MET") + ("?" if figure.in_doubt else "")
-
-
-def _show_ratio(ratio: float) -> str:
-    return f"{ratio:.3f}" if ratio < 10 else f"{ratio:.0f}"
+    return ("met" if figure.met else "MISSED") + ("?" if figure.in_doubt else "")
 
 
 def _three_digits(number: float) -> str:
-    decimals = 2 if number < 10 else 1 if number < 100 else 0
+    decimals = 2 if abs(number) < 10 else 1 if abs(number) < 100 else 0
     return f"{number:.{decimals}f}"
 
 

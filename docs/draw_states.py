@@ -47,9 +47,6 @@ ARROWS = {
         "M140 286 L386 116", (216, 172), "end", "opened,", "somebody waits"
     ),
     (State.OPENING, State.IDLE): Arrow("M154 310 H386", (238, 302), "middle", "nobody waits"),
-    (State.OPENING, State.CHECKING): Arrow(
-        "M140 334 L386 484", (186, 444), "start", "opened,", "in doubt (TLS 1.3)"
-    ),
     (State.OPENING, State.CLOSING): Arrow(
         "M110 334 C150 640 640 640 786 334",
         (616, 532),
@@ -67,14 +64,9 @@ ARROWS = {
     (State.CHECKING, State.CLOSING): Arrow(
         "M514 474 C640 460 730 420 770 334", (580, 392), "start", "dead, or", "unread bytes"
     ),
-    (State.IDLE, State.CHECKING): Arrow(
-        "M438 334 V456", (428, 390), "end", "in doubt,", "check due"
-    ),
+    (State.IDLE, State.CHECKING): Arrow("M438 334 V456", (428, 390), "end", "check due"),
     (State.IDLE, State.IN_USE): Arrow("M462 286 V134", (472, 220), "start", "borrowed"),
     (State.IDLE, State.CLOSING): Arrow("M514 310 H736", (648, 330), "middle", "old, dead, surplus"),
-    (State.IN_USE, State.CHECKING): Arrow(
-        "M400 134 C300 200 300 400 398 456", (314, 244), "end", "given back,", "in doubt"
-    ),
     (State.IN_USE, State.IDLE): Arrow("M438 134 V286", (428, 226), "end", "given back,", "clean"),
     (State.IN_USE, State.IN_USE): Arrow(
         "M420 86 C400 30 500 30 480 86", (450, 34), "middle", "handed on to the next who waits"

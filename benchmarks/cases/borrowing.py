@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -15,26 +14,15 @@ from anyconnpool import ConnectionPool
 from benchmarks import peers
 from benchmarks.bench import Bench
 from benchmarks.borrowers import Borrower, NoPool, OurPool, OwnParts, hold
+from benchmarks.goals import OWN_PARTS, PROBING_PEER
 from benchmarks.results import Figure
-from benchmarks.rounds import Contestant, timed
-from benchmarks.standins import StandIn, StandInConnectable
+from benchmarks.rounds import Contestant, worked
+from benchmarks.standins import StandIn
 
 _SIZE = 10
-_PROBING = f"{peers.ACP}, probing"
-_OWN_PARTS = "own parts, straight-line"
-
-_GOALS = {
-    _OWN_PARTS: 0.8,
-    peers.ACP: 1.0,
-    _PROBING: 0.85,
-    peers.CONNPOOL: 0.5,
-    peers.GENERIC: 0.5,
-    peers.REDIS: 0.5,
-    peers.ASYNCPG: 0.5,
-}
 
 
-async def borrow_sockets(bench: Bench) -> list[Figure]:
+async def borrow(bench: Bench) -> list[Figure]:
     """Borrow sockets, which our pool probes; the peers have stand-ins and check nothing."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(ConnectionPool(bench.remotes.connectable("tcp")))
@@ -42,35 +30,25 @@ async def borrow_sockets(bench: Bench) -> list[Figure]:
             await stack.enter_async_context(await bench.remotes.connect()) for _ in range(_SIZE)
         ]
         borrowers: dict[str, Borrower] = {
-            "ours, probing sockets": OurPool(pool),
-            _OWN_PARTS: OwnParts(*sockets),
+            "ours": OurPool(pool),
+            OWN_PARTS: OwnParts(*sockets),
         }
         if bench.on_asyncio:
             borrowers.update(await peers.enter_all(stack, peers.all_peers(_stand_in)))
             if peers.is_installed(peers.ACP):
-                borrowers[_PROBING] = await stack.enter_async_context(_probing_peer(sockets))
-        return await _compare(bench, "borrow", borrowers, _GOALS)
+                borrowers[PROBING_PEER] = await stack.enter_async_context(_probing_peer(sockets))
+        return await _compare(bench, borrowers)
 
 
-async def borrow_stand_ins(bench: Bench) -> list[Figure]:
-    """Borrow connections without sockets, from our pool too."""
-    async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(ConnectionPool(StandInConnectable()))
-        borrowers: dict[str, Borrower] = {"ours, nothing to probe": OurPool(pool)}
-        if bench.on_asyncio:
-            borrowers.update(await peers.enter_all(stack, peers.all_peers(_stand_in)))
-        return await _compare(bench, "borrow-standin", borrowers, {})
-
-
-async def _compare(
-    bench: Bench, case: str, borrowers: dict[str, Borrower], goals: Mapping[str, float]
-) -> list[Figure]:
+async def _compare(bench: Bench, borrowers: dict[str, Borrower]) -> list[Figure]:
     for name, borrower in borrowers.items():
-        if name != _OWN_PARTS:
+        if name != OWN_PARTS:
             await hold(borrower, _SIZE, checkpoint)
     borrowers["no pool"] = NoPool()
-    contestants = [Contestant(name, timed(borrower.repeat)) for name, borrower in borrowers.items()]
-    return await bench.keeper.compare(case, "borrow", contestants, seconds=6, goals=goals)
+    contestants = [
+        Contestant(name, worked(borrower.repeat)) for name, borrower in borrowers.items()
+    ]
+    return await bench.keeper.compare("borrow", "borrow", contestants, seconds=6)
 
 
 async def _stand_in() -> StandIn:

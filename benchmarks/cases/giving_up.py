@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 from anyio import create_task_group, sleep_forever
@@ -64,9 +64,9 @@ async def _cancel_once(borrower: Borrower, waiters: int) -> float:
             tasks.start_soon(borrower.repeat, 1, _unexpected)
         for _ in range(_SETTLING):
             await checkpoint()
-        begun = perf_counter()
+        begun = process_time()
         tasks.cancel_scope.cancel()
-    return perf_counter() - begun
+    return process_time() - begun
 
 
 async def _unexpected(connection: Any) -> None:

@@ -16,7 +16,9 @@ from anyconnpool import ConnectionPool
 from benchmarks.bench import Bench
 from benchmarks.borrowers import warm_up
 from benchmarks.descriptors import allow_sockets
+from benchmarks.goals import LONGEST_STRETCH, OVER_BARE, goal_of
 from benchmarks.progress import Progress
+from benchmarks.remotes import Kind
 from benchmarks.results import Figure, Spread
 from benchmarks.rounds import collector_at_rest
 
@@ -37,6 +39,7 @@ class _Extent:
     windows: int
 
 
+_A_CONNECTION = "idle connection"
 _FULL = _Extent(connections=10_000, max_idle_time=600, interval=5, windows=3)
 _QUICK = _Extent(connections=1_000, max_idle_time=8, interval=2, windows=2)
 
@@ -64,12 +67,12 @@ async def sweep(bench: Bench) -> list[Figure]:
         Figure(
             "sweep",
             per,
-            "longest stretch of the loop",
+            LONGEST_STRETCH,
             Spread.of(longest),
-            goal=0.002,
+            goal=goal_of("sweep", LONGEST_STRETCH, bench.backend),
             rounds=extent.windows,
         ),
-        Figure("sweep", per, "processor time", _exactly(spent), "s/s", goal=0.02),
+        Figure("sweep", per, "processor time", _exactly(spent), "s/s"),
     ]
 
 
@@ -80,16 +83,20 @@ async def memory(bench: Bench) -> list[Figure]:
     """
     progress = Progress(bench.backend, "memory")
     count = 200 if bench.quick else 1_000
-    bare = await _allocated(partial(_hold_bare, bench, count)) / count
-    progress.round_done()
-    pooled = await _allocated(partial(_hold_pooled, bench, count)) / count
-    progress.round_done()
+    figures: list[Figure] = []
+    kinds: tuple[Kind, ...] = ("tcp", "unix")
+    for kind in kinds:
+        bare = await _allocated(partial(_hold_bare, bench, kind, count)) / count
+        pooled = await _allocated(partial(_hold_pooled, bench, kind, count)) / count
+        progress.round_done()
+        over, goal = OVER_BARE[kind], goal_of("memory", OVER_BARE[kind], bench.backend)
+        figures += [
+            Figure("memory", _A_CONNECTION, over, _exactly(pooled - bare), "B", goal=goal),
+            Figure("memory", _A_CONNECTION, f"{kind.upper()}: ours", _exactly(pooled), "B"),
+            Figure("memory", _A_CONNECTION, f"{kind.upper()}: a bare stream", _exactly(bare), "B"),
+        ]
     progress.case_done()
-    per = "idle connection"
-    return [
-        Figure("memory", per, "ours over the bare stream", _exactly(pooled - bare), "B", goal=2048),
-        Figure("memory", per, "bare SocketStream", _exactly(bare), "B"),
-    ]
+    return figures
 
 
 def _exactly(value: float) -> Spread:
@@ -135,14 +142,14 @@ async def _allocated(hold_while: Callable[[Callable[[], None]], Awaitable[None]]
         tracemalloc.stop()
 
 
-async def _hold_bare(bench: Bench, count: int, look: Callable[[], None]) -> None:
-    streams = [await bench.remotes.connect("unix") for _ in range(count)]
+async def _hold_bare(bench: Bench, kind: Kind, count: int, look: Callable[[], None]) -> None:
+    streams = [await bench.remotes.connect(kind) for _ in range(count)]
     look()
     for stream in streams:
         await stream.aclose()
 
 
-async def _hold_pooled(bench: Bench, count: int, look: Callable[[], None]) -> None:
-    async with ConnectionPool(bench.remotes.connectable("unix"), max_size=count) as pool:
+async def _hold_pooled(bench: Bench, kind: Kind, count: int, look: Callable[[], None]) -> None:
+    async with ConnectionPool(bench.remotes.connectable(kind), max_size=count) as pool:
         await warm_up(pool, count)
         look()

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from anyconnpool import FramedStream
+from anyconnpool import ConnectionPool, PooledConnection
 from benchmarks.bench import Bench
 from benchmarks.cases.pushes import open_push, push_request
+from benchmarks.goals import ANYIO_LINES, ANYIO_PACKAGES, ASYNCIO_PACKAGES
 from benchmarks.remotes import HOST
 from benchmarks.results import Figure
-from benchmarks.rounds import Contestant, timed
+from benchmarks.rounds import Contestant, worked
 
 _SIZE = 64
 _HEADER = 2
 _FRAMES = 10_000
-_ANYIO_PACKAGES = "AnyIO: receive_exactly twice"
-_ASYNCIO_PACKAGES = "asyncio: readexactly twice"
-_ANYIO_LINES = "AnyIO: receive_until"
 _ASYNCIO_LINES = "asyncio: readline"
 
 _Read = Callable[[int], Awaitable[object]]
@@ -29,49 +27,48 @@ _Read = Callable[[int], Awaitable[object]]
 
 async def packages(bench: Bench) -> list[Figure]:
     """Read packages: a header of 2 bytes, a body of 64."""
-    goals = {_ANYIO_PACKAGES: 0.08, _ASYNCIO_PACKAGES: 0.5}
     async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(await open_push(bench))
+        ours = await stack.enter_async_context(_borrow(bench))
         anyios = await stack.enter_async_context(await open_push(bench))
         request = push_request(_HEADER, _SIZE, _FRAMES)
         contestants = [
             _on_stream("ours: receive_package", ours, request, _our_packages(ours)),
-            _on_stream(_ANYIO_PACKAGES, anyios, request, _anyio_packages(anyios)),
+            _on_stream(ANYIO_PACKAGES, anyios, request, _anyio_packages(anyios)),
         ]
         if bench.on_asyncio:
             contestants.append(
-                await _on_asyncio(bench, stack, _ASYNCIO_PACKAGES, request, _asyncio_packages)
+                await _on_asyncio(bench, stack, ASYNCIO_PACKAGES, request, _asyncio_packages)
             )
-        return await bench.keeper.compare(
-            "packages", "package", contestants, seconds=7, goals=goals
-        )
+        return await bench.keeper.compare("packages", "package", contestants, seconds=6)
 
 
 async def lines(bench: Bench) -> list[Figure]:
     """Read lines of 64 bytes."""
     async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(await open_push(bench))
+        ours = await stack.enter_async_context(_borrow(bench))
         anyios = await stack.enter_async_context(await open_push(bench))
         request = push_request(0, _SIZE, _FRAMES)
         contestants = [
             _on_stream("ours: receive_line", ours, request, _our_lines(ours)),
-            _on_stream(_ANYIO_LINES, anyios, request, _anyio_lines(anyios)),
+            _on_stream(ANYIO_LINES, anyios, request, _anyio_lines(anyios)),
         ]
         if bench.on_asyncio:
             contestants.append(
                 await _on_asyncio(bench, stack, _ASYNCIO_LINES, request, _asyncio_lines)
             )
-        return await bench.keeper.compare(
-            "lines", "line", contestants, seconds=4, goals={_ANYIO_LINES: 0.95}
-        )
+        return await bench.keeper.compare("lines", "line", contestants, seconds=4)
 
 
-def _our_packages(stream: ByteStream) -> _Read:
-    framed = FramedStream(stream)
+@asynccontextmanager
+async def _borrow(bench: Bench) -> AsyncGenerator[PooledConnection]:
+    async with ConnectionPool((HOST, bench.remotes.push)) as pool, pool.acquire() as connection:
+        yield connection
 
+
+def _our_packages(ours: PooledConnection) -> _Read:
     async def read(count: int) -> None:
         for _ in range(count):
-            await framed.receive_package()
+            await ours.receive_package()
 
     return read
 
@@ -96,12 +93,10 @@ def _asyncio_packages(reader: asyncio.StreamReader) -> _Read:
     return read
 
 
-def _our_lines(stream: ByteStream) -> _Read:
-    framed = FramedStream(stream)
-
+def _our_lines(ours: PooledConnection) -> _Read:
     async def read(count: int) -> None:
         for _ in range(count):
-            await framed.receive_line()
+            await ours.receive_line()
 
     return read
 
@@ -129,7 +124,7 @@ def _on_stream(name: str, stream: ByteStream, request: bytes, read: _Read) -> Co
         await stream.send(request)
         await read(count)
 
-    return Contestant(name, timed(repeat), _FRAMES)
+    return Contestant(name, worked(repeat), _FRAMES)
 
 
 async def _on_asyncio(
@@ -147,7 +142,7 @@ async def _on_asyncio(
         writer.write(request)
         await read(count)
 
-    return Contestant(name, timed(repeat), _FRAMES)
+    return Contestant(name, worked(repeat), _FRAMES)
 
 
 @contextmanager
