@@ -12,13 +12,15 @@ import pkgutil
 import socket
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from threading import Thread
 from types import ModuleType
 
 import anyio
 from anyio import ConnectionFailed, TCPConnectable
 
+#: modules that need what may be missing from an environment, or from such a platform
+NEED_EXTRAS = ("anyconnpool.command.", "anyconnpool.instrumentation.")
 LOOPS = {"asyncio": {}, "asyncio+uvloop": {"use_uvloop": True}, "trio": {}}
 
 
@@ -44,13 +46,15 @@ def hidden(names: list[str]) -> Generator[None]:
 
 
 def import_all(platform: str) -> None:
-    """Import every module of the package, except those that need an extra, as on a platform."""
+    """Import every module of the package, as on a platform."""
     here, sys.platform = sys.platform, platform
     try:
         package = importlib.import_module("anyconnpool")
         for module in pkgutil.walk_packages(package.__path__, "anyconnpool."):
-            if not module.name.endswith((".prometheus", ".opentelemetry", "__main__")):
-                importlib.import_module(module.name)
+            if not module.name.endswith("__main__"):
+                optional = module.name.startswith(NEED_EXTRAS)
+                with suppress(ImportError) if optional else nullcontext():
+                    importlib.import_module(module.name)
     finally:
         sys.platform = here
 
