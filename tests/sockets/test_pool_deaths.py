@@ -7,7 +7,6 @@ import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import anyio
 import pytest
 from anyio import create_task_group, fail_after
 from anyio.lowlevel import checkpoint
@@ -17,7 +16,6 @@ from anyconnpool._engine import housekeeper
 from anyconnpool._statistics import CloseReason
 from anyconnpool.events import ConnectionClosed, PoolEvent
 from tests.streams.tls_peers import Wire, client_context, listening, server_context
-from tests.stress.soak import CostMeter
 
 from .checks import ask, client_sockets, eventually
 from .conftest import Serve
@@ -185,52 +183,6 @@ async def test_who_waits_is_served_when_the_borrowed_connection_dies(serve: Serv
         with fail_after(LIMIT):
             await eventually(lambda: pool.statistics().idle == 1)
         assert deaths.reasons == [CloseReason.PEER_CLOSED]
-
-
-@by_event
-async def test_a_thousand_deaths_at_once_cost_each_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Counted in calls and steps: among many, one costs what it costs among few."""
-    meter = CostMeter(monkeypatch)
-    costs: dict[int, float] = {}
-    for many in (50, 400):
-        costs[many] = await cost_of_deaths(many, meter) / many
-    assert costs[400] < costs[50] * 1.2, costs
-
-
-async def cost_of_deaths(many: int, meter: CostMeter) -> int:
-    """Let so many idle connections die in one moment, and count what the pool does about it."""
-    deaths = Deaths()
-    ends: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        async with ConnectionPool(
-            listener.getsockname(), max_size=many, observers=[deaths]
-        ) as pool:
-            async with create_task_group() as group:
-                all_in = anyio.Event()
-                here = 0
-
-                async def borrow() -> None:
-                    nonlocal here
-                    async with pool.acquire():
-                        here += 1
-                        if here == many:
-                            all_in.set()
-                        await all_in.wait()
-
-                for _ in range(many):
-                    group.start_soon(borrow)
-                for _ in range(many):
-                    await anyio.wait_readable(listener)
-                    ends.append(listener.accept()[0])
-            assert pool.statistics().idle == many
-            with meter:
-                for end in ends:
-                    end.close()
-                await deaths.until(*[CloseReason.PEER_CLOSED] * many)
-            assert pool.statistics().size == 0
-    return meter.count
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
