@@ -41,10 +41,11 @@ from anyio.lowlevel import checkpoint
 from starlette.testclient import TestClient
 
 from anyconnpool import ConnectionPool, FramedStream
+from tests.certificates import authority
 
 from .cases import in_case
 from .sockets.checks import reset
-from .sockets.servers import Peer, Script, Server, authority, echo_lines, one_reply
+from .sockets.servers import Peer, Script, Server, echo_lines, one_reply
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

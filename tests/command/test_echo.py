@@ -11,7 +11,7 @@ import pytest
 
 from anyconnpool.command import main
 from tests.cases import table
-from tests.sockets.servers import authority
+from tests.certificates import authority
 
 from .programs import echo_server, finish, start
 

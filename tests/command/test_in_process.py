@@ -19,8 +19,9 @@ from anyconnpool.command._echo_server import EchoServer
 from anyconnpool.command._framing import Framing, package_format
 from anyconnpool.command._reasons import CommandError
 from tests.cases import table
+from tests.certificates import client_context
 from tests.sockets.checks import eventually
-from tests.sockets.servers import client_context, server_context
+from tests.sockets.servers import server_context
 
 
 class Announced:

@@ -13,8 +13,9 @@ from anyio import move_on_after
 from anyconnpool import ConnectionPool, Retry
 from anyconnpool.testing import FaultProxy, Faults, Flow
 from tests.cases import Test, table
+from tests.certificates import client_context
 from tests.sockets.checks import eventually
-from tests.sockets.servers import Server, client_context
+from tests.sockets.servers import Server
 
 from .exchanges import Exchange
 

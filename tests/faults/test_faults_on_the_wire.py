@@ -14,8 +14,9 @@ from anyio.streams.tls import TLSConnectable
 
 from anyconnpool.testing import FaultProxy, Faults, Flow
 from tests.cases import table
+from tests.certificates import client_context
 from tests.sockets.checks import eventually
-from tests.sockets.servers import Peer, Server, client_context
+from tests.sockets.servers import Peer, Server
 
 from .wire import Client, Recorder, client_of, receive
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyconnpool import ConnectionPool
-from tests.sockets.servers import Script, Server, client_context, echo_lines
+from tests.certificates import client_context
+from tests.sockets.servers import Script, Server, echo_lines
 
 from .cable import FAR, Cable
 

@@ -11,8 +11,8 @@ import pytest
 from anyio import create_task_group, to_thread
 
 from anyconnpool import ConnectionPool
+from tests.certificates import authority, client_context
 from tests.sockets.checks import eventually
-from tests.sockets.servers import authority, client_context
 
 from .checks import PERSISTENT, all_ended, fill, until_at_rest
 from .programs import Program, redis_server, stunnel

@@ -6,12 +6,14 @@ import os
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Protocol
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, PooledConnection
 
@@ -58,6 +60,14 @@ async def eventually(condition: Callable[[], object], *, tries: int = 2500) -> N
             return
         await anyio.sleep(0.002)
     raise AssertionError("what was waited for never came")
+
+
+async def hog() -> None:
+    """Keep the event loop busy, with a turn for the others every few milliseconds."""
+    while True:
+        # To hold up the event loop is what it is for.
+        time.sleep(0.004)  # noqa: ASYNC251
+        await checkpoint()
 
 
 async def ask(connection: PooledConnection, line: bytes = b"ping") -> None:

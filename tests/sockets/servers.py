@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trustme
 from anyio import to_thread
 
 from anyconnpool import ConnectionPool
+from tests.certificates import authority, client_context
 
 from .checks import eventually
 
@@ -42,19 +42,6 @@ Script = Callable[["Peer"], None]
 
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 _PATIENCE = 20
-
-
-@cache
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@cache
-def client_context() -> ssl.SSLContext:
-    """Return a context that trusts the test server."""
-    context = ssl.create_default_context()
-    authority().configure_trust(context)  # pyright: ignore[reportUnknownMemberType]
-    return context
 
 
 @cache

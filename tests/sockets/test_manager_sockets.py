@@ -13,10 +13,11 @@ import pytest
 from anyio import create_task_group, to_thread
 
 from anyconnpool import PoolError, PoolManager
+from tests.certificates import client_context
 
 from .checks import client_sockets, eventually
 from .conftest import Serve
-from .servers import Peer, Server, client_context
+from .servers import Peer, Server
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -12,10 +12,11 @@ from anyio.streams.buffered import BufferedConnectable
 from anyio.streams.tls import TLSConnectable
 
 from anyconnpool import ConnectionPool, FramedStream
+from tests.certificates import client_context
 
 from .checks import ask, client_sockets, eventually
 from .conftest import Serve
-from .servers import Peer, client_context
+from .servers import Peer
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 

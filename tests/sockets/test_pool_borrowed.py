@@ -14,10 +14,11 @@ from anyio.streams.tls import TLSAttribute, TLSConnectable, TLSStream
 
 from anyconnpool import ConnectionPool, FramedStream, PackageFormat, PooledConnection
 from tests.cases import table
+from tests.certificates import client_context
 
 from .checks import ask, ask_next, client_sockets, eventually, expect_closed
 from .conftest import Serve
-from .servers import client_context, every_kind, only_tls
+from .servers import every_kind, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 

@@ -11,10 +11,11 @@ from anyio import ConnectionFailed, create_task_group, fail_after
 
 from anyconnpool import ConnectionPool
 from tests.cases import table
+from tests.certificates import client_context
 
 from .checks import ask_next, eventually
 from .conftest import Serve
-from .servers import Peer, Server, client_context, every_kind, only_tls
+from .servers import Peer, Server, every_kind, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 

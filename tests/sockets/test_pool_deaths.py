@@ -15,7 +15,8 @@ from anyconnpool import ConnectionPool
 from anyconnpool._engine import housekeeper
 from anyconnpool._statistics import CloseReason
 from anyconnpool.events import ConnectionClosed, PoolEvent
-from tests.streams.tls_peers import Wire, client_context, listening, server_context
+from tests.certificates import client_context
+from tests.streams.tls_peers import Wire, listening, server_context
 
 from .checks import ask, client_sockets, eventually
 from .conftest import Serve

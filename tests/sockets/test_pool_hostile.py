@@ -19,10 +19,11 @@ from anyconnpool import (
     PooledConnection,
 )
 from tests.cases import table
+from tests.certificates import authority
 
 from .checks import client_sockets, eventually, expect_closed
 from .conftest import Serve
-from .servers import Peer, authority, echo_lines, every_kind
+from .servers import Peer, echo_lines, every_kind
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -16,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from anyconnpool import ConnectionPool, PackageFormat, PooledConnection
 from tests.cases import table
 
-from .checks import eventually, expect_closed
+from .checks import eventually, expect_closed, hog
 from .conftest import Serve
 from .servers import Peer, Server, every_kind, only_tls
 
@@ -162,14 +161,6 @@ async def send_records(peer: Peer, records: int) -> None:
     finally:
         peer.socket.settimeout(1)
     await checkpoint()
-
-
-async def hog() -> None:
-    """Keep the event loop busy, with a turn for the others every few milliseconds."""
-    while True:
-        # To hold up the event loop is what it is for.
-        time.sleep(0.004)  # noqa: ASYNC251
-        await checkpoint()
 
 
 @every_kind

@@ -13,10 +13,11 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSConnectable
 
 from anyconnpool import ConnectionPool, PooledConnection
+from tests.certificates import client_context
 
 from .checks import ask, ask_next, client_sockets, eventually
 from .conftest import Serve
-from .servers import Server, client_context, every_kind
+from .servers import Server, every_kind
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -13,10 +13,11 @@ from anyio import create_task_group, from_thread, to_thread
 
 from anyconnpool import ConnectionPool, PoolClosed, PoolError
 from tests.cases import table
+from tests.certificates import client_context
 
 from .checks import ask, ask_next, client_sockets, eventually
 from .conftest import Serve
-from .servers import client_context, every_kind
+from .servers import every_kind
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,9 +14,10 @@ from anyio import create_task_group, fail_after
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, PooledConnection
-from tests.streams.tls_peers import Wire, client_context, listening, server_context
+from tests.certificates import client_context
+from tests.streams.tls_peers import Wire, listening, server_context
 
-from .checks import ask, eventually, expect_closed
+from .checks import ask, eventually, expect_closed, hog
 from .conftest import Serve
 from .servers import Peer, Server
 
@@ -32,14 +32,6 @@ TURNS = (0, 1, 2, 3, 10)
 
 async def turns(count: int) -> None:
     for _ in range(count):
-        await checkpoint()
-
-
-async def hog() -> None:
-    """Keep the event loop busy, with a turn for the others every few milliseconds."""
-    while True:
-        # To hold up the event loop is what it is for.
-        time.sleep(0.004)  # noqa: ASYNC251
         await checkpoint()
 
 

@@ -23,8 +23,9 @@ from anyconnpool import FramedStream
 from anyconnpool._streams.kernel import KernelLook
 from anyconnpool._streams.probes import LivenessAttribute, SocketLook, attributes_of, look_for
 from anyconnpool._util.liveness import ALIVE, CLOSED, UNREAD, Liveness
+from tests.certificates import client_context
 
-from .tls_peers import LIMIT, Server, Wire, client_context, server_context
+from .tls_peers import LIMIT, Server, Wire, server_context
 from .wires import reset, socket_pair, turns, wire
 
 kinds = pytest.mark.parametrize("kind", ["tcp", "unix"])

@@ -20,16 +20,9 @@ from anyconnpool._streams.tls import (
     encode_hostname,
     secure_context,
 )
+from tests.certificates import client_context
 
-from .tls_peers import (
-    VERSIONS,
-    KeyUpdates,
-    Server,
-    begin,
-    client_context,
-    establish,
-    server_context,
-)
+from .tls_peers import VERSIONS, KeyUpdates, Server, begin, establish, server_context
 
 HTTP_ANSWER = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 

@@ -30,6 +30,7 @@ from anyconnpool._streams.connect import on_trio, open_tcp_socket
 from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._streams.tls_connect import connect_tls, open_tls_stream
 from anyconnpool._util.liveness import ALIVE, CLOSED
+from tests.certificates import client_context
 
 from .tls_peers import (
     LIMIT,
@@ -37,7 +38,6 @@ from .tls_peers import (
     CountingCodec,
     Script,
     Wire,
-    client_context,
     client_sockets,
     connected,
     eventually,

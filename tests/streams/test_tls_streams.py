@@ -29,12 +29,12 @@ from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._streams.tls import SLICE_SIZE
 from anyconnpool._streams.tls_connect import connect_tls, connect_tls_unix
 from anyconnpool._util.liveness import ALIVE, CLOSED, UNREAD, Liveness
+from tests.certificates import client_context
 
 from .tls_peers import (
     LIMIT,
     VERSIONS,
     KeyUpdates,
-    client_context,
     connected,
     eventually,
     read_by_the_loop,

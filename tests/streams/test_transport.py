@@ -26,8 +26,9 @@ from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._streams.tls_connect import connect_tls
 from anyconnpool._streams.transport import Transport, force_close
 from anyconnpool._util.liveness import ALIVE, CLOSED, UNREAD, Liveness
+from tests.certificates import client_context
 
-from .tls_peers import LIMIT, Server, Wire, client_context, server_context
+from .tls_peers import LIMIT, Server, Wire, server_context
 from .wires import is_open
 
 # Who connects, of our own and of AnyIO's. Those with TLS wait for a goodbye that may never come.

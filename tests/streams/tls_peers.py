@@ -33,23 +33,11 @@ from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._streams.tls import TLSCodec
 from anyconnpool._streams.tls_connect import open_tls_stream
 from anyconnpool._util.liveness import Liveness
+from tests.certificates import authority, client_context
 
 #: within how many seconds what has to happen must have happened
 LIMIT: Final = 20
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-
-
-@cache
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@cache
-def client_context() -> ssl.SSLContext:
-    """Return a context that trusts the authority, with the options of this Python's default."""
-    context = ssl.create_default_context()
-    authority().configure_trust(context)  # pyright: ignore[reportUnknownMemberType]
-    return context
 
 
 def server_context(version: str = "1.3", *, wants_certificate: bool = False) -> ssl.SSLContext:

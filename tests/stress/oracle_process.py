@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyconnpool import ConnectionPool
-from tests.sockets.servers import authority, client_context
+from tests.certificates import authority, client_context
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
