@@ -21,9 +21,10 @@ from anyio import ConnectionFailed, create_task_group, fail_after
 from anyio.abc import SocketAttribute
 
 from anyconnpool._streams import connect
-from anyconnpool._streams.connect import connect_tcp, connect_unix, on_trio, open_tcp_socket
+from anyconnpool._streams.connect import on_trio, open_tcp_socket
 from tests.sockets.checks import open_sockets
 
+from .opening import connect_to
 from .wires import turns
 
 
@@ -89,7 +90,7 @@ def unused_port() -> int:
 @asynccontextmanager
 async def connected(host: Any, port: int) -> AsyncGenerator[Any, None]:
     """Connect, and close at once afterwards."""
-    stream = await connect_tcp(host, port)
+    stream = await connect_to((host, port))
     try:
         yield stream
     finally:
@@ -126,7 +127,7 @@ async def test_a_name_that_does_not_resolve_is_an_error(
     error = socket.gaierror(socket.EAI_NONAME, "no such name")
     resolve(error=error)
     with pytest.raises(socket.gaierror) as caught:
-        await connect_tcp("nowhere.invalid", 80)
+        await connect_to(("nowhere.invalid", 80))
     assert caught.value is error
 
 
@@ -205,7 +206,7 @@ async def test_one_failure_is_the_cause(sockets: ExitStack) -> None:
     """A single address has a single error, with the words of asyncio."""
     port = unused_port()
     with pytest.raises(ConnectionFailed, match=r"failed: Connection refused$") as caught:
-        await connect_tcp("127.0.0.1", port)
+        await connect_to(("127.0.0.1", port))
     cause = caught.value.__cause__
     assert isinstance(cause, ConnectionRefusedError)
     assert cause.errno == errno.ECONNREFUSED
@@ -219,7 +220,7 @@ async def test_several_failures_are_a_group(
     port = unused_port()
     resolve("127.0.0.1", "127.0.0.2", "::1")
     with pytest.raises(ConnectionFailed, match="at each of 3 addresses: Connection ref") as caught:
-        await connect_tcp("name", port)
+        await connect_to(("name", port))
     errors = getattr(caught.value.__cause__, "exceptions", ())
     assert ["'::1:" in str(error) for error in errors] == [True, False, False]
     assert all(isinstance(error, ConnectionRefusedError) for error in errors)
@@ -263,7 +264,7 @@ def path(unix_listener: socket.socket) -> Path:
 @pytest.mark.parametrize("kind", [str, os.fsencode, Path])
 async def test_a_path_is_connected_to(kind: Callable[[Path], Any], path: Path) -> None:
     """However it is written."""
-    stream = await connect_unix(kind(path))
+    stream = await connect_to(kind(path))
     assert stream.extra(SocketAttribute.remote_address) == str(path)
     await stream.aclose()
 
@@ -271,9 +272,9 @@ async def test_a_path_is_connected_to(kind: Callable[[Path], Any], path: Path) -
 async def test_a_missing_path_is_an_error_that_names_it(tmp_path: Path, sockets: ExitStack) -> None:
     """The kernel's own error, as with AnyIO."""
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        await connect_unix(tmp_path / "nowhere")
+        await connect_to(tmp_path / "nowhere")
     with pytest.raises(OSError, match="too long"):
-        await connect_unix("x" * 1000)
+        await connect_to("x" * 1000)
 
 
 async def test_a_system_without_unix_sockets_says_so() -> None:
@@ -282,7 +283,7 @@ async def test_a_system_without_unix_sockets_says_so() -> None:
         # Not any longer, since event loops need them, too.
         patch.delattr(socket, "AF_UNIX")
         with pytest.raises(OSError, match="no UNIX sockets") as caught:
-            await connect_unix("path")
+            await connect_to("path")
     assert caught.value.errno == errno.EAFNOSUPPORT
 
 
@@ -303,7 +304,7 @@ async def test_a_full_backlog_is_tried_again(
 
     monkeypatch.setattr(connect, "sleep", sleep)
     with fail_after(10):
-        stream = await connect_unix(path)
+        stream = await connect_to(path)
     assert slept == [0.01] * 3
     await stream.send(b"x")
     await stream.aclose()
@@ -315,18 +316,18 @@ async def _target(
     path = listener.getsockname()
     if name == "unix":
         listener.listen(100)
-        return partial(connect_unix, path)
+        return partial(connect_to, path)
     if name == "full":
         for _ in range(2):
             sockets.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
-        return partial(connect_unix, path)
+        return partial(connect_to, path)
     if name == "address":
-        return partial(connect_tcp, "127.0.0.1", listen(sockets))
+        return partial(connect_to, ("127.0.0.1", listen(sockets)))
     if name == "stalled":
-        return partial(connect_tcp, "127.0.0.1", stall(sockets, "127.0.0.1"))
+        return partial(connect_to, ("127.0.0.1", stall(sockets, "127.0.0.1")))
     port = listen(sockets)
     resolve("127.0.0.1", "127.0.0.2", "::1")
-    return partial(connect_tcp, "name", port)
+    return partial(connect_to, ("name", port))
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -396,7 +397,7 @@ async def test_a_failed_connect_leaves_no_cycle(sockets: ExitStack) -> None:
     gc.disable()
     try:
         with pytest.raises(ConnectionFailed):
-            await connect_tcp("127.0.0.1", port)
+            await connect_to(("127.0.0.1", port))
         assert not [one for one in gc.get_objects() if isinstance(one, ConnectionRefusedError)]
     finally:
         gc.enable()
@@ -406,10 +407,11 @@ def test_only_the_running_loop_is_imported() -> None:
     """Who connects on asyncio needs neither trio nor uvloop."""
     program = """if True:
         import sys, socket, anyio
-        from anyconnpool._streams.connect import connect_tcp
+        from anyconnpool._streams.connect import open_stream, open_tcp_socket
         async def main():
             with socket.create_server(("127.0.0.1", 0)) as listener:
-                await (await connect_tcp(*listener.getsockname())).aclose()
+                sock = await open_tcp_socket(*listener.getsockname())
+                await (await open_stream(sock)).aclose()
         anyio.run(main)
         print(sorted({"trio", "uvloop"} & set(sys.modules)))
     """

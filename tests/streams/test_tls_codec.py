@@ -18,7 +18,6 @@ from anyconnpool._streams.tls import (
     TLSCodec,
     client_codec,
     encode_hostname,
-    secure_context,
 )
 from tests.certificates import client_context
 
@@ -357,20 +356,10 @@ def test_a_server_s_codec_speaks_with_a_client_s() -> None:
     assert client.receive(server.encrypt(b"pong")) == b"pong"
 
 
-async def test_without_a_context_the_default_is_a_secure_one() -> None:
-    """The default checks certificates and host names, and takes a cut for an error."""
-    codec = await client_codec(None, "localhost")
-    context = codec.ssl_object.context
-    assert context.check_hostname
-    assert context.verify_mode is ssl.CERT_REQUIRED
-    assert not context.options & getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-    assert secure_context() is not secure_context()
-
-
 async def test_a_context_that_checks_names_needs_one() -> None:
     """Before anything is opened, a missing host name is a ValueError."""
     with pytest.raises(ValueError, match="give the name to check"):
-        await client_codec(None, None)
+        await client_codec(client_context(), None)
 
 
 async def test_a_context_of_another_kind_is_used_in_a_thread() -> None:

@@ -26,12 +26,14 @@ from anyio import (
     sleep_forever,
 )
 
+from anyconnpool._remote import TLSOptions
 from anyconnpool._streams.connect import on_trio, open_tcp_socket
 from anyconnpool._streams.socket_stream import PoolSocketStream
-from anyconnpool._streams.tls_connect import connect_tls, open_tls_stream
+from anyconnpool._streams.tls_connect import open_tls_stream
 from anyconnpool._util.liveness import ALIVE, CLOSED
 from tests.certificates import client_context
 
+from .opening import connect_to
 from .tls_peers import (
     LIMIT,
     VERSIONS,
@@ -128,7 +130,7 @@ async def failure_of(script: Script, **options: Any) -> BaseException:
     async with listening(script, options.pop("context", None)) as address:
         with fail_after(LIMIT):
             try:
-                await connect_tls(*address, **options)
+                await connect_to(address, TLSOptions(**options))
             except Exception as caught:
                 error = caught
         assert error is not None
@@ -167,7 +169,7 @@ async def test_a_wrong_certificate_comes_through_and_the_server_is_told() -> Non
 
     async with listening(script) as address:
         with pytest.raises(ssl.SSLCertVerificationError, match=r"example\.org"):
-            await connect_tls(*address, ssl_context=client_context(), hostname="example.org")
+            await connect_to(address, TLSOptions(client_context(), "example.org"))
         assert not client_sockets(address)
         with fail_after(LIMIT):
             await told.wait()
@@ -245,7 +247,7 @@ async def test_a_cancelled_connect_leaves_no_socket(native: bool) -> None:
     """At whatever turn connecting and shaking hands are cancelled, nothing stays open."""
 
     async def connect_and_close() -> object:
-        stream = await connect_tls(*address, ssl_context=client_context())
+        stream = await connect_to(address, TLSOptions(client_context()))
         await aclose_forcefully(stream)
         return True
 

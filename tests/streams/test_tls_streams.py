@@ -24,13 +24,14 @@ from anyio import (
 from anyio.abc import ByteStream, Listener, SocketAttribute, SocketStream
 from anyio.streams.tls import TLSAttribute, TLSListener
 
+from anyconnpool._remote import TLSOptions
 from anyconnpool._streams.connect import on_trio
 from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._streams.tls import SLICE_SIZE
-from anyconnpool._streams.tls_connect import connect_tls, connect_tls_unix
 from anyconnpool._util.liveness import ALIVE, CLOSED, UNREAD, Liveness
 from tests.certificates import client_context
 
+from .opening import connect_to
 from .tls_peers import (
     LIMIT,
     VERSIONS,
@@ -399,7 +400,7 @@ async def test_much_data_goes_both_ways(version: str) -> None:
     listener = await create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(SocketAttribute.local_port)
     async with echoing(listener, version):
-        stream = await connect_tls("127.0.0.1", port, ssl_context=client_context())
+        stream = await connect_to(("127.0.0.1", port), TLSOptions(client_context()))
         received = bytearray()
         with fail_after(LIMIT):
             async with stream, create_task_group() as group:
@@ -414,12 +415,12 @@ async def test_tls_goes_over_a_unix_socket(tmp_path: Path) -> None:
     """A UNIX socket can speak TLS; the name to check has to be given."""
     path = tmp_path / "socket"
     async with echoing(await create_unix_listener(path)):
-        stream = await connect_tls_unix(path, ssl_context=client_context(), hostname="localhost")
+        stream = await connect_to(path, TLSOptions(client_context(), "localhost"))
         async with stream:
             await stream.send(b"hello")
             assert await stream.receive() == b"hello"
         with pytest.raises(ValueError, match="give the name to check"):
-            await connect_tls_unix(path, ssl_context=client_context())
+            await connect_to(path, TLSOptions(client_context()))
 
 
 async def test_attributes_are_those_of_the_socket_and_of_tls() -> None:

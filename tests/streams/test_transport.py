@@ -20,14 +20,14 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
 from anyconnpool import KeepAlive
-from anyconnpool._streams.connect import connect_tcp, connect_unix
+from anyconnpool._remote import TLSOptions
 from anyconnpool._streams.probes import LivenessAttribute
 from anyconnpool._streams.socket_stream import PoolSocketStream
-from anyconnpool._streams.tls_connect import connect_tls
 from anyconnpool._streams.transport import Transport, force_close
 from anyconnpool._util.liveness import ALIVE, CLOSED, UNREAD, Liveness
 from tests.certificates import client_context
 
+from .opening import connect_to
 from .tls_peers import LIMIT, Server, Wire, server_context
 from .wires import is_open
 
@@ -83,12 +83,12 @@ class UnixWire(Wire):
 
 async def connect(whose: str, how: str, address: Any) -> ByteStream:
     if how == "unix":
-        return await (connect_unix if whose == "own" else anyio.connect_unix)(address)
+        return await (connect_to(address) if whose == "own" else anyio.connect_unix(address))
     if how == "tcp":
-        return await (connect_tcp if whose == "own" else anyio.connect_tcp)(*address)
+        return await (connect_to(address) if whose == "own" else anyio.connect_tcp(*address))
     context = client_context()
     if whose == "own":
-        return await connect_tls(*address, ssl_context=context, hostname="localhost")
+        return await connect_to(address, TLSOptions(context, "localhost"))
     below = await anyio.connect_tcp(*address)
     return await TLSStream.wrap(below, hostname="localhost", ssl_context=context, server_side=False)
 

@@ -15,7 +15,7 @@ import errno
 import os
 import socket
 import sys
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import Any, Final, TypeAlias
 
@@ -48,27 +48,6 @@ _UNDER_WAY: Final = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 _Address: TypeAlias = tuple[int, tuple[Any, ...]]
 
 
-async def connect_tcp(host: str | IPv4Address | IPv6Address, port: int) -> PoolSocketStream:
-    """Connect to a TCP port, and make a stream of the socket.
-
-    :param host: a host name or an IP address
-    :param port: the port
-    :raises ConnectionFailed: if no address of the host can be connected to; the cause is the one
-        error, or a group of all
-    :raises OSError: if the host name can't be resolved
-    """
-    return await open_stream(await open_tcp_socket(host, port))
-
-
-async def connect_unix(path: str | bytes | os.PathLike[Any]) -> PoolSocketStream:
-    """Connect to a UNIX socket, and make a stream of the socket.
-
-    :param path: the path of the socket
-    :raises OSError: if nobody listens there, or the system has no such sockets
-    """
-    return await open_stream(await open_unix_socket(path))
-
-
 async def open_stream(sock: socket.socket) -> PoolSocketStream:
     """Make a stream of a connected socket, which is closed if this fails or is cancelled.
 
@@ -78,7 +57,7 @@ async def open_stream(sock: socket.socket) -> PoolSocketStream:
         from anyconnpool._streams.trio_socket import TrioSocketStream
 
         return TrioSocketStream(sock)
-    from .asyncio_socket import AsyncioSocketStream
+    from anyconnpool._streams.asyncio_socket import AsyncioSocketStream
 
     stream = AsyncioSocketStream(sock)
     await stream.start()
@@ -90,7 +69,7 @@ def on_trio() -> bool:
     return current_token().backend_class.__name__ == "TrioBackend"
 
 
-async def open_tcp_socket(host: str | IPv4Address | IPv6Address, port: int) -> socket.socket:
+async def open_tcp_socket(host: str, port: int) -> socket.socket:
     """Connect to a TCP port.
 
     :param host: a host name or an IP address
@@ -115,7 +94,7 @@ async def open_tcp_socket(host: str | IPv4Address | IPv6Address, port: int) -> s
         errors.clear()
 
 
-def _describe(host: object, port: int, errors: list[OSError]) -> str:
+def _describe(host: str, port: int, errors: list[OSError]) -> str:
     """Say what happened; AnyIO says only that all attempts have failed."""
     texts = dict.fromkeys(error.strerror or str(error) for error in errors)
     tried = f" at each of {len(errors)} addresses" if len(errors) > 1 else ""
@@ -128,18 +107,17 @@ def _cause(errors: list[OSError]) -> Exception:
     return ExceptionGroup("multiple connection attempts failed", errors)
 
 
-async def _resolve(host: str | IPv4Address | IPv6Address, port: int) -> list[_Address]:
+async def _resolve(host: str, port: int) -> list[_Address]:
     """Return the addresses of a host in the order in which to try them."""
-    name = str(host)
     try:
-        ip_address(name)
+        ip_address(host)
     except ValueError:
         hosts = [
-            address[0] for *_, address in await getaddrinfo(name, port, type=socket.SOCK_STREAM)
+            address[0] for *_, address in await getaddrinfo(host, port, type=socket.SOCK_STREAM)
         ]
     else:
         await checkpoint()
-        hosts = [name]
+        hosts = [host]
     found = [_numeric(host, port) for host in hosts]
     sixes = [address for address in found if address[0] == socket.AF_INET6]
     others = [address for address in found if address[0] != socket.AF_INET6]
@@ -210,7 +188,7 @@ async def _connect_tcp_socket(family: int, address: tuple[Any, ...]) -> socket.s
     return sock
 
 
-async def open_unix_socket(path: str | bytes | os.PathLike[Any]) -> socket.socket:
+async def open_unix_socket(path: str | bytes) -> socket.socket:
     """Connect to a UNIX socket.
 
     :param path: the path of the socket

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import cast
 
 from anyio.abc import ByteStreamConnectable
@@ -9,7 +12,7 @@ from anyio.abc import ByteStreamConnectable
 from anyconnpool._remote import Endpoint
 from anyconnpool._streams.connect import open_stream, open_tcp_socket, open_unix_socket
 from anyconnpool._streams.socket_stream import PoolSocketStream
-from anyconnpool._streams.tls import client_codec, secure_context
+from anyconnpool._streams.tls import TLSCodec, client_codec
 from anyconnpool._streams.tls_connect import open_tls_stream
 
 
@@ -29,10 +32,17 @@ class AddressConnectable(ByteStreamConnectable):
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._address = cast("tuple[str, int] | str | bytes", endpoint.target)
-        self._tls = endpoint.tls
-        # Made once, since it reads the certificates that the system trusts.
-        self._context = (self._tls.ssl_context or secure_context()) if self._tls else None
+        self._address = address = cast("tuple[str, int] | str | bytes", endpoint.target)
+        self._make_codec: Callable[[], Awaitable[TLSCodec]] | None = None
+        tls = endpoint.tls
+        if tls is not None:
+            self._make_codec = partial(
+                client_codec,
+                # Made once, since it reads the certificates that the system trusts.
+                tls.ssl_context or ssl.create_default_context(),
+                tls.hostname or (address[0] if isinstance(address, tuple) else None),
+                standard_compatible=tls.standard_compatible,
+            )
 
     async def connect(self) -> PoolSocketStream:
         """Connect, and shake hands if TLS is spoken. Cancelled, it leaves no socket open.
@@ -43,13 +53,9 @@ class AddressConnectable(ByteStreamConnectable):
         :raises ~anyio.BrokenResourceError: if the connection is lost in the handshake
         :raises ~anyio.EndOfStream: if the peer hangs up in the handshake
         """
-        address, tls = self._address, self._tls
-        codec = None
-        if tls is not None:
-            hostname = tls.hostname or (address[0] if isinstance(address, tuple) else None)
-            codec = await client_codec(
-                self._context, hostname, standard_compatible=tls.standard_compatible
-            )
+        # Nothing is open yet: a missing host name is refused first.
+        codec = None if self._make_codec is None else await self._make_codec()
+        address = self._address
         if isinstance(address, tuple):
             sock = await open_tcp_socket(*address)
         else:

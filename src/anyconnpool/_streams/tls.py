@@ -246,26 +246,17 @@ class TLSCodec:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def secure_context() -> ssl.SSLContext:
-    """Return AnyIO's default: certificates are checked, and a cut is not taken for an end."""
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
-    if hasattr(ssl, "OP_IGNORE_UNEXPECTED_EOF"):
-        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
-    return context
-
-
 async def client_codec(
-    context: ssl.SSLContext | None, hostname: str | None, *, standard_compatible: bool = True
+    context: ssl.SSLContext, hostname: str | None, *, standard_compatible: bool = True
 ) -> TLSCodec:
     """Make the codec of a client.
 
-    :param context: the settings of TLS; those of :func:`secure_context` if None
+    :param context: the settings of TLS
     :param hostname: the name or IP address to check the server's certificate for; None if the
         context doesn't check it
     :param standard_compatible: whether an end without a ``close_notify`` is an error
     :raises ValueError: if the context checks host names and none is given
     """
-    context = context or secure_context()
     if type(context) is ssl.SSLContext:
         return TLSCodec(context, hostname, standard_compatible=standard_compatible)
     # Contexts of others, truststore's for one, may read files in wrap_bio(). Cancelled here,
