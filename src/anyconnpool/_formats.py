@@ -44,7 +44,7 @@ class FrameFormat(Protocol[DataT_contra, FrameT_co]):
 
         :param buffer: bytes that were received; those before ``start`` belong to earlier frames
         :param start: where the frame begins, an index into ``buffer``
-        :param eof: whether nothing more will come; it is asked like this at most once, and only if
+        :param eof: whether nothing more will come; a read asks like this at most once, and only if
             bytes are left
         :return: the frame, which may be any object, and the index into ``buffer`` at which it ends;
             ``None`` if more bytes are needed

@@ -6,10 +6,11 @@ import math
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from anyio import AsyncContextManagerMixin, CapacityLimiter, current_time, sleep
+from anyio import AsyncContextManagerMixin, current_time, sleep
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
@@ -61,14 +62,7 @@ class ManagedPool(ConnectionPool):
         :param lifecycle: the block to run in
         :param shared_limit: what it shares with the other pools
         """
-
-        def make_machine(
-            settings: Settings,
-            slots: CapacityLimiter,
-            run_actions: Callable[[], None],
-        ) -> SharedPoolStateMachine[Transport]:
-            return SharedPoolStateMachine(settings, slots, run_actions, shared_limit)
-
+        make_machine = partial(SharedPoolStateMachine[Transport], shared_limit=shared_limit)
         return lifecycle.start(self._settings, self._connectable, make_machine)
 
     def _running_leasing(self) -> Leasing:
@@ -149,10 +143,7 @@ class PoolManager(AsyncContextManagerMixin):
             raise ValueError(f"min_idle must not exceed max_total, {max_total}")
         # Whatever the remote: refuse wrong options now.
         endpoint = make_endpoint(("localhost", 1), tls, ssl_context, None, tls_standard_compatible)
-        self._tls = tls
-        self._tls_options = endpoint.tls
-        self._ssl_context = ssl_context
-        self._tls_standard_compatible = tls_standard_compatible
+        self._tls = endpoint.tls
         # An iterator would serve the first pool only.
         self._settings: PoolOptions = {**settings, "observers": checked.observers}
         self._close_timeout = checked.close_timeout
@@ -204,14 +195,15 @@ class PoolManager(AsyncContextManagerMixin):
             would have no effect on a connectable
         """
         self._check()
-        key = Endpoint.of(remote, self._tls_options).key
+        key = Endpoint.of(remote, self._tls).key
         pool = self._pools.get(key)
         if pool is None:
+            tls = self._tls or TLSOptions()
             pool = ManagedPool(
                 remote,
-                tls=self._tls,
-                ssl_context=self._ssl_context,
-                tls_standard_compatible=self._tls_standard_compatible,
+                tls=self._tls is not None,
+                ssl_context=tls.ssl_context,
+                tls_standard_compatible=tls.standard_compatible,
                 **self._settings,
             )
             pool.start_with(self._start, remote)
@@ -353,7 +345,7 @@ class PoolManager(AsyncContextManagerMixin):
         A remote is found in whatever form it is written, as an address or as a connectable.
         """
         found = [(pool.remote, pool.statistics()) for pool in list(self._running)]
-        return StatisticsByRemote(found, self._tls_options)
+        return StatisticsByRemote(found, self._tls)
 
     def _check(self) -> None:
         if self._lifecycle is None:

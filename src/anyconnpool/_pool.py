@@ -60,12 +60,11 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     use it once and release it. ``timeout=`` is the limit for acquire, send and receive together, in
     seconds. ``retry=`` allows the request to be sent more than once; without it, an exchange is
     repeated only if its connection failed before anything was sent. With it, a reused connection
-    that turns out dead before the first byte of a reply is replaced at once, and that doesn't
-    count as a try. The exchanges raise
-    what :meth:`acquire` raises and what the connection's method of the same name raises. When time
-    runs out, that is :exc:`TimeoutError`, of which :exc:`AcquireTimeout` is a kind. A connection
-    whose exchange failed, was cancelled or ran out of time is closed. Arguments that make no sense
-    are refused before a connection is acquired.
+    that turns out dead before the first byte of a reply is replaced at once, and that doesn't count
+    as a try. The exchanges raise what :meth:`acquire` raises and what the connection's method of
+    the same name raises. When time runs out, that is :exc:`TimeoutError`, of which
+    :exc:`AcquireTimeout` is a kind. A connection whose exchange failed, was cancelled or ran out of
+    time is closed. Arguments that make no sense are refused before a connection is acquired.
 
     :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable except a
         pool. For addresses, and for AnyIO's own connectables, which stand for addresses, the pool
@@ -217,9 +216,9 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
 
         For code that takes a connectable; :meth:`acquire` is the way to reuse connections. The pool
         can't know what such code leaves on a connection. So ``aclose()`` and the end of an ``async
-        with`` close it, as they close any stream of AnyIO's, and its slot is freed. Until then it
-        counts as in use. When the pool's block ends, it is closed at the latest after
-        ``close_timeout``. It raises what :meth:`acquire` raises.
+        with`` close it, as they close any stream of AnyIO's, and its slot is free a turn or two
+        later. Until then it counts as in use. When the pool's block ends, it is closed at the
+        latest after ``close_timeout``. It raises what :meth:`acquire` raises.
 
         :return: the connection, to be closed like any other stream
         """

@@ -147,6 +147,8 @@ class ExchangeReplayed(PoolEvent):
     error: Exception
 
 
+#: What a pool calls with each event, in its event loop: it must not block. What it returns is
+#: ignored, and what it raises is logged.
 Observer: TypeAlias = Callable[[PoolEvent], object]
 
 

@@ -49,6 +49,10 @@ class Watched(PoolStateMachine[int]):
 
     moves: list[tuple[State, State]]
 
+    def idle_entries(self) -> list[PoolEntry[int]]:
+        """Return the entries that are idle now, those that stood longest first."""
+        return [entry for entry in self._idle if entry.state is State.IDLE]
+
     def _move(self, entry: PoolEntry[int], state: State) -> None:
         self.moves.append((entry.state, state))
         super()._move(entry, state)

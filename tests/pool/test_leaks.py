@@ -94,6 +94,23 @@ async def test_what_is_not_given_back_at_the_end_is_named(
     ]
 
 
+async def test_an_exchange_that_never_ends_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Also on an idle connection of a stream that is not of the pool's own."""
+    network = MemoryNetwork(answer=lambda request: b"")
+
+    async def ask() -> None:
+        with pytest.raises(anyio.ClosedResourceError):
+            await pool.send_receive_line(b"x")
+
+    async with anyio.create_task_group() as tasks:
+        async with ConnectionPool(network, name="ending", close_timeout=5) as pool:
+            await fill(pool, 1)
+            tasks.start_soon(ask, name="too long")
+            await anyio.sleep(1)
+    (warning,) = warned(caplog)
+    assert "by task 'too long'" in warning
+
+
 async def test_nobody_is_blamed_if_the_block_was_cancelled(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

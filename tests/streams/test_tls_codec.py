@@ -341,21 +341,6 @@ def test_attributes_are_those_of_anyio() -> None:
     assert isinstance(attributes[TLSAttribute.peer_certificate_binary], bytes)
 
 
-def test_a_server_s_codec_speaks_with_a_client_s() -> None:
-    """The codec is either end of a connection."""
-    client = make_codec()
-    server = TLSCodec(server_context(), None, server_side=True)
-    assert begin(server) == b""
-    server.receive(begin(client))
-    client.receive(server.take())
-    server.receive(client.take())
-    client.receive(server.take())
-    assert client.established
-    assert server.established
-    assert server.receive(client.encrypt(b"ping")) == b"ping"
-    assert client.receive(server.encrypt(b"pong")) == b"pong"
-
-
 async def test_a_context_that_checks_names_needs_one() -> None:
     """Before anything is opened, a missing host name is a ValueError."""
     with pytest.raises(ValueError, match="give the name to check"):

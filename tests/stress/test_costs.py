@@ -47,7 +47,7 @@ async def exchange_in_time(pool: ConnectionPool) -> None:
     ("operation", "most"),
     [
         *((borrow, 29), (borrow_at_once, 29)),
-        *((exchange, 43), (exchange_in_one_call, 59), (exchange_in_time, 66)),
+        *((exchange, 43), (exchange_in_one_call, 60), (exchange_in_time, 67)),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -259,11 +259,6 @@ class PoolStateMachine(Generic[TransportT]):
                 self._close(self._idle.popleft(), CloseReason.IDLE_TIME)
             return True
 
-    def idle_entries(self) -> list[PoolEntry[TransportT]]:
-        """Return the entries that are idle now, those that stood longest first."""
-        with self._lock:
-            return [entry for entry in self._idle if entry.state is IDLE]
-
     def look_over(self, start: int, limit: int, now: float) -> int | None:
         """Take the idle entries that are no longer good out of the idle ones, a slice at a time.
 

@@ -13,7 +13,7 @@ from anyconnpool._core.states import PoolEntry
 from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
-from anyconnpool._streams.framed import FrameDefaults, FramedStream
+from anyconnpool._streams.framed import FramedStream
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
 
@@ -22,8 +22,6 @@ class Owner(Protocol):
     """The part of a pool that a borrowed connection is released to."""
 
     settings: Settings
-
-    frame_defaults: FrameDefaults
 
     now: Callable[[], float]
 
@@ -50,7 +48,7 @@ class PooledConnection(FramedStream):
     def __init__(self, owner: Owner, entry: PoolEntry[Transport]) -> None:
         transport = entry.transport
         self._begin(transport.stream, True)
-        self._defaults = owner.frame_defaults
+        self._defaults = owner.settings
         self._owner = owner
         self._entry = entry
         # An exception that was being handled already says nothing about this borrow.
@@ -179,7 +177,7 @@ class ConnectedStream(PooledConnection):
 
     @defer_interrupts
     async def aclose(self) -> None:
-        """Close the connection, as any stream of AnyIO's; its place in the pool is free then.
+        """Close the connection, as any stream of AnyIO's; its slot is free a turn or two later.
 
         Cancelled, it is closed by force before this returns.
         """
@@ -291,7 +289,6 @@ class _HookOwner:
 
     def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
         self.settings = settings
-        self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
         self.now = now
 
     def release(self, entry: PoolEntry[Transport], reason: CloseReason | None) -> None:

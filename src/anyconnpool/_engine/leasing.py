@@ -29,7 +29,7 @@ from anyconnpool._engine.time_limits import TimeLimit, TimeLimits
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
-from anyconnpool._streams.framed import Exchange, FrameDefaults
+from anyconnpool._streams.framed import Exchange
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.deadline import Deadline, describe_timeout
 from anyconnpool._util.interrupts import defer_interrupts
@@ -70,7 +70,6 @@ class Leasing:
         held: Callable[[], Iterable[PoolEntry[Transport]]],
     ) -> None:
         self.settings = settings
-        self.frame_defaults = FrameDefaults(settings.package_format, settings.max_line_bytes)
         self.now = home.now
         self._machine = machine
         self._connection_tasks = connection_tasks
@@ -157,11 +156,11 @@ class Leasing:
         entry = None if whole is None else self._machine.acquire(self.now())
         if entry is None or whole is None:
             return await self._exchange_in_turn(exchange, timeout, acquire_timeout, attempt)
+        entry.borrower = self._current_task()
         stream = entry.transport.own
         if stream is None or entry.transport.early:
             connection = PooledConnection(self, entry)
             return await self._exchange_on(connection, exchange, Deadline(timeout), attempt)
-        entry.borrower = self._current_task()
         limit = None
         if timeout != math.inf:
             limit = self._time_limits.begin(stream, timeout, len(exchange.request))

@@ -98,11 +98,11 @@ class RunningPool:
 
     async def dispose(self, entry: PoolEntry[Transport]) -> None:
         """Close a connection that no task looks after any more."""
+        opened = entry.state is not State.OPENING
         try:
-            if entry.state is not State.OPENING:
+            if opened:
                 await force_close(entry.transport.stream)
         finally:
-            opened = entry.state is not State.OPENING
             self.machine.lost(entry)
             if opened:
                 self._connection_tasks.notify_closed(entry)

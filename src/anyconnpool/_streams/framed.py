@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from anyio import DelimiterNotFound, EndOfStream, IncompleteRead, move_on_after
 from anyio.abc import AnyByteStream
@@ -28,13 +28,19 @@ _FRAME_BYTES = 65_536
 _PATIENCE = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class FrameDefaults:
-    """What frames are like unless that is overridden in the call.
+class FrameDefaults(Protocol):
+    """What frames are like unless that is overridden in the call; a pool's settings say it."""
 
-    :ivar package_format: format of packages
-    :ivar max_line_bytes: longest line, in bytes
-    """
+    @property
+    def package_format(self) -> PackageFormat: ...
+
+    @property
+    def max_line_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _ChosenDefaults:
+    """What was chosen for a stream that no pool knows."""
 
     package_format: PackageFormat
     max_line_bytes: int
@@ -129,7 +135,7 @@ class FramedStream(ReadAheadStream):
     ) -> None:
         check_size("max_line_bytes", max_line_bytes)
         super().__init__(stream)
-        self._defaults = FrameDefaults(package_format, max_line_bytes)
+        self._defaults: FrameDefaults = _ChosenDefaults(package_format, max_line_bytes)
 
     async def send_line(self, data: bytes, *, newline: bytes = b"\n") -> None:
         """Send a line; see :meth:`send`.
@@ -235,7 +241,7 @@ class FramedStream(ReadAheadStream):
         :raises ~anyio.IncompleteRead: if it closed within a frame; what arrived stays buffered
         :raises ~anyio.DelimiterNotFound: if the frame is longer; the connection is not reused
         :raises ValueError: if ``max_bytes`` is less than 1, or the format found a frame that ends
-            outside of the buffer; the connection is not reused then
+            where it begins or before, or beyond the buffer; the connection is not reused then
         :raises Exception: what the format raises; the connection is not reused
         """
         check_size("max_bytes", max_bytes)

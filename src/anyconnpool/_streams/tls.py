@@ -42,12 +42,11 @@ _HEADER: Final = 5
 
 
 class TLSCodec:
-    """Turn records into plaintext and plaintext into records, without any I/O.
+    """Turn records into plaintext and plaintext into records, as a client, without any I/O.
 
     :param context: the settings of TLS
     :param hostname: the name or IP address to check the peer's certificate for; None if the
         context doesn't check it
-    :param server_side: whether to be the server of the connection
     :param standard_compatible: whether an end without a ``close_notify`` is an error
     :raises ValueError: if the context checks host names and none is given
     """
@@ -69,10 +68,9 @@ class TLSCodec:
         context: ssl.SSLContext,
         hostname: str | None,
         *,
-        server_side: bool = False,
         standard_compatible: bool = True,
     ) -> None:
-        if context.check_hostname and hostname is None and not server_side:
+        if context.check_hostname and hostname is None:
             # An SSLObject, unlike an SSLSocket, would check no name and say nothing.
             raise ValueError("the TLS context checks host names: give the name to check")
         self._incoming = ssl.MemoryBIO()
@@ -80,7 +78,6 @@ class TLSCodec:
         self.ssl_object = context.wrap_bio(
             self._incoming,
             self._outgoing,
-            server_side=server_side,
             server_hostname=None if hostname is None else encode_hostname(hostname),
         )
         self.standard_compatible = standard_compatible
@@ -117,8 +114,8 @@ class TLSCodec:
             attribute.cipher: tls.cipher,
             attribute.peer_certificate: lambda: tls.getpeercert(False),
             attribute.peer_certificate_binary: lambda: tls.getpeercert(True),
-            attribute.server_side: lambda: tls.server_side,
-            attribute.shared_ciphers: (lambda: tls.shared_ciphers() if tls.server_side else None),
+            attribute.server_side: lambda: False,
+            attribute.shared_ciphers: lambda: None,
             attribute.ssl_object: lambda: tls,
             attribute.standard_compatible: lambda: self.standard_compatible,
             attribute.tls_version: tls.version,
