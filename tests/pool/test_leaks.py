@@ -102,11 +102,13 @@ async def test_an_exchange_that_never_ends_is_named(caplog: pytest.LogCaptureFix
         with pytest.raises(anyio.ClosedResourceError):
             await pool.send_receive_line(b"x")
 
-    async with anyio.create_task_group() as tasks:
-        async with ConnectionPool(network, name="ending", close_timeout=5) as pool:
-            await fill(pool, 1)
-            tasks.start_soon(ask, name="too long")
-            await anyio.sleep(1)
+    async with (
+        anyio.create_task_group() as tasks,
+        ConnectionPool(network, name="ending", close_timeout=5) as pool,
+    ):
+        await fill(pool, 1)
+        tasks.start_soon(ask, name="too long")
+        await anyio.sleep(1)
     (warning,) = warned(caplog)
     assert "by task 'too long'" in warning
 

@@ -367,3 +367,21 @@ async def test_retiring_outside_the_block_is_refused() -> None:
         pool.retire()
     with pytest.raises(PoolClosed, match="has been left"):
         pool.retire()
+
+
+async def test_a_pause_that_is_cancelled_is_no_use() -> None:
+    """Of 64 acquires one gives the others a turn; cancelled there, it has used nothing."""
+
+    async def cancel(tasks: TaskGroup) -> None:
+        tasks.cancel_scope.cancel()
+
+    async with ConnectionPool(MemoryNetwork()) as pool:
+        for _ in range(63):
+            async with pool.acquire():
+                pass
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel, tasks)
+            await pool.acquire()
+        statistics = pool.statistics()
+        assert (statistics.acquired, statistics.cancelled) == (63, 1)
+        assert (statistics.idle, statistics.in_use) == (1, 0)

@@ -17,7 +17,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import ConnectionFailed, create_task_group, fail_after
+from anyio import ConnectionFailed, create_task_group, fail_after, wait_all_tasks_blocked
 from anyio.abc import SocketAttribute
 
 from anyconnpool._streams import connect
@@ -178,6 +178,29 @@ async def test_the_next_address_does_not_wait_for_a_slow_one(
         async with connected("name", port) as stream:
             assert stream.extra(SocketAttribute.remote_address) == ("127.0.0.2", port)
             assert len(open_sockets() - before) == 1
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "asyncio+uvloop"], indirect=True)
+async def test_an_attempt_that_is_cancelled_natively_has_failed(
+    resolve: Callable[..., Resolver], sockets: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others go on, and if all of them are, connecting has failed like any other."""
+    monkeypatch.setattr(connect, "ATTEMPT_DELAY", 0)
+    port = stall(sockets, "127.0.0.1")
+    resolve("127.0.0.1", "127.0.0.2")
+    stalled = sockets.enter_context(socket.create_server(("127.0.0.2", port), backlog=0))
+    sockets.enter_context(socket.create_connection(stalled.getsockname()))
+    others = asyncio.all_tasks()
+
+    async def strike() -> None:
+        await wait_all_tasks_blocked()
+        for task in asyncio.all_tasks() - others - {asyncio.current_task()}:
+            task.cancel()
+
+    async with create_task_group() as tasks:
+        tasks.start_soon(strike)
+        with fail_after(10), pytest.raises(ConnectionFailed, match="at each of 2 addresses: Op"):
+            await connect_to(("name", port))
 
 
 async def test_the_second_to_connect_is_closed(

@@ -144,9 +144,13 @@ class PoolStateMachine(Generic[TransportT]):
             entry = waiter.entry
             if entry is None:
                 self._waiters.pop(waiter, None)
-            elif entry.state is State.IN_USE:
-                self._ungrant(entry)
-                self._route(entry, now, self._judge(entry))
+            else:
+                self._take_back(entry, now)
+
+    def take_back(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Undo a grant whose borrower was cancelled before it could use the connection."""
+        with self._event:
+            self._take_back(entry, now)
 
     def release(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
         """Take a borrowed connection back, unless it was seized meanwhile.
@@ -487,12 +491,15 @@ class PoolStateMachine(Generic[TransportT]):
             totals.reused += 1
         entry.borrows += 1
 
-    def _ungrant(self, entry: PoolEntry[TransportT]) -> None:
-        """Undo a grant that never reached its borrower."""
+    def _take_back(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Undo a grant that never reached its borrower, unless the entry was seized meanwhile."""
+        if entry.state is not IN_USE:
+            return
         self.totals.acquired -= 1
         entry.borrows -= 1
         if entry.borrows:
             self.totals.reused -= 1
+        self._route(entry, now, self._judge(entry))
 
     def _close_or_check(self, entry: PoolEntry[TransportT], reason: CloseReason | None) -> None:
         """Have an entry closed or, if there is no reason to close it, checked."""

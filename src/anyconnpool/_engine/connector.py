@@ -26,6 +26,7 @@ from anyconnpool._engine.connection import run_hook
 from anyconnpool._engine.replay import is_retryable
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close
+from anyconnpool._util.cancellation import survive_stray_cancellation
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import OutageLog
 from anyconnpool.events import ConnectionOpened, OpenFailed, notify
@@ -117,10 +118,14 @@ class Connector:
 
     async def _open_in_time(self, entry: PoolEntry[Transport]) -> None:
         limit = self._settings.connect_timeout
-        with move_on_after(limit):
-            return await self._open(entry)
+        with survive_stray_cancellation():
+            with move_on_after(limit):
+                return await self._open(entry)
+            raise ConnectionFailed(
+                f"connecting to {self._settings.name} took longer than connect_timeout, {limit:g} s"
+            )
         raise ConnectionFailed(
-            f"connecting to {self._settings.name} took longer than connect_timeout, {limit:g} s"
+            f"connecting to {self._settings.name}, or what it waited for, was cancelled"
         )
 
     async def _open(self, entry: PoolEntry[Transport]) -> None:

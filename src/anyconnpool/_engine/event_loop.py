@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 from weakref import WeakSet
 
-from anyio import current_effective_deadline
 from anyio.lowlevel import current_token
 
 from anyconnpool._exceptions import PoolError
@@ -149,18 +146,3 @@ def _leave_pools_to_the_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_pools_to_the_parent)
-
-
-def redeliver_native_cancellation() -> None:
-    """Have a native ``task.cancel()`` that was caught raised again at the next ``await``.
-
-    A cancelled scope of AnyIO does so by itself. asyncio's task groups do the same when both their
-    body and their parent have something to raise.
-    """
-    if current_effective_deadline() == -math.inf:
-        return
-    task = asyncio.current_task()
-    assert task is not None
-    if sys.version_info >= (3, 11):
-        task.uncancel()
-    task.cancel()

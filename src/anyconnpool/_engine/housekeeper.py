@@ -48,7 +48,7 @@ class Housekeeper:
         self._connection_tasks = connection_tasks
         self._now = home.now
         self._look_for_leaks = look_for_leaks
-        self._scope = CancelScope()
+        self._scope = CancelScope(shield=True)
         self._look_at = self._refill_at = home.now()
         self._interval = max(
             min(

@@ -322,11 +322,12 @@ class Leasing:
         return PoolClosed(self.settings.name, "has been left: its async with block has ended")
 
     async def _pause_holding(self, entry: PoolEntry[Transport]) -> None:
-        """Give the other tasks a turn; cancelled, release what nobody has used."""
+        """Give the other tasks a turn; cancelled, take back what nobody has used."""
         try:
             await checkpoint()
         except BaseException:
-            self._machine.release(entry, self.now(), None)
+            self._machine.totals.cancelled += 1
+            self._machine.take_back(entry, self.now())
             raise
 
     async def _wait_for_entry(self, timeout: float) -> PoolEntry[Transport]:

@@ -21,7 +21,7 @@ from anyio.abc import ByteStreamConnectable, TaskGroup
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, State
 from anyconnpool._engine.connector import Connector
-from anyconnpool._engine.event_loop import HomeLoop, redeliver_native_cancellation
+from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.housekeeper import Housekeeper
 from anyconnpool._engine.leaks import LeakDetector
 from anyconnpool._engine.leasing import Leasing, ObservedLeasing
@@ -29,6 +29,7 @@ from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimits
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close
+from anyconnpool._util.cancellation import redeliver_native_cancellation
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted, notify
 
@@ -167,7 +168,7 @@ class PoolLifecycle:
 
         :param function: the task, an async function
         """
-        scope = CancelScope()
+        scope = CancelScope(shield=True)
         self._scopes.append(scope)
         self._tasks.start_soon(_run_within, scope, function)
 

@@ -12,9 +12,11 @@ from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry
 from anyconnpool._engine.connection import run_hook
 from anyconnpool._engine.connector import Connector
+from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.transport import Transport
+from anyconnpool._util.cancellation import survive_stray_cancellation
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import Liveness
 from anyconnpool._util.log import OutageLog
@@ -74,12 +76,15 @@ class ConnectionTasks:
     async def _until_stopped(
         self, work: Callable[[PoolEntry[Transport]], Awaitable[None]], entry: PoolEntry[Transport]
     ) -> None:
-        with CancelScope() as scope:
+        # Shielded: it goes on until the pool stops it, however long a body that shields itself goes
+        # on in a cancelled block.
+        with CancelScope(shield=True) as scope:
             self._scopes.add(scope)
             if self._stopped:
                 scope.cancel()
             try:
-                await work(entry)
+                with survive_stray_cancellation():
+                    await work(entry)
             finally:
                 self._scopes.remove(scope)
 
@@ -99,9 +104,8 @@ class ConnectionTasks:
     async def _check(self, entry: PoolEntry[Transport]) -> None:
         found: Liveness | CloseReason = Liveness.CLOSED
         try:
-            found = entry.look()
-            if found is Liveness.ALIVE:
-                found = await self._ask_peer(entry)
+            seen = entry.look()
+            found = await self._ask_peer(entry) if seen is Liveness.ALIVE else seen
         finally:
             # Cancelled above, the connection is in doubt for good.
             self._machine.checked(entry, found, self._now())
@@ -115,15 +119,17 @@ class ConnectionTasks:
     async def _ask_peer(self, entry: PoolEntry[Transport]) -> Liveness | CloseReason:
         check = self._settings.check
         assert check is not None
+        error: Exception = PoolError("the hook, or what it waited for, was cancelled")
         try:
-            with fail_after(self._settings.connect_timeout):
+            with survive_stray_cancellation(), fail_after(self._settings.connect_timeout):
                 await run_hook(entry, self._settings, self._now, check, greeting=False)
-        except Exception as error:
-            self._checks.failed(error, self._now())
-            return CloseReason.CHECK_FAILED
-        self._checks.succeeded(self._now())
-        # The peer may have said more, or hung up, after its answer.
-        return entry.look()
+                self._checks.succeeded(self._now())
+                # The peer may have said more, or hung up, after its answer.
+                return entry.look()
+        except Exception as raised:
+            error = raised
+        self._checks.failed(error, self._now())
+        return CloseReason.CHECK_FAILED
 
     @defer_interrupts
     async def _close(self, entry: PoolEntry[Transport]) -> None:
@@ -131,7 +137,8 @@ class ConnectionTasks:
             reason = entry.close_reason.value
             _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.transport, reason)
             grace = self._settings.close_timeout if entry.close_reason.orderly else 0
-            await entry.transport.close(grace)
+            with survive_stray_cancellation():
+                await entry.transport.close(grace)
         finally:
             self._machine.closed(entry)
             self.notify_closed(entry)

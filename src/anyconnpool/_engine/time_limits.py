@@ -106,7 +106,7 @@ class TimeLimits:
     @defer_interrupts
     async def _run(self) -> None:
         while not self._stopped:
-            with CancelScope(deadline=self._rings_at) as self._alarm:
+            with CancelScope(deadline=self._rings_at, shield=True) as self._alarm:
                 await sleep_forever()
             self._interrupt_late_ones()
 

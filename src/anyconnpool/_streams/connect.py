@@ -23,6 +23,7 @@ from anyio import (
     ConnectionFailed,
     Event,
     create_task_group,
+    get_cancelled_exc_class,
     getaddrinfo,
     move_on_after,
     sleep,
@@ -31,6 +32,7 @@ from anyio import (
 from anyio.lowlevel import checkpoint, current_token
 
 from anyconnpool._streams.socket_stream import PoolSocketStream
+from anyconnpool._util.cancellation import survive_stray_cancellation
 
 if sys.version_info < (3, 11):
     # AnyIO depends on it.
@@ -138,8 +140,10 @@ async def _race(addresses: list[_Address], errors: list[OSError]) -> socket.sock
 
     async def attempt(address: _Address, ended: Event) -> None:
         nonlocal winner
+        sock = None
         try:
-            sock = await _try_to_connect(address, errors)
+            with survive_stray_cancellation():
+                sock = await _try_to_connect(address, errors)
         finally:
             ended.set()
         if sock is not None and winner is None:
@@ -169,6 +173,10 @@ async def _try_to_connect(address: _Address, errors: list[OSError]) -> socket.so
     except OSError as error:
         errors.append(error)
         return None
+    except get_cancelled_exc_class():
+        # If no scope has asked for it, this was an attempt like the others.
+        errors.append(OSError(errno.ECANCELED, os.strerror(errno.ECANCELED)))
+        raise
 
 
 async def _connect_tcp_socket(family: int, address: tuple[Any, ...]) -> socket.socket:
