@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PoolClosed, PooledConnection, PoolFull
+from anyconnpool._engine import leasing
 from tests.cases import table
 
 from .network import MemoryNetwork, check_books, delayed, fill, number_of, settle
@@ -369,18 +370,19 @@ async def test_retiring_outside_the_block_is_refused() -> None:
         pool.retire()
 
 
-async def test_a_pause_that_is_cancelled_is_no_use() -> None:
+async def test_a_pause_that_is_cancelled_is_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 64 acquires one gives the others a turn; cancelled there, it has used nothing."""
-
-    async def cancel(tasks: TaskGroup) -> None:
-        tasks.cancel_scope.cancel()
-
     async with ConnectionPool(MemoryNetwork()) as pool:
         for _ in range(63):
             async with pool.acquire():
                 pass
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(cancel, tasks)
+        with anyio.CancelScope() as scope:
+
+            async def cancelled_pause() -> None:
+                scope.cancel()
+                await checkpoint()
+
+            monkeypatch.setattr(leasing, "checkpoint", cancelled_pause)
             await pool.acquire()
         statistics = pool.statistics()
         assert (statistics.acquired, statistics.cancelled) == (63, 1)
