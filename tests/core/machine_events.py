@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from anyconnpool import Retry
 from anyconnpool._core.states import PoolEntry, State, Waiter
 from anyconnpool._statistics import CloseReason
 from anyconnpool._util.liveness import Liveness
@@ -22,7 +23,7 @@ PICKS = st.integers(0, 11)
 MOSTLY_TRUE = st.sampled_from([True, True, True, False])
 GIVEN_REASONS = [CloseReason.UNCLEAN, CloseReason.UNREAD_DATA, CloseReason.DISCARDED]
 # No sum of these makes one of the limits, so that it doesn't matter on which side equality is.
-STEPS = [1.0, 4.0, 16.0]
+STEPS = [0.03125, 0.0625, 1.0, 4.0, 16.0]
 IDLE_TIMES = [9.7, math.inf]
 LIFETIMES = [19.3, math.inf]
 
@@ -36,6 +37,7 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "max_uses": st.sampled_from([math.inf, math.inf, 1, 2]),
     "check": st.sampled_from([None, ask, ask, ask]),
     "check_after": st.just(3.1),
+    "connect_retry": st.sampled_from([None, None, Retry(1, interval=1.7, jitter=0)]),
     "max_waiting": st.sampled_from([math.inf, math.inf, 0, 1, 2]),
     "idle_order": st.sampled_from(["lifo", "fifo"]),
 }
@@ -100,10 +102,18 @@ class MachineEvents(RuleBasedStateMachine):
     @event(often=2, seconds=st.sampled_from(STEPS), pick=PICKS, liveness=st.sampled_from(Liveness))
     def time_passes(self, seconds: float, pick: int, liveness: Liveness) -> None:
         """The peer of one connection has done something meanwhile."""
-        self.now += seconds
+        self.wait_until(self.now + seconds)
+        self.compare()
         found = self.model.those(State.IDLE, State.IN_USE)
         if found:
             found[pick % len(found)].liveness = liveness
+
+    def wait_until(self, now: float) -> None:
+        """Whatever has to be done by then was announced."""
+        self.now = now
+        if self.machine.alarm_at <= now:
+            self.machine.tick(now)
+        self.model.pass_time(now)
 
     @event(often=2, pick=PICKS, liveness=st.sampled_from(Liveness))
     def something_arrives(self, pick: int, liveness: Liveness) -> None:
@@ -130,8 +140,8 @@ class MachineEvents(RuleBasedStateMachine):
 
     def _join(self) -> None:
         waiter = self._new_waiter()
-        joined = self.machine.join(waiter)
-        assert joined is self.model.join(waiter)
+        joined = self.machine.join(waiter, self.now)
+        assert joined is self.model.join(waiter, self.now)
         if joined:
             self.tasks.append(waiter)
 
@@ -170,7 +180,7 @@ class MachineEvents(RuleBasedStateMachine):
         elif reason is not None:
             self.release(entry, reason)
         elif liveness is Liveness.ALIVE:
-            assert self.machine.detach(entry) is self.model.detach(conn)
+            assert self.machine.detach(entry, self.now) is self.model.detach(conn, self.now)
         else:
             conn.liveness = liveness
             self.release(entry)
@@ -202,11 +212,11 @@ class MachineEvents(RuleBasedStateMachine):
         elif good:
             self.opened(entry, spoken, tells, liveness)
         elif fails:
-            self.open_failed(entry)
+            self.open_failed(entry, passing=not spoken)
         else:
             self.opening.remove(entry)
-            self.machine.open_cancelled(entry)
-            self.model.open_cancelled(self.conns[entry])
+            self.machine.open_cancelled(entry, self.now)
+            self.model.open_cancelled(self.conns[entry], self.now)
 
     def opened(
         self,
@@ -224,15 +234,14 @@ class MachineEvents(RuleBasedStateMachine):
         conn.tells = entry.tells = tells
         self.machine.opened(entry, self.now)
         longest = self.settings.max_lifetime
-        assert 0.9 * longest <= entry.expires_at - self.now <= longest
+        assert 0.9 * longest - 1e-6 <= entry.expires_at - self.now <= longest + 1e-6
         self.model.opened(conn, self.now, entry.expires_at)
 
-    def open_failed(self, entry: PoolEntry[int]) -> None:
+    def open_failed(self, entry: PoolEntry[int], passing: bool) -> None:
         self.opening.remove(entry)
         error = ConnectionRefusedError("refused")
-        self.machine.attempt_failed(error)
-        self.machine.open_failed(entry, error)
-        self.model.open_failed(self.conns[entry], error)
+        self.machine.open_failed(entry, error, self.now, passing=passing)
+        self.model.open_failed(self.conns[entry], error, self.now, passing)
 
     def checked(self, entry: PoolEntry[int], liveness: Liveness) -> None:
         self.checking.remove(entry)
@@ -241,8 +250,8 @@ class MachineEvents(RuleBasedStateMachine):
 
     def closed(self, entry: PoolEntry[int]) -> None:
         self.closing.remove(entry)
-        self.machine.closed(entry)
-        self.model.closed(self.conns[entry], entry.close_reason)
+        self.machine.closed(entry, self.now)
+        self.model.closed(self.conns[entry], entry.close_reason, self.now)
 
     @event(often=2, limit=st.integers(1, 3))
     def sweep(self, limit: int) -> None:
@@ -258,15 +267,15 @@ class MachineEvents(RuleBasedStateMachine):
             self._refill()
 
     def _refill(self) -> None:
-        self.machine.refill()
-        self.model.refill()
+        self.machine.refill(self.now)
+        self.model.refill(self.now)
 
     @event(pick=PICKS)
     def seize(self, pick: int) -> None:
         """Seizing is for borrowed connections; of others it does nothing."""
         for entry in list(self.conns)[-1 - pick : len(self.conns) - pick]:
-            self.machine.seize(entry)
-            self.model.seize(self.conns[entry])
+            self.machine.seize(entry, self.now)
+            self.model.seize(self.conns[entry], self.now)
 
     @event(stay=st.booleans())
     def watch(self, stay: bool) -> None:
@@ -281,14 +290,14 @@ class MachineEvents(RuleBasedStateMachine):
 
     @event()
     def retire(self) -> None:
-        self.machine.retire()
-        self.model.retire()
+        self.machine.retire(self.now)
+        self.model.retire(self.now)
 
     @event(max_size=st.sampled_from([1, 2, 3, 4, 5, math.inf]))
     def resize(self, max_size: float) -> None:
         max_size = max(max_size, self.settings.min_idle)
-        self.machine.resize(max_size)
-        self.model.resize(max_size)
+        self.machine.resize(max_size, self.now)
+        self.model.resize(max_size, self.now)
 
     @event(really=st.sampled_from([False] * 9 + [True]))
     def shut(self, really: bool = True) -> None:

@@ -90,14 +90,14 @@ class Pool:
         self.machine = WatchedMachine(settings, self.slots, lambda: jitter)
         self.woken: list[Waiter[int]] = []
 
-    def join(self) -> Waiter[int]:
-        waiter = self.try_join()
+    def join(self, *, now: float = 0.0) -> Waiter[int]:
+        waiter = self.try_join(now=now)
         assert waiter is not None
         return waiter
 
-    def try_join(self) -> Waiter[int] | None:
+    def try_join(self, *, now: float = 0.0) -> Waiter[int] | None:
         waiter = self.new_waiter()
-        return waiter if self.machine.join(waiter) else None
+        return waiter if self.machine.join(waiter, now) else None
 
     def new_waiter(self) -> Waiter[int]:
         waiter: Waiter[int] = Waiter(lambda: self.woken.append(waiter))
@@ -106,6 +106,8 @@ class Pool:
     def ordered(self, order: Action) -> PoolEntry[int]:
         """Take the next action, which must be of this kind."""
         given, entry = self.machine.actions.popleft()
+        while given is Action.HURRY is not order:
+            given, entry = self.machine.actions.popleft()
         assert given is order
         return entry
 
@@ -116,23 +118,24 @@ class Pool:
         self.machine.opened(entry, now)
         return entry
 
-    def fail(self, error: Exception) -> PoolEntry[int]:
-        """Have the next opening fail for good."""
+    def fail(
+        self, error: Exception, *, now: float = 0.0, passing: bool = True
+    ) -> PoolEntry[int]:
+        """Have the next opening fail."""
         entry = self.ordered(Action.OPEN)
-        self.machine.attempt_failed(error)
-        self.machine.open_failed(entry, error)
+        self.machine.open_failed(entry, error, now, passing=passing)
         return entry
 
-    def close(self) -> PoolEntry[int]:
+    def close(self, *, now: float = 0.0) -> PoolEntry[int]:
         entry = self.ordered(Action.CLOSE)
-        self.machine.closed(entry)
+        self.machine.closed(entry, now)
         return entry
 
     def borrow(self, *, now: float = 0.0) -> PoolEntry[int]:
         """Borrow an idle connection, or a new one."""
         entry = self.machine.acquire(now)
         if entry is None:
-            waiter = self.join()
+            waiter = self.join(now=now)
             entry = self.open(now=now)
             assert waiter.entry is entry
         return entry

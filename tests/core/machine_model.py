@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
+from anyconnpool import Retry
 from anyconnpool._core.states import PoolEntry, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, PoolStatistics
@@ -28,6 +29,13 @@ class Conn:
         self.tells = False
         self.expires_at = math.inf
         self.idle_since = 0.0
+        self.asked_at = -math.inf
+        #: when it was begun to be opened or checked, and who waited then
+        self.begun_at = 0.0
+        self.begun_for: list[Waiter[int]] = []
+        #: how many failures were known then; None in a pause
+        self.known_failures: int | None = 0
+        self.hurried = False
         #: whatever justifies that it is closed
         self.faults: set[CloseReason] = set()
 
@@ -47,6 +55,14 @@ class Model:
         self.news: list[News] = []
         self.shut_error: Exception | None = None
         self.refill_paused = False
+        self.now = 0.0
+        #: those that are being closed, the first to be so first
+        self.closing: list[Conn] = []
+        self.failures = self.all_failures = 0
+        self.retry_at = -math.inf
+        #: those who waited for the end of the last outage
+        self.awaited_by: list[Waiter[int]] = []
+        self.charges: Counter[Waiter[int]] = Counter()
         self.last_error: Exception | None = None
         self.acquired = self.reused = self.opened_ever = self.failed = 0
         self.closed_by: Counter[str] = Counter()
@@ -71,31 +87,100 @@ class Model:
             closed=dict(self.closed_by),
         )
 
+    def pass_time(self, now: float) -> None:
+        self.now = now
+        self._order_missing()
+
     def checkout(self, now: float) -> Conn | None:
+        self.now = now
         lent: Conn | None = None
+        asked = False
         while self.idle and lent is None:
-            conn = self.idle.pop(-1 if self.settings.idle_order == "lifo" else 0)
+            fifo = self.settings.idle_order == "fifo" and not asked
+            conn = self.idle.pop(0 if fifo else -1)
             if self._drop_if_bad(conn, now):
                 continue
             if self._is_check_due(conn, now):
+                if asked:
+                    self.idle.append(conn)
+                    break
+                asked = True
                 conn.state = State.CHECKING
-                continue
-            lent = conn
-            self._grant(conn)
+                conn.begun_at, conn.begun_for = now, []
+            elif self.waiters:
+                self._route(conn, now)
+            else:
+                lent = conn
+                self._grant(conn)
         self._order_missing()
         return lent
 
-    def join(self, waiter: Waiter[int]) -> bool:
-        under_way = len(self.those(State.OPENING, State.CHECKING))
-        room = max(0, self.max_size - len(self.conns) + len(self.those(State.CLOSING)))
-        without = len(self.waiters) - under_way - room
-        if without >= 0 and without >= self.settings.max_waiting:
+    def provided(self) -> int:
+        """Count for how many something is under way; those who waited longest come first."""
+        supply = sorted(self.those(State.OPENING, State.CHECKING), key=lambda conn: conn.begun_at)
+        slow = [conn for conn in supply if conn.begun_at + 0.1 <= self.now]
+        fresh = [conn for conn in supply if conn not in slow]
+        for place, waiter in enumerate(self.waiters):
+            usable = [conn for conn in slow if waiter in conn.begun_for] or fresh
+            if not usable:
+                return place
+            # The one that serves the fewest others.
+            least = min(usable, key=lambda conn: len([w for w in self.waiters if w in conn.begun_for]))
+            (slow if least in slow else fresh).remove(least)
+        return len(self.waiters)
+
+    def needy(self) -> int:
+        return len(self.waiters) - self.provided()
+
+    def freeing(self) -> int:
+        return len(self.closing) - int(max(len(self.conns) - self.max_size, 0))
+
+    def is_retrying(self) -> bool:
+        recovering = any(waiter in self.awaited_by for waiter in self.waiters)
+        troubled = self.failures > 0 or recovering
+        return self.settings.connect_retry is not None and troubled
+
+    def wanted(self) -> int:
+        """Count the connections that may be opened now for those who need one."""
+        needy = self.needy()
+        if not needy or not self.is_retrying():
+            return needy
+        newest = self.waiters[-1]
+        for conn in self.those(State.OPENING, State.CHECKING):
+            if conn.begun_at + 0.1 > self.now or newest in conn.begun_for:
+                return 0
+        return 0 if self.now < self.retry_at and self.charges[newest] else 1
+
+    def concerned(self, conn: Conn) -> list[Waiter[int]]:
+        """Return those who may rely on an attempt."""
+        fresh = self.now < conn.begun_at + 0.1
+        return [waiter for waiter in self.waiters if fresh or waiter in conn.begun_for]
+
+    def _may_wait(self) -> bool:
+        if len(self.conns) < self.max_size:
+            return True
+        if self.needy() - max(self.freeing(), 0) < self.settings.max_waiting:
+            return True
+        return self.has_spare()
+
+    def has_spare(self) -> bool:
+        """Tell whether one more waiter could rely on what is under way."""
+        one_more: Waiter[int] = Waiter(list)
+        self.waiters.append(one_more)
+        provided = self.provided() == len(self.waiters)
+        self.waiters.pop()
+        return provided
+
+    def join(self, waiter: Waiter[int], now: float) -> bool:
+        self.now = now
+        if not self._may_wait():
             return False
         self.waiters.append(waiter)
         self._order_missing()
         return True
 
     def abandon(self, waiter: Waiter[int], now: float) -> None:
+        self.now = now
         if waiter in self.waiters:
             self.waiters.remove(waiter)
         conn = self.granted.pop(waiter, None)
@@ -107,18 +192,21 @@ class Model:
         self._order_missing()
 
     def release(self, conn: Conn, now: float, reason: CloseReason | None) -> None:
+        self.now = now
         if conn.state is State.IN_USE:
             look = reason is None and (conn.noticed or bool(self.waiters))
             self._route(conn, now, () if reason is None else (reason,), look=look)
         self._order_missing()
 
     def notice(self, conn: Conn, now: float) -> None:
+        self.now = now
         conn.noticed = True
         if conn in self.idle and self._drop_if_bad(conn, now):
             self.idle.remove(conn)
         self._order_missing()
 
-    def detach(self, conn: Conn) -> bool:
+    def detach(self, conn: Conn, now: float) -> bool:
+        self.now = now
         if conn.state is not State.IN_USE:
             return False
         self.closed_by["detached"] += 1
@@ -126,38 +214,71 @@ class Model:
         return True
 
     def opened(self, conn: Conn, now: float, expires_at: float) -> None:
+        self.now = now
         conn.expires_at = expires_at
         self.opened_ever += 1
         self.last_error = None
+        if self.failures:
+            self.awaited_by = list(self.waiters)
+        self.failures, self.retry_at = 0, -math.inf
         look = not self.waiters
         self._route(conn, now, look=look)
         if not (look and self._seen(conn)):
             self.refill_paused = False
         self._order_missing()
 
-    def open_failed(self, conn: Conn, error: Exception) -> None:
+    def open_failed(self, conn: Conn, error: Exception, now: float, passing: bool) -> None:
+        self.now = now
         self.failed += 1
-        self.refill_paused = True
         self.last_error = error
-        if self.waiters:
-            self.news.append((self.waiters.pop(0), error))
+        retry = self.settings.connect_retry
+        if retry is not None and passing:
+            self._charge(conn, error, retry)
         else:
-            self._wake_watchers(error)
+            self.refill_paused = True
+            if self.concerned(conn):
+                self.news.append((self.waiters.pop(0), error))
+            else:
+                self._wake_watchers(error)
         self._forget(conn)
 
-    def open_cancelled(self, conn: Conn) -> None:
+    def _charge(self, conn: Conn, error: Exception, retry: Retry) -> None:
+        charged = self.concerned(conn)
+        if conn.known_failures is None:
+            charged = [waiter for waiter in charged if not self.charges[waiter]]
+        elif conn.known_failures != self.all_failures:
+            return
+        else:
+            self.failures += 1
+            self.all_failures += 1
+            self.retry_at = self.now + retry.pause(self.failures)
+            self.refill_paused = self.failures > retry.count
+            charged += [waiter for waiter in conn.begun_for if waiter in self.watchers]
+        self.charges.update(charged)
+        for waiter in charged:
+            if self.charges[waiter] > retry.count:
+                self.news.append((waiter, error))
+                self.waiters = [other for other in self.waiters if other is not waiter]
+                self.watchers = [other for other in self.watchers if other is not waiter]
+
+    def open_cancelled(self, conn: Conn, now: float) -> None:
+        self.now = now
         self._forget(conn)
 
     def checked(self, conn: Conn, liveness: Liveness, now: float) -> None:
+        self.now = conn.asked_at = now
         conn.liveness = liveness
         self._route(conn, now, self._seen(conn))
         self._order_missing()
 
-    def closed(self, conn: Conn, reason: CloseReason) -> None:
+    def closed(self, conn: Conn, reason: CloseReason, now: float) -> None:
+        self.now = now
+        self.closing.remove(conn)
         self.closed_by[reason.value] += 1
         self._forget(conn)
 
     def reap(self, now: float, limit: int) -> bool:
+        self.now = now
         stale = [conn for conn in self.idle if self._overstayed(conn, now)]
         for conn in stale[:limit]:
             self.idle.remove(conn)
@@ -166,13 +287,15 @@ class Model:
         return len(stale) >= limit
 
     def judge_idle(self, conns: list[Conn], now: float) -> None:
+        self.now = now
         for conn in conns:
             # Who tells needs no look.
             if conn in self.idle and self._drop_if_bad(conn, now, look=not conn.tells):
                 self.idle.remove(conn)
         self._order_missing()
 
-    def refill(self) -> None:
+    def refill(self, now: float) -> None:
+        self.now = now
         self.refill_paused = False
         self._order_missing()
 
@@ -183,13 +306,15 @@ class Model:
     def unwatch(self, watcher: Waiter[int]) -> None:
         self.watchers = [other for other in self.watchers if other is not watcher]
 
-    def retire(self) -> None:
+    def retire(self, now: float) -> None:
+        self.now = now
         for conn in self.conns:
             conn.retired = True
         self._close_idle(CloseReason.RETIRED, most=0)
         self._order_missing()
 
-    def resize(self, max_size: float) -> None:
+    def resize(self, max_size: float, now: float) -> None:
+        self.now = now
         self.max_size = max_size
         busy = len(self.conns) - len(self.idle) - len(self.those(State.CLOSING))
         self._close_idle(CloseReason.SURPLUS, most=max(0, max_size - busy))
@@ -202,7 +327,8 @@ class Model:
         self._wake_watchers(error)
         self._close_idle(CloseReason.POOL_CLOSED, most=0)
 
-    def seize(self, conn: Conn) -> None:
+    def seize(self, conn: Conn, now: float) -> None:
+        self.now = now
         if conn.state is State.IN_USE:
             self._close(conn, {CloseReason.SEIZED})
         self._order_missing()
@@ -228,9 +354,12 @@ class Model:
             self.news.append((waiter, conn))
             self._grant(conn)
         else:
+            # A check is no use: its idle time goes on, and it stands where it stood.
+            if conn.state is not State.CHECKING:
+                conn.idle_since, conn.asked_at = now, -math.inf
             conn.state = State.IDLE
-            conn.idle_since = now
             self.idle.append(conn)
+            self.idle.sort(key=lambda conn: conn.idle_since)
             self._wake_if_ready()
 
     def _faults(self, conn: Conn, now: float) -> set[CloseReason]:
@@ -272,7 +401,8 @@ class Model:
 
     def _is_check_due(self, conn: Conn, now: float) -> bool:
         due = self.settings.check is not None and conn.borrows > 0
-        return due and now - conn.idle_since >= self.settings.check_after
+        since = max(conn.idle_since, conn.asked_at)
+        return due and now - since >= self.settings.check_after
 
     def _close_idle(self, reason: CloseReason, *, most: float) -> None:
         while len(self.idle) > most:
@@ -281,6 +411,7 @@ class Model:
     def _close(self, conn: Conn, faults: set[CloseReason]) -> None:
         conn.state = State.CLOSING
         conn.faults = faults
+        self.closing.append(conn)
 
     def _grant(self, conn: Conn) -> None:
         conn.state = State.IN_USE
@@ -297,11 +428,43 @@ class Model:
     def _order_missing(self) -> None:
         if self.shut_error is not None:
             return
-        wanted = len(self.waiters) + (0 if self.refill_paused else self.settings.min_idle)
-        coming = len(self.those(State.IDLE, State.OPENING, State.CHECKING))
-        while coming < wanted and len(self.conns) < self.max_size:
-            self.conns.append(Conn())
-            coming += 1
+        while len(self.conns) < self.max_size and (self.wanted() or self.missing_idle() > 0):
+            self.open_one()
+        self.make_room()
+
+    def missing_idle(self) -> int:
+        """Count the idle connections that are missing and nothing is under way for."""
+        opening = self.those(State.OPENING)
+        if self.refill_paused or self.is_retrying() and (opening or self.now < self.retry_at):
+            return 0
+        coming = len(self.those(State.OPENING, State.CHECKING)) - self.provided()
+        return self.settings.min_idle - len(self.idle) - coming
+
+    def open_one(self) -> None:
+        conn = Conn()
+        conn.begun_at, conn.begun_for = self.now, [*self.waiters, *self.watchers]
+        conn.known_failures = None if self.now < self.retry_at else self.all_failures
+        self.conns.append(conn)
+
+    def make_room(self) -> None:
+        """Have idle connections give way, and slow ones close at once, for those who need room."""
+        if len(self.conns) < self.max_size:
+            return
+        wanted = self.wanted()
+        while wanted > self.freeing() and self.idle:
+            self._close(self.idle.pop(0), {CloseReason.GAVE_WAY})
+        useful = min(wanted, self.freeing())
+        for conn in self.slow_to_close():
+            if 0 < useful and useful > self.freeing() - len(self.slow_to_close()):
+                conn.hurried = True
+
+    def slow_to_close(self) -> list[Conn]:
+        """Return those that have a grace to be closed in, which the machine has chosen."""
+        return [
+            conn
+            for conn in self.closing
+            if not conn.hurried and conn.entry is not None and conn.entry.close_reason.orderly
+        ]
 
     def _wake_if_ready(self) -> None:
         if len(self.idle) >= self.settings.min_idle:

@@ -35,11 +35,15 @@ class Common:
 
     def __init__(self, max_total: float) -> None:
         self.max_total = max_total
+        #: the time of the latest event
+        self.now = 0.0
         self.models: list[SharingModel] = []
         #: whoever has ever waited, in the order of their joining
         self.line: list[Waiter[int]] = []
         #: those that are idle, in the order in which they became so
         self.rested: list[Conn] = []
+        #: those that are being closed, or were, in the order in which that began
+        self.graceful: list[Conn] = []
 
     def total(self) -> int:
         return sum(len(model.conns) for model in self.models)
@@ -67,12 +71,21 @@ class Common:
         full = self.total() >= self.max_total and not self.idle()
         return full and len(self.needs()) >= self.closing()
 
+    def slow_to_close(self) -> list[Conn]:
+        """Return those of all that have a grace to be closed in, the first to close first."""
+        slow = [conn for model in self.models for conn in model.slow_to_close()]
+        return sorted(slow, key=self.graceful.index)
+
     def settle(self) -> None:
         while needs := self.needs():
             if self.total() < self.max_total:
-                self._model_of(needs[0]).conns.append(Conn())
+                model = self._model_of(needs[0])
+                model.open_one()
+                model.make_room()
             elif self.idle() and len(needs) > self.closing():
                 self._give_way(self.idle()[0])
+            elif (slow := self.slow_to_close()) and len(needs) > self.closing() - len(slow):
+                slow[0].hurried = True
             else:
                 break
 
@@ -95,36 +108,32 @@ class SharingModel(Model):
         common.models.append(self)
 
     def needs(self) -> list[Waiter[int]]:
-        room = max(self.max_size - len(self.conns), 0)
-        unserved = self.waiters[len(self.those(State.OPENING, State.CHECKING)) :]
+        room = min(max(self.max_size - len(self.conns), 0), self.wanted())
+        unserved = self.waiters[self.provided() :]
         return [waiter for place, waiter in enumerate(unserved) if place < room]
 
     def lacks_idle(self) -> bool:
         """Tell whether a refill is in order."""
-        coming = len(self.those(State.IDLE, State.OPENING, State.CHECKING))
-        wanted = 0 if self.refill_paused else self.settings.min_idle
-        # Waiters that the pool or the limit has no room for don't count against the idle ones.
-        missing = wanted - max(coming - len(self.waiters), 0)
         room = self.common.total() < self.common.max_total and len(self.conns) < self.max_size
-        return missing > 0 and room and not self.common.needs()
+        return self.missing_idle() > 0 and room and not self.common.needs()
 
-    def join(self, waiter: Waiter[int]) -> bool:
-        waiting: float = len(self.waiters) - len(self.those(State.OPENING, State.CHECKING))
-        if self.common.in_full_use() and waiting >= self.settings.max_waiting:
-            return False
-        staying = len(self.conns) - len(self.those(State.CLOSING))
-        waiting -= max(self.max_size - staying, 0)
-        if len(self.conns) >= self.max_size and waiting >= self.settings.max_waiting:
-            return False
+    def _may_wait(self) -> bool:
+        if self.common.in_full_use() and self.needy() >= self.settings.max_waiting:
+            return self.has_spare()
+        return super()._may_wait()
+
+    def join(self, waiter: Waiter[int], now: float) -> bool:
         self.common.line.append(waiter)
-        self.waiters.append(waiter)
-        self.common.settle()
-        return True
+        return super().join(waiter, now)
 
-    def refill(self) -> None:
-        super().refill()
+    def watch(self, watcher: Waiter[int]) -> None:
+        self.common.line.append(watcher)
+        super().watch(watcher)
+
+    def refill(self, now: float) -> None:
+        super().refill(now)
         while self.lacks_idle():
-            self.conns.append(Conn())
+            self.open_one()
 
     def give_way(self, conn: Conn) -> None:
         self.idle.remove(conn)
@@ -144,6 +153,18 @@ class SharingModel(Model):
         if conn.state is State.IDLE:
             self.common.rested = [other for other in self.common.rested if other is not conn]
             self.common.rested.append(conn)
+            self.common.rested.sort(key=lambda other: other.idle_since)
+
+    def _close(self, conn: Conn, faults: set[CloseReason]) -> None:
+        super()._close(conn, faults)
+        self.common.graceful.append(conn)
+
+    def open_one(self) -> None:
+        super().open_one()
+        self.conns[-1].begun_at = self.common.now
 
     def _order_missing(self) -> None:
+        self.common.now = self.now
+        if self.shut_error is None:
+            self.make_room()
         self.common.settle()

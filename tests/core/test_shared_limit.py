@@ -48,7 +48,8 @@ class Pools:
     def run_actions(self, machine: WatchedSharedMachine) -> None:
         while machine.actions:
             action, entry = machine.actions.popleft()
-            self.actions.append((action, entry, machine))
+            if action is not Action.HURRY:
+                self.actions.append((action, entry, machine))
 
     def join(self, index: int) -> Waiter[int]:
         waiter = self.try_join(index)
@@ -57,7 +58,7 @@ class Pools:
 
     def try_join(self, index: int) -> Waiter[int] | None:
         waiter: Waiter[int] = Waiter(lambda: self.served.append(waiter))
-        joined = self.machines[index].join(waiter)
+        joined = self.machines[index].join(waiter, self.now)
         self.run_actions(self.machines[index])
         return waiter if joined else None
 
@@ -71,7 +72,7 @@ class Pools:
                 entry.look = lambda: Liveness.ALIVE
                 machine.opened(entry, self.now)
             else:
-                machine.closed(entry)
+                machine.closed(entry, self.now)
             self.run_actions(machine)
 
     def borrow(self, index: int) -> PoolEntry[int]:
@@ -197,7 +198,7 @@ def test_an_abandoned_connect_makes_room_when_it_is_open() -> None:
 def test_refills_take_no_room_that_a_waiter_needs(first: int) -> None:
     """The last place is a waiter's, and what is idle for no one gives way to it."""
     pools = Pools(2, 5, 5, min_idle=1)
-    pools.machines[first].refill()
+    pools.machines[first].refill(0)
     pools.run_actions(pools.machines[first])
     pools.finish()
     assert pools.shared_limit.total == 1
@@ -208,7 +209,7 @@ def test_refills_take_no_room_that_a_waiter_needs(first: int) -> None:
     for waiter in waiters:
         assert waiter.entry is not None
         pools.release(1 - first, waiter.entry)
-    pools.machines[first].refill()
+    pools.machines[first].refill(0)
     pools.run_actions(pools.machines[first])
     assert not pools.actions, "a refill makes nobody give way"
 
@@ -249,7 +250,7 @@ def test_any_number_of_connections_can_give_way_at_once() -> None:
         pools.release(1, waiter.entry)
     waiters = [pools.join(0) for _ in range(1000)]
     assert not pools.actions
-    pools.machines[0].resize(math.inf)
+    pools.machines[0].resize(math.inf, 0)
     pools.run_actions(pools.machines[0])
     assert pools.shared_limit.closing == 1000
     pools.finish(count=2000)
@@ -272,7 +273,7 @@ def test_a_waiter_whose_connect_was_in_vain_keeps_its_place_among_all() -> None:
     pools = Pools(2, 5, 5, 5)
     pools.borrow(2)
     first, second, third = pools.join(0), pools.join(1), pools.join(0)
-    pools.machines[0].retire()
+    pools.machines[0].retire(0)
     pools.finish(count=2)
     assert pools.ordered() == [(Action.OPEN, 0)]
     pools.finish()

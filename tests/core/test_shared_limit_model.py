@@ -16,7 +16,6 @@ from anyconnpool._statistics import CloseReason
 
 from .machine_events import EVENTS, PICKS, SETTINGS
 from .machine_fakes import SetSlots
-from .machine_model import Conn
 from .shared_limit_model import Common, SharingModel, WatchedSharedMachine
 from .test_state_machine_model import PoolMachine
 
@@ -36,7 +35,6 @@ class Member(PoolMachine):
         super().__init__()
         self.group = group
         self.jitter = jitter
-        self.ordered = False
         self.refilled = 0
         self.enter(jitter, chosen)
         self._start()
@@ -63,7 +61,8 @@ class Member(PoolMachine):
         lists = {Action.OPEN: self.opens, Action.CHECK: self.checking, Action.CLOSE: self.closing}
         while self.sharing.actions:
             action, entry = self.sharing.actions.popleft()
-            lists[action].append(entry)
+            if action is not Action.HURRY:
+                lists[action].append(entry)
             if action is Action.CLOSE:
                 self.closed_for.append((entry, entry.close_reason))
 
@@ -76,12 +75,11 @@ class Member(PoolMachine):
         self.closed_for.clear()
         new = [conn for conn in self.model.conns if conn.entry is None]
         assert len(self.opens) >= len(new), "whoever needs room gets it"
-        self.ordered = bool(self.opens)
         while len(new) < len(self.opens):
             assert self.sharing_model.lacks_idle(), "refills take no room that anybody needs"
             self.refilled += 1
-            new.append(Conn())
-            self.model.conns.append(new[-1])
+            self.model.open_one()
+            new.append(self.model.conns[-1])
         for conn, entry in zip(new, self.opens, strict=True):
             conn.entry = entry
             self.conns[entry] = conn
@@ -90,7 +88,7 @@ class Member(PoolMachine):
 
     def check(self) -> None:
         self._compare()
-        self._check_rules(self.ordered)
+        self._check_rules()
 
     def compare(self) -> None:
         if hasattr(self, "sharing"):
@@ -110,6 +108,11 @@ class Member(PoolMachine):
 
     def all_ends_well(self) -> None:
         self.group.all_ends_well()
+
+    def wait_until(self, now: float) -> None:
+        """Time passes for all of them, and is told to one after the other."""
+        for member in self.group.members:
+            super(Member, member).wait_until(now)
 
     def shut(self, really: bool = True) -> None:
         """Drop the pool if it is of no use, and begin a new one, as a manager does."""
@@ -174,8 +177,6 @@ class SharedLimitMachine(RuleBasedStateMachine):
     def happens(self, which: int, what: tuple[str, dict[str, Any]]) -> None:
         name, arguments = what
         member = self.members[which % len(self.members)]
-        for other in self.members:
-            other.now = max(one.now for one in self.members)
         getattr(member, name)(**arguments)
         self.compare()
 

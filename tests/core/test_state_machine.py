@@ -92,7 +92,7 @@ def test_a_grant_that_was_seized_is_not_booked_when_it_is_abandoned() -> None:
     waiter = pool.join()
     entry = pool.open()
     pool.machine.end(RuntimeError, lambda: None)
-    pool.machine.seize(entry)
+    pool.machine.seize(entry, 0)
     pool.machine.abandon(waiter, 0)
     assert pool.close() is entry
     assert pool.machine.statistics().size == 0
@@ -169,7 +169,7 @@ def test_a_grant_that_was_abandoned_is_no_use() -> None:
 def test_a_greeting_belongs_to_the_first_borrower_only() -> None:
     """Unread bytes don't spoil a connection before its first borrow, and do after it."""
     pool = Pool(min_idle=1, max_size=1)
-    pool.machine.refill()
+    pool.machine.refill(0)
     entry = pool.open()
     pool.shows[entry] = Liveness.UNREAD
     pool.machine.look_over(0, 10, 0)
@@ -221,7 +221,7 @@ def test_doubt_is_removed_by_a_check_before_anybody_gets_the_connection() -> Non
 def test_a_connection_that_nobody_has_used_is_not_checked() -> None:
     """However long it has been ready: there is nothing yet that could have gone wrong."""
     pool = Pool(min_idle=1, check=ask, check_after=5)
-    pool.machine.refill()
+    pool.machine.refill(0)
     entry = pool.open()
     assert pool.machine.acquire(7) is entry
 
@@ -256,7 +256,7 @@ def test_what_is_told_of_a_borrowed_connection_is_judged_when_it_comes_back() ->
 def test_bytes_after_a_hook_has_spoken_are_no_greeting() -> None:
     """What arrives unasked on a connection that was never borrowed then ends it."""
     pool = Pool(min_idle=1)
-    pool.machine.refill()
+    pool.machine.refill(0)
     entry = pool.open()
     entry.spoken = True
     pool.shows[entry] = Liveness.UNREAD
@@ -267,13 +267,13 @@ def test_bytes_after_a_hook_has_spoken_are_no_greeting() -> None:
 def test_connections_that_die_unused_are_refilled_by_the_next_sweep_only() -> None:
     """A server that hangs up at once is not dialled in a loop."""
     pool = Pool(min_idle=1)
-    pool.machine.refill()
+    pool.machine.refill(0)
     entry = pool.open()
     pool.shows[entry] = Liveness.CLOSED
     pool.machine.notice(entry, 0)
     assert pool.close() is entry
     assert not pool.machine.actions
-    pool.machine.refill()
+    pool.machine.refill(0)
     assert pool.open().state is State.IDLE
 
 
@@ -293,7 +293,7 @@ def test_a_cancelled_opening_is_replaced_while_somebody_waits() -> None:
     """An opening that came to nothing costs the waiter no error."""
     pool = Pool(max_size=1)
     waiter = pool.join()
-    pool.machine.open_cancelled(pool.ordered(Action.OPEN))
+    pool.machine.open_cancelled(pool.ordered(Action.OPEN), 0)
     assert pool.open() is waiter.entry
 
 
@@ -301,14 +301,14 @@ def test_a_second_release_and_a_release_after_seizure_do_nothing() -> None:
     """A connection that was taken away meanwhile is not its borrower's to give back."""
     pool = Pool()
     entry = pool.borrow()
-    pool.machine.seize(entry)
+    pool.machine.seize(entry, 0)
     assert pool.ordered(Action.CLOSE) is entry
     pool.machine.release(entry, 0, None)
-    assert not pool.machine.detach(entry)
-    pool.machine.seize(entry)
+    assert not pool.machine.detach(entry, 0)
+    pool.machine.seize(entry, 0)
     assert not pool.machine.actions
     assert entry.close_reason is CloseReason.SEIZED
-    pool.machine.closed(entry)
+    pool.machine.closed(entry, 0)
     assert pool.machine.statistics().closed == {"seized": 1}
 
 
@@ -317,7 +317,7 @@ def test_a_detached_connection_makes_room() -> None:
     pool = Pool(max_size=1)
     entry = pool.borrow()
     waiter = pool.join()
-    assert pool.machine.detach(entry)
+    assert pool.machine.detach(entry, 0)
     assert entry not in pool.slots.borrowers
     assert pool.open() is waiter.entry
     assert pool.machine.statistics().closed == {"detached": 1}
@@ -326,7 +326,7 @@ def test_a_detached_connection_makes_room() -> None:
 def test_the_end_of_the_block_wakes_all_and_lends_nothing_more() -> None:
     """Waiters and watchers get the error; drained is told when the last borrower is through."""
     pool = Pool(max_size=2, min_idle=1)
-    pool.machine.refill()
+    pool.machine.refill(0)
     pool.open()
     borrowed = pool.borrow()
     opening = pool.ordered(Action.OPEN)
@@ -356,7 +356,7 @@ def test_detaching_the_last_borrowed_connection_drains_the_pool() -> None:
     drained: list[bool] = []
     pool.machine.end(ConnectionAbortedError, lambda: drained.append(True))
     assert not drained
-    assert pool.machine.detach(entry)
+    assert pool.machine.detach(entry, 0)
     assert drained
 
 
@@ -424,7 +424,7 @@ def test_a_closing_surplus_frees_no_slot() -> None:
     """After ``max_size`` was lowered, a closing connection makes no room for anybody."""
     pool = Pool(max_size=3, max_waiting=0)
     entries = [pool.borrow() for _ in range(3)]
-    pool.machine.resize(1)
+    pool.machine.resize(1, 0)
     pool.machine.release(entries[0], 0, None)
     assert pool.try_join() is None
     pool.machine.release(entries[1], 0, None)
@@ -440,7 +440,7 @@ def test_a_lowered_max_size_closes_idle_ones_now_and_borrowed_ones_later() -> No
     entries = pool.idle(4)
     borrowed = [pool.borrow(), pool.borrow(), pool.borrow()]
     assert pool.machine.idle_entries() == entries[:1]
-    pool.machine.resize(2)
+    pool.machine.resize(2, 0)
     assert pool.close() is entries[0]
     assert entries[0].close_reason is CloseReason.SURPLUS
     assert pool.slots.total_tokens == 3
@@ -456,8 +456,8 @@ def test_a_lowered_max_size_takes_no_more_idle_ones_than_it_must() -> None:
     """What is closing already is not counted twice."""
     pool = Pool(max_size=4)
     entries = pool.idle(4)
-    pool.machine.resize(3)
-    pool.machine.resize(2)
+    pool.machine.resize(3, 0)
+    pool.machine.resize(2, 0)
     assert pool.machine.idle_entries() == entries[2:]
 
 
@@ -466,10 +466,10 @@ def test_a_raised_max_size_lets_waiting_tasks_through() -> None:
     pool = Pool(max_size=1)
     pool.borrow()
     waiters = [pool.join(), pool.join(), pool.join()]
-    pool.machine.resize(3)
+    pool.machine.resize(3, 0)
     assert [pool.open(), pool.open()] == [waiter.entry for waiter in waiters[:2]]
     assert not pool.machine.actions
-    pool.machine.resize(math.inf)
+    pool.machine.resize(math.inf, 0)
     assert pool.open() is waiters[2].entry
 
 
@@ -563,7 +563,7 @@ def test_retire_closes_idle_ones_now_and_others_when_they_come() -> None:
     assert pool.machine.acquire(5) is idle
     assert pool.ordered(Action.CHECK) is doubtful
     pool.machine.release(idle, 5, None)
-    pool.machine.retire()
+    pool.machine.retire(0)
     pool.machine.release(borrowed, 5, None)
     pool.machine.checked(doubtful, Liveness.ALIVE, 5)
     for entry in (idle, borrowed, doubtful):
@@ -577,7 +577,7 @@ def test_a_task_whose_opening_was_retired_gets_another() -> None:
     """The opening that is out of date is closed, and the task goes on waiting for its successor."""
     pool = Pool(max_size=1)
     waiter = pool.join()
-    pool.machine.retire()
+    pool.machine.retire(0)
     old = pool.open()
     assert waiter.entry is None
     assert pool.close() is old
@@ -587,7 +587,7 @@ def test_a_task_whose_opening_was_retired_gets_another() -> None:
 def test_min_idle_is_kept_ready_while_there_is_room() -> None:
     """What is borrowed is replaced until ``max_size`` is reached."""
     pool = Pool(max_size=3, min_idle=2)
-    pool.machine.refill()
+    pool.machine.refill(0)
     assert len(pool.machine.actions) == 2
     pool.open()
     pool.open()
@@ -601,20 +601,20 @@ def test_min_idle_is_kept_ready_while_there_is_room() -> None:
 def test_a_failure_pauses_refilling_until_the_next_sweep() -> None:
     """A remote that is down isn't hammered; tasks that wait get their attempts all the same."""
     pool = Pool(max_size=3, min_idle=1)
-    pool.machine.refill()
+    pool.machine.refill(0)
     pool.fail(ConnectionRefusedError())
     assert not pool.machine.actions
     pool.join()
     pool.fail(ConnectionRefusedError())
     assert not pool.machine.actions
-    pool.machine.refill()
+    pool.machine.refill(0)
     pool.ordered(Action.OPEN)
 
 
 def test_a_success_ends_the_pause_of_refilling() -> None:
     """When a connect succeeds, what is missing of the idle connections is ordered at once."""
     pool = Pool(max_size=3, min_idle=1)
-    pool.machine.refill()
+    pool.machine.refill(0)
     pool.fail(ConnectionRefusedError())
     waiter = pool.join()
     assert pool.open() is waiter.entry
@@ -629,7 +629,7 @@ def test_a_watcher_hears_when_enough_connections_are_idle() -> None:
     pool.machine.watch(goes)
     pool.machine.unwatch(goes)
     pool.machine.unwatch(goes)
-    pool.machine.refill()
+    pool.machine.refill(0)
     pool.open()
     assert not pool.woken
     pool.open()
@@ -644,7 +644,7 @@ def test_a_watcher_hears_why_connections_cannot_be_opened() -> None:
     pool = Pool(min_idle=1)
     watcher = pool.new_waiter()
     pool.machine.watch(watcher)
-    pool.machine.refill()
+    pool.machine.refill(0)
     error = ConnectionRefusedError()
     pool.fail(error)
     assert watcher.error is error

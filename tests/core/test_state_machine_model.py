@@ -28,13 +28,13 @@ class PoolMachine(MachineEvents):
     @invariant()
     def compare(self) -> None:
         self.broken = True
-        ordered = self._take_orders()
+        self._take_orders()
         self._compare()
-        self._check_rules(ordered)
+        self._check_rules()
         self.broken = False
 
-    def _take_orders(self) -> bool:
-        """Bind what was ordered to the model's connections; true if any is to be opened."""
+    def _take_orders(self) -> None:
+        """Bind what was ordered to the model's connections."""
         new = [conn for conn in self.model.conns if conn.entry is None]
         actions = {
             Action.OPEN: self.opening,
@@ -44,6 +44,9 @@ class PoolMachine(MachineEvents):
         opens = 0
         while self.machine.actions:
             order, entry = self.machine.actions.popleft()
+            if order is Action.HURRY:
+                assert entry.hurried
+                continue
             if order is Action.OPEN:
                 new[opens].entry = entry
                 self.conns[entry] = new[opens]
@@ -52,7 +55,6 @@ class PoolMachine(MachineEvents):
                 assert entry.close_reason in self.conns[entry].faults
             actions[order].append(entry)
         assert opens == len(new), "as many openings as the model wants"
-        return opens > 0
 
     def _compare(self) -> None:
         model = self.model
@@ -60,6 +62,7 @@ class PoolMachine(MachineEvents):
             entry: entry.state for entry in self.conns
         }
         assert self.machine.idle_entries() == [conn.entry for conn in model.idle]
+        assert all(entry.hurried is conn.hurried for entry, conn in self.conns.items())
         for waiter, outcome in model.news:
             assert self.woken.pop(0) is waiter, "woken in order, once"
             conn = outcome if isinstance(outcome, Conn) else None
@@ -72,7 +75,7 @@ class PoolMachine(MachineEvents):
         since = model.idle[0].idle_since if model.idle else math.inf
         assert self.machine.next_expiry() == since + self.settings.max_idle_time
 
-    def _check_rules(self, ordered: bool) -> None:
+    def _check_rules(self) -> None:
         facts = self.machine.statistics()
         with_state = {
             state: [entry for entry in self.conns if entry.state is state] for state in State
@@ -82,9 +85,8 @@ class PoolMachine(MachineEvents):
         assert facts.size <= max(facts.max_size, self.last_size)
         assert self.slots.total_tokens == max(facts.max_size, facts.size)
         self.last_size = facts.size
-        assert not (facts.idle and facts.tasks_waiting), "nothing idles while a task waits"
-        if ordered:
-            assert facts.idle + facts.connecting <= facts.tasks_waiting + self.settings.min_idle
+        if facts.idle and facts.tasks_waiting:
+            assert self.settings.check is not None, "nothing idles while a task waits"
         checking = len(with_state[State.CHECKING])
         ended = sum(facts.closed.values())
         assert facts.opened == facts.idle + facts.in_use + checking + facts.closing + ended
@@ -132,6 +134,8 @@ class PoolMachine(MachineEvents):
             self.checked(self.checking[0], Liveness.ALIVE)
         elif self.opening:
             self.opened(self.opening[0])
+        elif self.machine.alarm_at < math.inf:
+            self.wait_until(self.machine.alarm_at)
         else:
             return False
         return True

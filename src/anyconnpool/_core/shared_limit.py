@@ -9,6 +9,7 @@ These are the rules that :class:`SharedPoolStateMachine` adds to those of the po
 - A connection that becomes available gives way, too, if somebody who needs room has waited longer
   than everybody who waits for that connection, and no closing connection makes room already.
 - Idle connections are refilled only into room that no waiter needs.
+- What closes slowly is hurried if somebody needs its room, in whatever pool.
 
 The cost of an event grows with the number of closing connections and, by a logarithm, with the
 number of pools; it doesn't grow with the number of waiters.
@@ -21,11 +22,11 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable
 from heapq import heappop, heappush, merge
-from itertools import count, islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Generic
 
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._core.states import PoolEntry, Slots, State, TransportT, Waiter
+from anyconnpool._core.states import PoolEntry, Slots, State, TransportT
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 
@@ -46,17 +47,20 @@ class SharedLimit(Generic[TransportT]):
         self.idle: OrderedDict[PoolEntry[TransportT], SharedPoolStateMachine[TransportT]] = (
             OrderedDict()
         )
+        #: those of all machines that are being closed and take their time for it
+        self.graceful: OrderedDict[PoolEntry[TransportT], SharedPoolStateMachine[TransportT]] = (
+            OrderedDict()
+        )
+        #: number of the newest waiter of all
+        self.newest = 0
+        #: the time of the latest event
+        self.now = 0.0
         self._max_total = max_total
-        self._numbers = count()
         # A heap of the numbers of the members' first waiters in need. A number may be out of date,
         # then it is too small: it is corrected when it comes to the top.
         self._line: list[tuple[float, SharedPoolStateMachine[TransportT]]] = []
         self._listed: dict[SharedPoolStateMachine[TransportT], float] = {}
         self._sharing = False
-
-    def next_number(self) -> int:
-        """Return the number of a new waiter in the order of all."""
-        return next(self._numbers)
 
     def enlist(self, member: SharedPoolStateMachine[TransportT]) -> None:
         """Note that a member may have a waiter in need that is older than the one known."""
@@ -98,6 +102,8 @@ class SharedLimit(Generic[TransportT]):
                     member.open_for_waiter()
                 elif self.idle and self.claims(math.inf):
                     next(iter(self.idle.values())).give_way()
+                elif self.graceful and self._need(self.closing - len(self.graceful)) < math.inf:
+                    next(iter(self.graceful.values())).hurry()
                 else:
                     break
         finally:
@@ -143,39 +149,36 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
 
     def needy(self) -> Iterator[int]:
         """Yield the numbers of the waiters for whom there is room here and nothing under way."""
-        under_way = self._under_way()
-        in_need = len(self._waiters) - under_way
-        room = self._max_size - self._size
-        if room <= 0 or in_need <= 0:
+        room = min(self._wanted(), self._max_size - self._size)
+        if room <= 0:
             return iter(())
-        # Those in need are the last in line: from the end where fewer have to be passed.
-        if in_need < under_way:
-            line = reversed(list(islice(reversed(self._waiters), in_need)))
-        else:
-            line = islice(self._waiters, under_way, None)
-        return (waiter.number for waiter in islice(line, None if room == math.inf else int(room)))
+        return (waiter.number for waiter in islice(self._line.in_need(), int(room)))
 
     def open_for_waiter(self) -> None:
         """Have a connection opened for the waiter that has waited longest."""
         with self._event:
-            self._open_one()
+            self._open_one(self._shared_limit.now)
+            self._make_room()
+            self._set_alarm()
 
     def give_way(self) -> None:
         """Have the connection closed that was idle longest, to make room for another pool's."""
         with self._event:
             if self._oldest_idle() is not None:
                 self._close(self._idle.popleft(), CloseReason.GAVE_WAY)
+                self._balance(self._shared_limit.now)
 
-    def join(self, waiter: Waiter[TransportT]) -> bool:
-        """Put a task in line, with its number in the order of all.
+    def hurry(self) -> None:
+        """Have the connection closed at once that has been closing longest."""
+        with self._event:
+            self._hurry()
 
-        :return: false if ``max_waiting`` tasks are waiting already, for a slot or for others' room
-        """
-        waiting = len(self._waiters) - self._under_way()
-        if waiting >= self._settings.max_waiting and self._shared_limit.is_in_full_use():
-            return False
-        waiter.number = self._shared_limit.next_number()
-        return super().join(waiter)
+    def _may_wait(self) -> bool:
+        # Here they wait for room, too, that other pools have.
+        self._shared_limit.enlist(self)
+        if self._line.needy() >= self._max_waiting and self._shared_limit.is_in_full_use():
+            return self._line.has_spare()
+        return super()._may_wait()
 
     def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
         first = next(iter(self._waiters)).number if self._waiters else math.inf
@@ -183,16 +186,21 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             reason = CloseReason.GAVE_WAY
         super()._route(entry, now, reason)
 
-    def _balance(self) -> None:
+    def _balance(self, now: float) -> None:
         """Refill where nobody needs the room more; the shared limit opens for waiters."""
         if self._drained is not None:
             return
+        self._shared_limit.now = now
+        self._pass_time(now)
         self._shared_limit.enlist(self)
-        # Where waiters of this pool are among those missing, no room is to spare.
-        missing = self._missing()
-        while missing > 0 and self._size < self._max_size and self._shared_limit.has_spare_room():
-            self._open_one()
-            missing -= 1
+        while (
+            self._size < self._max_size
+            and self._missing_idle() > 0
+            and self._shared_limit.has_spare_room()
+        ):
+            self._open_one(now)
+        self._make_room()
+        self._set_alarm()
         self._due = True
 
     def _finish_event(self) -> None:
@@ -200,24 +208,49 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             super()._finish_event()
             self._shared_limit.share()
 
-    def _open_one(self) -> None:
-        super()._open_one()
+    def _open_one(self, now: float) -> None:
+        super()._open_one(now)
         self._shared_limit.total += 1
+
+    def _next_number(self) -> int:
+        self._shared_limit.newest += 1
+        return self._shared_limit.newest
+
+    def _newest_number(self) -> int:
+        return self._shared_limit.newest
 
     def _forget(self, entry: PoolEntry[TransportT]) -> None:
         self._shared_limit.total -= 1
         super()._forget(entry)
+
+    def _close(self, entry: PoolEntry[TransportT], reason: CloseReason) -> None:
+        super()._close(entry, reason)
+        if entry in self._graceful:
+            self._shared_limit.graceful[entry] = self
+
+    def _hurry(self) -> PoolEntry[TransportT]:
+        entry = super()._hurry()
+        del self._shared_limit.graceful[entry]
+        return entry
 
     def _move(self, entry: PoolEntry[TransportT], state: State) -> None:
         shared_limit = self._shared_limit
         shared_limit.closing += (state is State.CLOSING) - (entry.state is State.CLOSING)
         if entry.state is State.IDLE:
             del shared_limit.idle[entry]
+        elif entry.state is State.CLOSING:
+            shared_limit.graceful.pop(entry, None)
         super()._move(entry, state)
 
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
         super()._make_idle(entry, now)
-        self._shared_limit.idle[entry] = self
+        idle = self._shared_limit.idle
+        # After a check it returns to its place.
+        since = entry.idle_since
+        newer = list(takewhile(lambda other: other.idle_since > since, reversed(idle)))
+        idle[entry] = self
+        for other in reversed(newer):
+            idle.move_to_end(other)
 
     def _grant(self, entry: PoolEntry[TransportT], now: float) -> None:
         if entry.state is State.IDLE:

@@ -6,10 +6,16 @@ calls ``run_actions`` itself when the event is over and the lock is free. The ru
 
 - Slots are sockets: every connection holds a slot from the decision to open it until its socket
   is closed, and there are ``max_size`` slots. A connection is opened only where one is free.
-- While anybody waits, nothing is idle: what becomes available goes to the oldest waiter. So
-  whoever finds an idle connection overtakes nobody.
+- While anybody waits, nothing is idle except what would have to be checked first: what becomes
+  available goes to the oldest waiter. So whoever finds an idle connection overtakes nobody.
 - As many connections are under way as there are waiters and missing idle ones, where there is
-  room; none of them belongs to a particular waiter.
+  room; none of them belongs to a particular waiter. What may hang counts for few of them
+  (:mod:`anyconnpool._core.waiting_line`), and where there is no room for those who are left, idle
+  connections give way. A failure to connect is for whoever waited when the attempt began.
+- One request has one idle connection checked. A check is no use of it: it goes back to its place.
+- With ``connect_retry``, one attempt at a time while connecting fails, for all who wait, and also
+  when it works again, until all of them are served: a remote that comes back meets no stampede.
+  The pause after a failure holds no slot, and those who come during it get one attempt at once.
 - A connection is acquired or becomes idle only if nothing is known against it. A greeting, what
   the server says before anybody has used the connection, is for its first borrower.
 - An idle connection that turns out dead leaves at once. It stays in the deque until somebody comes
@@ -25,10 +31,13 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections import OrderedDict, deque
+from bisect import insort
+from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Generic
 
+from anyconnpool._core.outage import Outage
 from anyconnpool._core.states import (
     IDLE,
     IN_USE,
@@ -41,6 +50,8 @@ from anyconnpool._core.states import (
     TransportT,
     Waiter,
 )
+from anyconnpool._core.waiting_line import WaitingLine
+from anyconnpool._retry import Retry
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, PoolStatistics, freeze_counts
 from anyconnpool._util.interrupts import defer_interrupts
@@ -48,6 +59,8 @@ from anyconnpool._util.liveness import ALIVE, Liveness
 
 # A lifetime ends up to a tenth early, so that connections opened together don't end together.
 _LIFETIME_JITTER = 0.1
+
+_IDLE_SINCE = attrgetter("idle_since")
 
 
 class PoolStateMachine(Generic[TransportT]):
@@ -89,7 +102,18 @@ class PoolStateMachine(Generic[TransportT]):
         #: how many in the deque are idle no longer
         self._ghosts = 0
         self._pop_idle = self._idle.pop if settings.idle_order == "lifo" else self._idle.popleft
-        self._waiters: OrderedDict[Waiter[TransportT], None] = OrderedDict()
+        self._line: WaitingLine[TransportT] = WaitingLine()
+        self._waiters = self._line.waiters
+        #: number of the newest waiter
+        self._newest = 0
+        #: those that are being closed and take their time for it
+        self._graceful: dict[PoolEntry[TransportT], None] = {}
+        self._retry = settings.connect_retry
+        self._outage = Outage(settings.connect_retry)
+        #: whether it is not yet time for the next attempt, while connecting fails
+        self._pausing = False
+        #: when :meth:`tick` has to be called, if at all
+        self.alarm_at = math.inf
         self._watchers: dict[Waiter[TransportT], None] = {}
         #: how many are in the states that pass; from these follows how many are in use
         self._passing = {State.OPENING: 0, State.CHECKING: 0, State.CLOSING: 0}
@@ -103,39 +127,49 @@ class PoolStateMachine(Generic[TransportT]):
         # A "with" costs as much again as the lock itself: on the path of every borrow it shows.
         self._lock.acquire()
         try:
+            pop_idle, asked = self._pop_idle, False
             while self._idle:
-                entry = self._pop_idle()
+                entry = pop_idle()
                 if entry.state is not IDLE:
                     self._ghosts -= 1
                     continue
                 if now < entry.recheck_at:
                     liveness = entry.look()
                     reason = None if liveness is ALIVE else self._reason(entry, liveness)
-                    if reason is None:
+                    if reason is None and not self._waiters:
                         self._grant(entry, now)
                         return entry
                 else:
                     reason = self._judge_idle(entry, now)
-                self._close_or_check(entry, reason)
+                    if reason is None:
+                        if asked:
+                            self._idle.append(entry)
+                            return None
+                        # One check for one request. Of the others, the one that was used last may
+                        # be good without a check.
+                        self._check(entry, now)
+                        pop_idle, asked = self._idle.pop, True
+                        continue
+                self._route(entry, now, reason)
             return None
         finally:
-            self._lock.release()
             if self._due:
-                self._finish_event()
+                self._conclude(now)
+            else:
+                self._lock.release()
 
-    def join(self, waiter: Waiter[TransportT]) -> bool:
+    def join(self, waiter: Waiter[TransportT], now: float) -> bool:
         """Put a task in line, and have a connection opened for it where there is room.
 
         :return: false if ``max_waiting`` tasks are waiting for a slot already
         """
         with self._event:
-            if self._max_waiting < math.inf and self._size >= self._max_size:
-                freeing = self._passing[State.CLOSING] - (self._size - self._max_size)
-                waiting = len(self._waiters) - self._under_way() - max(freeing, 0)
-                if waiting >= self._max_waiting:
-                    return False
-            self._waiters[waiter] = None
-            self._balance()
+            self._pass_time(now)
+            if not self._may_wait():
+                return False
+            waiter.number = self._next_number()
+            self._line.join(waiter)
+            self._balance(now)
             return True
 
     def abandon(self, waiter: Waiter[TransportT], now: float) -> None:
@@ -143,14 +177,16 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             entry = waiter.entry
             if entry is None:
-                self._waiters.pop(waiter, None)
+                self._line.leave(waiter)
             else:
                 self._take_back(entry, now)
+            self._balance(now)
 
     def take_back(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Undo a grant whose borrower was cancelled before it could use the connection."""
         with self._event:
             self._take_back(entry, now)
+            self._balance(now)
 
     def release(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
         """Take a borrowed connection back, unless it was seized meanwhile.
@@ -165,9 +201,10 @@ class PoolStateMachine(Generic[TransportT]):
                 reason = self._judge(entry)
             self._route(entry, now, reason)
         finally:
-            self._lock.release()
             if self._due:
-                self._finish_event()
+                self._conclude(now)
+            else:
+                self._lock.release()
 
     def notice(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take note that something has arrived or ended on a connection while nobody receives."""
@@ -179,8 +216,9 @@ class PoolStateMachine(Generic[TransportT]):
             if reason is not None:
                 self._ghosts += 1
                 self._close(entry, reason)
+                self._balance(now)
 
-    def detach(self, entry: PoolEntry[TransportT]) -> bool:
+    def detach(self, entry: PoolEntry[TransportT], now: float) -> bool:
         """Let a borrowed connection leave the pool open; false if it was seized meanwhile."""
         with self._event:
             if entry.state is not State.IN_USE:
@@ -188,6 +226,7 @@ class PoolStateMachine(Generic[TransportT]):
             entry.close_reason = CloseReason.DETACHED
             self.totals.closed[entry.close_reason] += 1
             self._forget(entry)
+            self._balance(now)
             return True
 
     def opened(self, entry: PoolEntry[TransportT], now: float) -> None:
@@ -199,55 +238,78 @@ class PoolStateMachine(Generic[TransportT]):
             entry.expires_at = now + lifetime
             self.totals.opened += 1
             self.last_connect_error = None
+            self._outage.succeeded(self._newest_number())
+            self._pausing = False
+            self._line.end(entry)
             # Whoever waits gets it as it is: a server may say one thing and hang up.
             reason = None if self._waiters else self._judge(entry)
-            self._route(entry, now, reason)
-            if self._refill_paused and reason is None:
+            if reason is None:
                 self._refill_paused = False
-                self._balance()
+            self._route(entry, now, reason)
+            self._balance(now)
 
-    def attempt_failed(self, error: Exception) -> None:
-        """Count a failure to connect, whether or not it will be tried again."""
+    def open_failed(
+        self, entry: PoolEntry[TransportT], error: Exception, now: float, *, passing: bool
+    ) -> None:
+        """Give the error to whom it concerns, or have it tried again for them.
+
+        :param passing: whether a repeat may succeed
+        """
         with self._event:
             self.totals.open_failed += 1
             self.last_connect_error = error
-
-    def open_failed(self, entry: PoolEntry[TransportT], error: Exception) -> None:
-        """Give the error to the oldest waiter; the next one gets a new attempt."""
-        with self._event:
-            self._refill_paused = True
-            if self._waiters:
-                self._wake(self._waiters.popitem(last=False)[0], error)
+            self._line.pass_time(now)
+            if self._retry is not None and passing:
+                self._charge(entry, error, self._retry, now)
             else:
-                self._wake_watchers(error)
+                self._refill_paused = True
+                if next(self._line.concerned(entry), None) is not None:
+                    self._wake(self._line.pop(), error)
+                else:
+                    self._wake_watchers(error)
+            self._line.end(entry)
             self._forget(entry)
+            self._balance(now)
 
-    def open_cancelled(self, entry: PoolEntry[TransportT]) -> None:
+    def open_cancelled(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Forget a connection whose opening was cancelled."""
         with self._event:
+            self._line.end(entry)
             self._forget(entry)
+            self._balance(now)
 
-    def lost(self, entry: PoolEntry[TransportT]) -> None:
+    def died_unused(self, error: Exception) -> None:
+        """Notify those who wait for readiness that what was opened didn't stay open."""
+        with self._event:
+            self._wake_watchers(error)
+
+    def lost(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Forget a connection whose task was cancelled before its first step; it is closed."""
         with self._event:
             if entry.state is not State.OPENING:
                 entry.close_reason = CloseReason.POOL_CLOSED
                 self.totals.closed[entry.close_reason] += 1
+            self._line.end(entry)
             self._forget(entry)
+            self._balance(now)
 
     def checked(
         self, entry: PoolEntry[TransportT], found: Liveness | CloseReason, now: float
     ) -> None:
         """Decide what becomes of a doubtful connection, by what a look into it has shown."""
         with self._event:
+            self._line.end(entry)
             reason = self._reason(entry, found) if isinstance(found, Liveness) else found
             self._route(entry, now, reason)
+            self._balance(now)
 
-    def closed(self, entry: PoolEntry[TransportT]) -> None:
+    def closed(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Count and forget a connection whose socket is closed: its slot is free."""
         with self._event:
             self.totals.closed[entry.close_reason] += 1
+            self._graceful.pop(entry, None)
             self._forget(entry)
+            self._balance(now)
 
     def reap(self, now: float, limit: int) -> bool:
         """Have the entries closed that have been idle for too long, the oldest first.
@@ -256,12 +318,15 @@ class PoolStateMachine(Generic[TransportT]):
         :return: whether there may be more
         """
         with self._event:
+            more = True
             for _ in range(limit):
                 oldest = self._oldest_idle()
-                if oldest is None or now - oldest.idle_since < self._longest_idle:
-                    return False
+                more = oldest is not None and now - oldest.idle_since >= self._longest_idle
+                if not more:
+                    break
                 self._close(self._idle.popleft(), CloseReason.IDLE_TIME)
-            return True
+            self._balance(now)
+            return more
 
     def look_over(self, start: int, limit: int, now: float) -> int | None:
         """Take the idle entries that are no longer good out of the idle ones, a slice at a time.
@@ -290,6 +355,7 @@ class PoolStateMachine(Generic[TransportT]):
                         self._close(idle.popleft(), reason)
             finally:
                 idle.rotate(start + kept)
+            self._balance(now)
             return start + kept if start + kept < len(idle) else None
 
     def next_expiry(self) -> float:
@@ -303,20 +369,22 @@ class PoolStateMachine(Generic[TransportT]):
         with self._lock:
             return not self._size and not self._waiters and not self._watchers
 
-    def wanted(self) -> bool:
-        """Return whether anybody waits, or idle connections are missing."""
-        with self._lock:
-            return bool(self._waiters) or self._min_idle > self._count_idle()
-
-    def refill(self) -> None:
+    def refill(self, now: float) -> None:
         """Have idle connections opened that are missing, also after a failure to connect."""
         with self._event:
             self._refill_paused = False
-            self._balance()
+            self._balance(now)
+
+    def tick(self, now: float) -> None:
+        """Do what was to be done at :attr:`alarm_at`."""
+        with self._event:
+            self.alarm_at = math.inf
+            self._balance(now)
 
     def watch(self, watcher: Waiter[TransportT]) -> None:
         """Wake a task when enough connections are idle, or with why they can't be opened."""
         with self._event:
+            watcher.number = self._next_number()
             self._watchers[watcher] = None
             self._check_ready()
 
@@ -325,21 +393,22 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             self._watchers.pop(watcher, None)
 
-    def retire(self) -> None:
+    def retire(self, now: float) -> None:
         """Have every present connection closed, those in use when they come back."""
         with self._event:
             self._generation += 1
             while self._oldest_idle() is not None:
                 self._close(self._idle.popleft(), CloseReason.RETIRED)
+            self._balance(now)
 
-    def resize(self, max_size: float) -> None:
+    def resize(self, max_size: float, now: float) -> None:
         """Change the maximum; surplus connections are closed, those in use when they come back."""
         with self._event:
             self._max_size = max_size
             while self._size - self._passing[State.CLOSING] > max_size and self._oldest_idle():
                 self._close(self._idle.popleft(), CloseReason.SURPLUS)
             self._fit_slots()
-            self._balance()
+            self._balance(now)
 
     def end(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
         """Refuse everybody from now on: waiters get an error, idle entries are closed.
@@ -349,17 +418,18 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             self._drained = drained
             while self._waiters:
-                self._wake(self._waiters.popitem(last=False)[0], error())
+                self._wake(self._line.pop(), error())
             self._wake_watchers(error())
             while self._oldest_idle() is not None:
                 self._close(self._idle.popleft(), CloseReason.POOL_CLOSED)
             self._check_drained()
 
-    def seize(self, entry: PoolEntry[TransportT]) -> None:
+    def seize(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Have a connection closed while its borrower still holds it."""
         with self._event:
             if entry.state is State.IN_USE:
                 self._close(entry, CloseReason.SEIZED)
+                self._balance(now)
 
     @defer_interrupts
     def statistics(self) -> PoolStatistics:
@@ -396,6 +466,14 @@ class PoolStateMachine(Generic[TransportT]):
             self._due = False
             self._run_actions()
 
+    def _conclude(self, now: float) -> None:
+        """Do what ``with self._event`` does at its end, and balance first."""
+        try:
+            self._balance(now)
+        finally:
+            self._lock.release()
+        self._finish_event()
+
     def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
         """Decide what becomes of a connection that nobody holds any more."""
         # One test of all that can make it unfit comes first: most often nothing does.
@@ -410,7 +488,7 @@ class PoolStateMachine(Generic[TransportT]):
         if reason is not None:
             self._close(entry, reason)
         elif self._waiters:
-            waiter, _ = self._waiters.popitem(last=False)
+            waiter = self._line.pop()
             self._grant(entry, now)
             waiter.entry = entry
             waiter.wake()
@@ -466,21 +544,28 @@ class PoolStateMachine(Generic[TransportT]):
 
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Make an entry idle."""
-        if entry.state is not IN_USE:
-            self._passing[entry.state] -= 1
-        entry.state = IDLE
-        entry.idle_since = now
         # What was never used is not asked.
-        recheck_at = now + (self._longest_rest if entry.borrows else self._longest_idle)
+        rest = self._longest_rest if entry.borrows else self._longest_idle
+        recheck_at = now + rest
+        if entry.state is State.CHECKING:
+            # A check is no use: it returns to its place.
+            self._passing[State.CHECKING] -= 1
+            recheck_at = min(recheck_at, entry.idle_since + self._longest_idle)
+            insort(self._idle, entry, key=_IDLE_SINCE)
+        else:
+            if entry.state is State.OPENING:
+                self._passing[State.OPENING] -= 1
+            entry.idle_since = now
+            self._idle.append(entry)
+        entry.state = IDLE
         entry.recheck_at = recheck_at if recheck_at < entry.expires_at else entry.expires_at
-        self._idle.append(entry)
 
     def _grant(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Give an entry to a borrower."""
         if entry.state is IDLE:
             entry.state = IN_USE
             if self._min_idle:
-                self._balance()
+                self._due = True
         elif entry.state is not IN_USE:
             self._move(entry, IN_USE)
         entry.acquired_at = now
@@ -501,23 +586,21 @@ class PoolStateMachine(Generic[TransportT]):
             self.totals.reused -= 1
         self._route(entry, now, self._judge(entry))
 
-    def _close_or_check(self, entry: PoolEntry[TransportT], reason: CloseReason | None) -> None:
-        """Have an entry closed or, if there is no reason to close it, checked."""
-        if reason is not None:
-            self._close(entry, reason)
-        else:
-            self._move(entry, State.CHECKING)
-            self._request(Action.CHECK, entry)
+    def _check(self, entry: PoolEntry[TransportT], now: float) -> None:
+        self._move(entry, State.CHECKING)
+        self._line.begin(entry, now)
+        self._request(Action.CHECK, entry)
 
     def _close(self, entry: PoolEntry[TransportT], reason: CloseReason) -> None:
         entry.close_reason = reason
-        if not entry.borrows and reason in (CloseReason.PEER_CLOSED, CloseReason.UNREAD_DATA):
+        if entry.died_unused():
             # The next one would end in the same way: not before the next sweep.
             self._refill_paused = True
         self._move(entry, State.CLOSING)
+        if reason.orderly:
+            self._graceful[entry] = None
         self._request(Action.CLOSE, entry)
         self._check_drained()
-        self._balance()
 
     def _forget(self, entry: PoolEntry[TransportT]) -> None:
         self._move(entry, State.GONE)
@@ -525,28 +608,119 @@ class PoolStateMachine(Generic[TransportT]):
         self._size -= 1
         self._fit_slots()
         self._check_drained()
-        self._balance()
 
     def _move(self, entry: PoolEntry[TransportT], state: State) -> None:
-        if entry.state in self._passing:
-            self._passing[entry.state] -= 1
+        self._leave_passing(entry)
         if state in self._passing:
             self._passing[state] += 1
         entry.state = state
 
-    def _balance(self) -> None:
-        """Have as many connections opened as are missing and have room."""
-        if self._size >= self._max_size or self._drained is not None:
-            return
-        missing = self._missing()
-        while missing > 0 and self._size < self._max_size:
-            self._open_one()
-            missing -= 1
+    def _leave_passing(self, entry: PoolEntry[TransportT]) -> None:
+        if entry.state in self._passing:
+            self._passing[entry.state] -= 1
 
-    def _missing(self) -> int:
-        """Count the connections that waiters and the idle ones lack, beyond those under way."""
-        ready = 0 if self._refill_paused else self._min_idle
-        return len(self._waiters) + ready - self._count_idle() - self._under_way()
+    def _balance(self, now: float) -> None:
+        """Have as many connections opened as are missing and have room, or make room for them."""
+        if self._drained is not None:
+            return
+        self._pass_time(now)
+        while self._size < self._max_size and (self._wanted() or self._missing_idle() > 0):
+            self._open_one(now)
+        self._make_room()
+        self._set_alarm()
+
+    def _pass_time(self, now: float) -> None:
+        self._line.pass_time(now)
+        if self._pausing and now >= self._outage.retry_at:
+            self._pausing = False
+
+    def _wanted(self) -> int:
+        """Count the connections that may be opened now for those for whom nothing is under way."""
+        needy = self._line.needy()
+        if not needy or not self._is_retrying():
+            return needy
+        newest = next(reversed(self._waiters))
+        if self._line.provides_for(newest):
+            return 0
+        return 0 if self._pausing and newest.failures else 1
+
+    def _missing_idle(self) -> int:
+        """Count the idle connections that are missing, beyond those under way for nobody."""
+        if self._refill_paused or not self._min_idle:
+            return 0
+        if self._is_retrying() and (self._pausing or self._passing[State.OPENING]):
+            return 0
+        spare = self._under_way() - self._line.provided()
+        return self._min_idle - self._count_idle() - spare
+
+    def _is_retrying(self) -> bool:
+        """Return whether one attempt at a time is made, for all who want a connection."""
+        if self._retry is None:
+            return False
+        oldest = next(iter(self._waiters), None)
+        recovering = oldest is not None and oldest.number <= self._outage.awaited_by
+        return recovering or self._outage.failures > 0
+
+    def _make_room(self) -> None:
+        """Have idle connections give way to those who need room, and nothing close slowly."""
+        if self._size < self._max_size or not (self._idle or self._graceful):
+            return
+        wanted = self._wanted()
+        while wanted > self._freeing() and self._oldest_idle() is not None:
+            self._close(self._idle.popleft(), CloseReason.GAVE_WAY)
+        # What is surplus leaves no slot when it is closed.
+        useful = min(wanted, self._freeing())
+        while useful > 0 and self._graceful and useful > self._freeing() - len(self._graceful):
+            self._hurry()
+
+    def _hurry(self) -> PoolEntry[TransportT]:
+        """Have the one closed at once that has been closing longest."""
+        entry = next(iter(self._graceful))
+        del self._graceful[entry]
+        entry.hurried = True
+        self._request(Action.HURRY, entry)
+        return entry
+
+    def _may_wait(self) -> bool:
+        """Return whether one more task may wait for a slot."""
+        if self._size < self._max_size:
+            return True
+        waiting = self._line.needy() - max(self._freeing(), 0)
+        return waiting < self._max_waiting or self._line.has_spare()
+
+    def _freeing(self) -> int:
+        """Count the closing connections that will leave a slot for another one."""
+        return self._passing[State.CLOSING] - int(max(self._size - self._max_size, 0))
+
+    def _set_alarm(self) -> None:
+        """See to it that the time is told when it matters."""
+        at = self._line.recount_at()
+        if self._pausing and (self._waiters or self._min_idle):
+            at = min(at, self._outage.retry_at)
+        if at < self.alarm_at:
+            self.alarm_at = at
+            self._due = True
+
+    def _charge(
+        self, entry: PoolEntry[TransportT], error: Exception, retry: Retry, now: float
+    ) -> None:
+        """Count a failure for those whom it concerns; who has no tries left gets the error."""
+        charged = list(self._line.concerned(entry))
+        if entry.known_failures is None:
+            # Begun in a pause, for those who came during it.
+            charged = [waiter for waiter in charged if not waiter.failures]
+        elif self._outage.failed(entry.known_failures, now):
+            self._pausing = True
+            self._refill_paused = self._outage.failures > retry.count
+            charged += filter(entry.is_for, self._watchers)
+        else:
+            return
+        for waiter in charged:
+            waiter.failures += 1
+            if waiter.failures > retry.count:
+                self._line.leave(waiter)
+                self._watchers.pop(waiter, None)
+                self._wake(waiter, error)
 
     def _under_way(self) -> int:
         return self._passing[State.OPENING] + self._passing[State.CHECKING]
@@ -554,12 +728,21 @@ class PoolStateMachine(Generic[TransportT]):
     def _in_use(self) -> int:
         return self._size - self._count_idle() - self._under_way() - self._passing[State.CLOSING]
 
-    def _open_one(self) -> None:
+    def _open_one(self, now: float) -> None:
         entry: PoolEntry[TransportT] = PoolEntry(self._generation)
+        entry.known_failures = None if self._pausing else self._outage.all_failures
         self._slots.acquire_on_behalf_of_nowait(entry)
         self._passing[State.OPENING] += 1
         self._size += 1
+        self._line.begin(entry, now, self._newest_number())
         self._request(Action.OPEN, entry)
+
+    def _next_number(self) -> int:
+        self._newest += 1
+        return self._newest
+
+    def _newest_number(self) -> int:
+        return self._newest
 
     def _fit_slots(self) -> None:
         # After max_size was lowered, the surplus keeps its slots until it is gone.

@@ -54,6 +54,8 @@ class Action(Enum):
     OPEN = auto()
     CHECK = auto()
     CLOSE = auto()
+    #: close without a grace what is being closed with one
+    HURRY = auto()
 
 
 class PoolEntry(Generic[TransportT]):
@@ -64,17 +66,21 @@ class PoolEntry(Generic[TransportT]):
 
     __slots__ = (
         "acquired_at",
+        "begun_for",
         "borrower",
         "borrows",
         "call_site",
         "close_reason",
         "expires_at",
         "generation",
+        "hurried",
         "idle_since",
+        "known_failures",
         "look",
         "noticed",
         "opened_at",
         "recheck_at",
+        "slow_at",
         "spoken",
         "state",
         "tells",
@@ -106,6 +112,24 @@ class PoolEntry(Generic[TransportT]):
         #: when an idle one has to be looked into, if it is idle for so long
         self.recheck_at: float = 0.0
         self.expires_at: float = 0.0
+        #: number of the newest waiter who may rely on its being opened, however long that takes;
+        #: None if nobody may
+        self.begun_for: int | None = None
+        #: when it has been under way for so long that it may hang
+        self.slow_at: float = 0.0
+        #: how many connects had failed when it was begun; None if it was begun in a pause
+        self.known_failures: int | None = None
+        #: whether it must not take its time to be closed
+        self.hurried: bool = False
+
+    def is_for(self, waiter: Waiter[TransportT]) -> bool:
+        """Return whether a task waited already when it was begun to open this one."""
+        return self.begun_for is not None and waiter.number <= self.begun_for
+
+    def died_unused(self) -> bool:
+        """Return whether it is closed because of what its peer did before anybody had used it."""
+        unasked = (CloseReason.PEER_CLOSED, CloseReason.UNREAD_DATA)
+        return not self.borrows and self.close_reason in unasked
 
 
 class Waiter(Generic[TransportT]):
@@ -116,14 +140,16 @@ class Waiter(Generic[TransportT]):
     :param wake: wakes the task; must not call the state machine
     """
 
-    __slots__ = ("entry", "error", "number", "wake")
+    __slots__ = ("entry", "error", "failures", "number", "wake")
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self.wake = wake
         self.entry: PoolEntry[TransportT] | None = None
         self.error: Exception | None = None
-        #: counts all waiters of a manager, in the order of their coming
+        #: counts all waiters of a pool or manager, in the order of their coming
         self.number = 0
+        #: how many attempts have failed for it
+        self.failures = 0
 
 
 class Totals:

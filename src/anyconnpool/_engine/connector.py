@@ -1,8 +1,4 @@
-"""Open one connection: within its time limit, logged in, and again if that is asked for.
-
-While the remote is down, one attempt serves all who want a connection: they share its failure,
-and the pause before the next, so that a pool doesn't dial once per waiter.
-"""
+"""Open one connection: within its time limit, and logged in."""
 
 from __future__ import annotations
 
@@ -14,17 +10,15 @@ from anyio import (
     BrokenResourceError,
     ConnectionFailed,
     EndOfStream,
-    Lock,
     move_on_after,
-    sleep,
 )
 from anyio.abc import ByteStream, ByteStreamConnectable
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.connection import run_hook
-from anyconnpool._engine.replay import is_retryable
 from anyconnpool._settings import Settings
+from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.transport import Transport, force_close
 from anyconnpool._util.cancellation import survive_stray_cancellation
 from anyconnpool._util.interrupts import defer_interrupts
@@ -40,8 +34,7 @@ class Connector:
     :param connectable: what to connect to
     :param settings: the pool's settings
     :param now: returns the time, in seconds
-    :param machine: told of every attempt that failed, asked whether a connection is still wanted,
-        and told of what happens to idle connections
+    :param machine: is told what happens to idle connections
     """
 
     def __init__(
@@ -57,64 +50,31 @@ class Connector:
         self._machine = machine
         self._outage = OutageLog(_logger, settings.name, "connecting")
         self._notify = partial(notify, settings.observers)
-        self._turn = Lock()
-        #: failed attempts since the last success, and ever
-        self._failures: int = 0
-        self._all_failures: int = 0
-        self._retry_at = 0.0
-        self._last_error: Exception = ConnectionFailed()
 
     async def open(self, entry: PoolEntry[Transport]) -> None:
         """Open a connection and put it into the entry; a cancellation leaves nothing open.
 
-        :raises ~anyio.ConnectionFailed: if connecting fails or takes too long, after as many
-            repeats as ``connect_retry`` asks for, or as soon as no connection is needed any more
+        :raises ~anyio.ConnectionFailed: if connecting fails or takes too long
         :raises Exception: what ``on_connect`` raised
         """
-        retry = self._settings.connect_retry
-        repeats = 0
-        while True:
-            try:
-                return await self._try_in_turn(entry)
-            except Exception as error:
-                repeats += 1
-                hopeless = retry is None or repeats > retry.count or not is_retryable(error)
-                if hopeless or not self._machine.wanted():
-                    raise
-
-    async def _try_in_turn(self, entry: PoolEntry[Transport]) -> None:
-        if not self._failures or self._settings.connect_retry is None:
-            return await self._try(entry)
-        known = self._all_failures
-        await sleep(max(self._retry_at - self._now(), 0))
-        async with self._turn:
-            # Whoever wakes later than others shares the failure of the one who dialled.
-            if self._all_failures > known or not self._machine.wanted():
-                raise self._last_error
-            return await self._try(entry)
-
-    async def _try(self, entry: PoolEntry[Transport]) -> None:
-        known = self._failures
         began = self._now()
         try:
             await self._open_in_time(entry)
         except Exception as error:
             self._notify(OpenFailed(self._settings.name, self._now() - began, error))
-            self._last_error = error
-            self._machine.attempt_failed(error)
             self._outage.failed(error, self._now())
-            # An error that a retry can't help doesn't count as an outage.
-            if self._failures == known and is_retryable(error):
-                self._count_failure()
             raise
-        self._failures = 0
         self._outage.succeeded(self._now())
 
-    def _count_failure(self) -> None:
-        self._failures += 1
-        self._all_failures += 1
-        if self._settings.connect_retry is not None:
-            self._retry_at = self._now() + self._settings.connect_retry.pause(self._failures)
+    def count_early_end(self, entry: PoolEntry[Transport]) -> ConnectionFailed:
+        """Log that a connection came to nothing before anybody had used it; return the error."""
+        ended = entry.close_reason is CloseReason.PEER_CLOSED
+        what = "hung up" if ended else "sent something that nobody had asked for"
+        error = ConnectionFailed(
+            f"{self._settings.name} {what} before the new connection was used"
+        )
+        self._outage.failed(error, self._now())
+        return error
 
     async def _open_in_time(self, entry: PoolEntry[Transport]) -> None:
         limit = self._settings.connect_timeout

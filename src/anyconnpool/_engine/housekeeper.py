@@ -90,7 +90,7 @@ class Housekeeper:
             self._look_for_leaks()
         if self._now() >= self._refill_at:
             self._refill_at = self._now() + _SWEEP_INTERVAL
-            self._machine.refill()
+            self._machine.refill(self._now())
 
     async def _look_over(self) -> None:
         start: int | None = 0

@@ -256,12 +256,12 @@ class Leasing:
     def detach(self, entry: PoolEntry[Transport]) -> bool:
         """Take a connection out of the pool for good; false if it has been closed already."""
         entry.borrower = None
-        return self._machine.detach(entry)
+        return self._machine.detach(entry, self.now())
 
     @defer_interrupts
     def seize(self, entry: PoolEntry[Transport]) -> None:
         """Close a connection that somebody still holds; do nothing if nobody does."""
-        self._machine.seize(entry)
+        self._machine.seize(entry, self.now())
 
     @defer_interrupts
     async def wait_ready(self) -> None:
@@ -271,7 +271,7 @@ class Leasing:
         signal = self._new_signal()
         watcher: Waiter[Transport] = Waiter(signal.set)
         self._machine.watch(watcher)
-        self._machine.refill()
+        self._machine.refill(self.now())
         try:
             await signal.wait()
         finally:
@@ -291,13 +291,13 @@ class Leasing:
     def retire(self) -> None:
         """Replace every present connection, those in use when they come back."""
         self.check()
-        self._machine.retire()
+        self._machine.retire(self.now())
 
     @defer_interrupts
     def resize(self, max_size: float) -> None:
         """Change the maximum of connections."""
         self.check()
-        self._machine.resize(max_size)
+        self._machine.resize(max_size, self.now())
 
     @defer_interrupts
     def end(self, drained: Callable[[], object]) -> None:
@@ -333,7 +333,7 @@ class Leasing:
     async def _wait_for_entry(self, timeout: float) -> PoolEntry[Transport]:
         signal = self._new_signal()
         waiter: Waiter[Transport] = Waiter(signal.set)
-        if not self._machine.join(waiter):
+        if not self._machine.join(waiter, self.now()):
             raise PoolFull(
                 self._machine.statistics(),
                 "is in full use, and as many tasks as max_waiting allows wait already",

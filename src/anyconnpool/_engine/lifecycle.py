@@ -58,6 +58,7 @@ class RunningPool:
         make_machine: MachineFactory,
     ) -> None:
         self._settings = settings
+        self._now = home.now
         self._slots = CapacityLimiter(settings.max_size)
         self._drained = Event()
         self.machine = machine = make_machine(settings, self._slots, self._run_actions)
@@ -104,7 +105,7 @@ class RunningPool:
             if opened:
                 await force_close(entry.transport.stream)
         finally:
-            self.machine.lost(entry)
+            self.machine.lost(entry, self._now())
             if opened:
                 self._connection_tasks.notify_closed(entry)
 

@@ -10,8 +10,10 @@ from anyio.abc import TaskGroup
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry
+from anyconnpool._engine.alarm import Alarm
 from anyconnpool._engine.connection import run_hook
 from anyconnpool._engine.connector import Connector
+from anyconnpool._engine.replay import is_retryable
 from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -50,6 +52,9 @@ class ConnectionTasks:
         self._tasks = tasks
         self._checks = OutageLog(_logger, settings.name, "the check hook")
         self._scopes: set[CancelScope] = set()
+        #: what ends the grace of a connection that is being closed
+        self._graces: dict[PoolEntry[Transport], CancelScope] = {}
+        self._alarm = Alarm(tasks, self._tick)
         self._stopped = False
 
     @defer_interrupts
@@ -62,13 +67,21 @@ class ConnectionTasks:
                 self._tasks.start_soon(self._until_stopped, self._open, entry)
             elif action is Action.CHECK:
                 self._tasks.start_soon(self._until_stopped, self._check, entry)
-            else:
+            elif action is Action.CLOSE:
                 self._tasks.start_soon(self._close, entry)
+            elif entry in self._graces:
+                self._graces[entry].cancel()
+        if self._machine.alarm_at < self._alarm.rings_at:
+            self._alarm.set(self._machine.alarm_at)
+
+    def _tick(self) -> None:
+        self._machine.tick(self._now())
 
     @defer_interrupts
     def stop(self) -> None:
         """Cancel what is being opened and checked, now and from now on; closing goes on."""
         self._stopped = True
+        self._alarm.stop()
         for scope in self._scopes:
             scope.cancel()
 
@@ -93,9 +106,9 @@ class ConnectionTasks:
             # Cancelled here, the connector leaves nothing open.
             await self._connector.open(entry)
         except Exception as error:
-            self._machine.open_failed(entry, error)
+            self._machine.open_failed(entry, error, self._now(), passing=is_retryable(error))
         except BaseException:
-            self._machine.open_cancelled(entry)
+            self._machine.open_cancelled(entry, self._now())
             raise
         else:
             _logger.debug("pool %s: opened %s", self._settings.name, entry.transport)
@@ -136,9 +149,14 @@ class ConnectionTasks:
         try:
             reason = entry.close_reason.value
             _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.transport, reason)
-            grace = self._settings.close_timeout if entry.close_reason.orderly else 0
-            with survive_stray_cancellation():
-                await entry.transport.close(grace)
+            if entry.died_unused():
+                self._machine.died_unused(self._connector.count_early_end(entry))
+            with survive_stray_cancellation(), CancelScope() as grace:
+                self._graces[entry] = grace
+                unhurried = entry.close_reason.orderly and not entry.hurried
+                # Cancelled by the scope, it closes at once.
+                await entry.transport.close(self._settings.close_timeout if unhurried else 0)
         finally:
-            self._machine.closed(entry)
+            self._graces.pop(entry, None)
+            self._machine.closed(entry, self._now())
             self.notify_closed(entry)

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
 
-from anyio import CancelScope, sleep_forever
 from anyio.abc import TaskGroup
 
+from anyconnpool._engine.alarm import Alarm
 from anyconnpool._engine.connection import PooledConnection
 from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._util.deadline import describe_timeout
-from anyconnpool._util.interrupts import defer_interrupts
 
 # Fewer limits that are over already than this are not worth being cleared away.
 _FEW = 64
@@ -53,13 +52,10 @@ class TimeLimits:
     def __init__(self, pool: str, now: Callable[[], float], tasks: TaskGroup) -> None:
         self._pool = pool
         self._now = now
-        self._tasks = tasks
         self._heap: list[tuple[float, int, TimeLimit]] = []
         self._numbers = count()
         self._ended = 0
-        self._rings_at = math.inf
-        self._alarm: CancelScope | None = None
-        self._started = self._stopped = False
+        self._alarm = Alarm(tasks, self._interrupt_late_ones)
 
     def begin(self, stream: PoolSocketStream, seconds: float, sent: int) -> TimeLimit:
         """Limit an exchange that begins now; whoever begins it has to :meth:`end` it.
@@ -73,8 +69,8 @@ class TimeLimits:
         limit = TimeLimit(stream, seconds, sent)
         end = self._now() + seconds
         heappush(self._heap, (end, next(self._numbers), limit))
-        if end < self._rings_at:
-            self._set_alarm()
+        if end < self._alarm.rings_at:
+            self._alarm.set(end)
         return limit
 
     def end(self, limit: TimeLimit) -> None:
@@ -83,32 +79,14 @@ class TimeLimits:
             limit.stream = None
             self._ended += 1
 
-    @defer_interrupts
     def stop(self) -> None:
         """Interrupt nobody any more."""
-        self._stopped = True
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.stop()
 
     def _clear_away(self) -> None:
         self._heap = [entry for entry in self._heap if entry[2].stream is not None]
         heapify(self._heap)
         self._ended = 0
-
-    def _set_alarm(self) -> None:
-        self._rings_at = self._heap[0][0] if self._heap else math.inf
-        if self._alarm is not None:
-            self._alarm.deadline = self._rings_at
-        elif not self._started:
-            self._started = True
-            self._tasks.start_soon(self._run)
-
-    @defer_interrupts
-    async def _run(self) -> None:
-        while not self._stopped:
-            with CancelScope(deadline=self._rings_at, shield=True) as self._alarm:
-                await sleep_forever()
-            self._interrupt_late_ones()
 
     def _interrupt_late_ones(self) -> None:
         now, heap = self._now(), self._heap
@@ -119,7 +97,7 @@ class TimeLimits:
             else:
                 stream, limit.stream = limit.stream, None
                 stream.interrupt(TimeoutError(self._describe(limit)))
-        self._set_alarm()
+        self._alarm.set(heap[0][0] if heap else math.inf)
 
     def _describe(self, limit: TimeLimit) -> str:
         received = limit.connection.bytes_received if limit.connection else 0
