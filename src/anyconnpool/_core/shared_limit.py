@@ -24,6 +24,7 @@ from heapq import heappop, heappush, merge
 from itertools import count, islice
 from typing import TYPE_CHECKING, Generic
 
+from anyconnpool._core.event_lock import EventLock, LockedEvent
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, Slots, State, TransportT, Waiter
 from anyconnpool._settings import Settings
@@ -46,13 +47,15 @@ class SharedLimit(Generic[TransportT]):
         self.idle: OrderedDict[PoolEntry[TransportT], SharedPoolStateMachine[TransportT]] = (
             OrderedDict()
         )
+        #: the lock of all machines: an event of one changes what those of the others read
+        self.event_lock = EventLock()
         self._max_total = max_total
         self._numbers = count()
         # A heap of the numbers of the members' first waiters in need. A number may be out of date,
         # then it is too small: it is corrected when it comes to the top.
         self._line: list[tuple[float, SharedPoolStateMachine[TransportT]]] = []
         self._listed: dict[SharedPoolStateMachine[TransportT], float] = {}
-        self._sharing = False
+        self._event = LockedEvent(self.event_lock, self.event_lock.catch_up)
 
     def next_number(self) -> int:
         """Return the number of a new waiter in the order of all."""
@@ -88,20 +91,22 @@ class SharedLimit(Generic[TransportT]):
 
     def share(self) -> None:
         """Open connections for those who have waited longest; make room for them if need be."""
-        # What this leads to is an event of some member, which would share again.
-        if self._sharing:
-            return
-        self._sharing = True
+        changed: dict[SharedPoolStateMachine[TransportT], None] = {}
         try:
-            while (member := self._neediest()) is not None:
-                if self.has_room():
-                    member.open_for_waiter()
-                elif self.idle and self.claims(math.inf):
-                    next(iter(self.idle.values())).give_way()
-                else:
-                    break
+            with self._event:
+                while (member := self._neediest()) is not None:
+                    if self.has_room():
+                        changed[member] = None
+                        member.open_for_waiter()
+                    elif self.idle and self.claims(math.inf):
+                        member = next(iter(self.idle.values()))
+                        changed[member] = None
+                        member.give_way()
+                    else:
+                        break
         finally:
-            self._sharing = False
+            for member in changed:
+                member.act()
 
     def _neediest(self) -> SharedPoolStateMachine[TransportT] | None:
         """Return the member whose waiter in need has waited longest, if any needs room."""
@@ -138,7 +143,9 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(settings, slots, run_actions, jitter=jitter)
+        super().__init__(
+            settings, slots, run_actions, jitter=jitter, event_lock=shared_limit.event_lock
+        )
         self._shared_limit = shared_limit
 
     def needy(self) -> Iterator[int]:
@@ -156,25 +163,28 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         return (waiter.number for waiter in islice(line, None if room == math.inf else int(room)))
 
     def open_for_waiter(self) -> None:
-        """Have a connection opened for the waiter that has waited longest."""
-        with self._event:
-            self._open_one()
+        """Have a connection opened for the waiter that has waited longest: a step of sharing."""
+        self._open_one()
 
     def give_way(self) -> None:
-        """Have the connection closed that was idle longest, to make room for another pool's."""
-        with self._event:
-            if self._oldest_idle() is not None:
-                self._close(self._idle.popleft(), CloseReason.GAVE_WAY)
+        """Have the connection closed that was idle longest, to make room: a step of sharing."""
+        if self._oldest_idle() is not None:
+            self._close(self._idle.popleft(), CloseReason.GAVE_WAY)
+
+    def act(self) -> None:
+        """Run the actions that sharing has led to here."""
+        super()._finish_event()
 
     def join(self, waiter: Waiter[TransportT]) -> bool:
         """Put a task in line, with its number in the order of all.
 
         :return: false if ``max_waiting`` tasks are waiting already, for a slot or for others' room
         """
-        waiting = len(self._waiters) - self._under_way()
-        if waiting >= self._settings.max_waiting and self._shared_limit.is_in_full_use():
-            return False
-        waiter.number = self._shared_limit.next_number()
+        with self._event:
+            waiting = len(self._waiters) - self._under_way()
+            if waiting >= self._settings.max_waiting and self._shared_limit.is_in_full_use():
+                return False
+            waiter.number = self._shared_limit.next_number()
         return super().join(waiter)
 
     def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
@@ -196,8 +206,9 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         self._due = True
 
     def _finish_event(self) -> None:
-        if self._due:
-            super()._finish_event()
+        due = self._due
+        super()._finish_event()
+        if due:
             self._shared_limit.share()
 
     def _open_one(self) -> None:

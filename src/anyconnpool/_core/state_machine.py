@@ -17,23 +17,22 @@ calls ``run_actions`` itself when the event is over and the lock is free. The ru
 
 The idle deque and all counts change under a lock that is never held across an await: statistics
 are read from other threads. Methods without an underscore are events and take the lock; the others
-are the steps that events consist of, and expect it to be held.
+are the steps that events consist of, and expect it to be held; see ``event_lock.py``.
 """
 
 from __future__ import annotations
 
 import math
 import random
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Generic
 
+from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
 from anyconnpool._core.states import (
     IDLE,
     IN_USE,
     Action,
-    LockedEvent,
     PoolEntry,
     Slots,
     State,
@@ -42,7 +41,7 @@ from anyconnpool._core.states import (
     Waiter,
 )
 from anyconnpool._settings import Settings
-from anyconnpool._statistics import CloseReason, PoolStatistics, freeze_counts
+from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import ALIVE, Liveness
 
@@ -50,6 +49,7 @@ from anyconnpool._util.liveness import ALIVE, Liveness
 _LIFETIME_JITTER = 0.1
 
 
+@postpone_events(besides=["release"])
 class PoolStateMachine(Generic[TransportT]):
     """Decide what every event in the life of a pool's connections leads to.
 
@@ -57,6 +57,7 @@ class PoolStateMachine(Generic[TransportT]):
     :param slots: one token for every connection
     :param run_actions: carries out what stands in :attr:`actions`
     :param jitter: returns a random number from 0 to 1
+    :param event_lock: the lock of the machines that this one shares a limit with, if any
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class PoolStateMachine(Generic[TransportT]):
         run_actions: Callable[[], object],
         *,
         jitter: Callable[[], float] = random.random,
+        event_lock: EventLock | None = None,
     ) -> None:
         self.actions: deque[tuple[Action, PoolEntry[TransportT]]] = deque()
         self.last_connect_error: Exception | None = None
@@ -81,8 +83,9 @@ class PoolStateMachine(Generic[TransportT]):
         self._slots = slots
         self._run_actions = run_actions
         self._jitter = jitter
-        self._lock = threading.Lock()
-        self._event = LockedEvent(self._lock, self._finish_event)
+        self.event_lock = event_lock or EventLock()
+        self._lock = self.event_lock.lock
+        self._event = LockedEvent(self.event_lock, self._finish_event)
         #: whether the event under way leads to something to be done
         self._due = False
         self._idle: deque[PoolEntry[TransportT]] = deque()
@@ -100,9 +103,13 @@ class PoolStateMachine(Generic[TransportT]):
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
         """Acquire an idle connection, if there is a good one; bad ones are closed."""
+        lock = self.event_lock
+        if lock.busy:
+            return None
         # A "with" costs as much again as the lock itself: on the path of every borrow it shows.
         self._lock.acquire()
         try:
+            lock.busy = True
             while self._idle:
                 entry = self._pop_idle()
                 if entry.state is not IDLE:
@@ -119,8 +126,9 @@ class PoolStateMachine(Generic[TransportT]):
                 self._close_or_check(entry, reason)
             return None
         finally:
+            lock.busy = False
             self._lock.release()
-            if self._due:
+            if self._due or lock.postponed:
                 self._finish_event()
 
     def join(self, waiter: Waiter[TransportT]) -> bool:
@@ -157,16 +165,22 @@ class PoolStateMachine(Generic[TransportT]):
 
         :param reason: why it must not be used again, if so
         """
+        lock = self.event_lock
+        if lock.busy:
+            lock.postpone(self.release, entry, now, reason)
+            return
         self._lock.acquire()
         try:
+            lock.busy = True
             if entry.state is not IN_USE:
                 return
             if reason is None and (entry.noticed or self._waiters):
                 reason = self._judge(entry)
             self._route(entry, now, reason)
         finally:
+            lock.busy = False
             self._lock.release()
-            if self._due:
+            if self._due or lock.postponed:
                 self._finish_event()
 
     def notice(self, entry: PoolEntry[TransportT], now: float) -> None:
@@ -182,13 +196,17 @@ class PoolStateMachine(Generic[TransportT]):
 
     def detach(self, entry: PoolEntry[TransportT]) -> bool:
         """Let a borrowed connection leave the pool open; false if it was seized meanwhile."""
-        with self._event:
-            if entry.state is not State.IN_USE:
-                return False
+        if mine := entry.state is IN_USE:
             entry.close_reason = CloseReason.DETACHED
-            self.totals.closed[entry.close_reason] += 1
-            self._forget(entry)
-            return True
+            self._detach(entry)
+        return mine
+
+    @postponable
+    def _detach(self, entry: PoolEntry[TransportT]) -> None:
+        with self._event:
+            if entry.state is IN_USE:
+                self.totals.closed[entry.close_reason] += 1
+                self._forget(entry)
 
     def opened(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take in a new connection: for the oldest waiter, or idle."""
@@ -294,7 +312,7 @@ class PoolStateMachine(Generic[TransportT]):
 
     def next_expiry(self) -> float:
         """Return when the entry that stood longest will have been idle for too long."""
-        with self._lock:
+        with self._event:
             oldest = self._oldest_idle()
             return math.inf if oldest is None else oldest.idle_since + self._longest_idle
 
@@ -364,25 +382,20 @@ class PoolStateMachine(Generic[TransportT]):
     @defer_interrupts
     def statistics(self) -> PoolStatistics:
         """Return counts and totals as they are now, from any thread."""
-        totals = self.totals
         with self._lock:
+            # Not negative: this may be asked in the middle of an event, by a signal handler.
+            idle, in_use = max(self._count_idle(), 0), max(self._in_use(), 0)
+            connecting, closing = self._under_way(), self._passing[State.CLOSING]
             return PoolStatistics(
                 name=self._settings.name,
                 max_size=self._max_size,
-                size=self._size,
-                idle=self._count_idle(),
-                in_use=self._in_use(),
-                connecting=self._under_way(),
-                closing=self._passing[State.CLOSING],
+                size=idle + in_use + connecting + closing,
+                idle=idle,
+                in_use=in_use,
+                connecting=connecting,
+                closing=closing,
                 tasks_waiting=len(self._waiters),
-                acquired=totals.acquired,
-                reused=totals.reused,
-                opened=totals.opened,
-                open_failed=totals.open_failed,
-                closed=freeze_counts(totals.closed),
-                timed_out=totals.timed_out,
-                cancelled=totals.cancelled,
-                replayed=totals.replayed,
+                **self.totals.frozen(),
             )
 
     def _request(self, action: Action, entry: PoolEntry[TransportT]) -> None:
@@ -391,7 +404,9 @@ class PoolStateMachine(Generic[TransportT]):
         self._due = True
 
     def _finish_event(self) -> None:
-        """Run the actions that the event has led to, if any; called without the lock."""
+        """Do what the event has led to or put off, if anything; called without the lock."""
+        if self.event_lock.postponed:
+            self.event_lock.catch_up()
         if self._due:
             self._due = False
             self._run_actions()

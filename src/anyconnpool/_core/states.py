@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum, IntEnum, auto
-from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from anyconnpool._statistics import CloseReason
+from anyconnpool._statistics import CloseReason, freeze_counts
 from anyconnpool._util.liveness import Liveness
 
 TransportT = TypeVar("TransportT")
@@ -147,31 +145,18 @@ class Totals:
         self.timed_out = self.cancelled = 0
         self.replayed = 0
 
-
-class LockedEvent:
-    """Hold a lock for one event, then have done what the event has led to.
-
-    :param lock: the lock
-    :param finish: called when the lock is free again
-    """
-
-    __slots__ = ("_finish", "_lock")
-
-    def __init__(self, lock: threading.Lock, finish: Callable[[], object]) -> None:
-        self._lock = lock
-        self._finish = finish
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        self._lock.release()
-        self._finish()
+    def frozen(self) -> dict[str, Any]:
+        """Return a copy, by the names that :class:`PoolStatistics` has for them."""
+        return {
+            "acquired": self.acquired,
+            "reused": self.reused,
+            "opened": self.opened,
+            "open_failed": self.open_failed,
+            "timed_out": self.timed_out,
+            "cancelled": self.cancelled,
+            "replayed": self.replayed,
+            "closed": freeze_counts(self.closed),
+        }
 
 
 class Slots(Protocol):
