@@ -365,7 +365,7 @@ class PoolStateMachine(Generic[TransportT]):
         :param drained: called when nothing is in use any more
         """
         with self._event:
-            self._drained = drained
+            self._drained, self.last_connect_error = drained, None
             while self._waiters:
                 self._wake(self._waiters.popitem(last=False)[0], error())
             self._wake_watchers(error())

@@ -123,6 +123,12 @@ class Waiter(Generic[TransportT]):
         #: counts all waiters of a manager, in the order of their coming
         self.number = 0
 
+    def take_error(self) -> Exception:
+        """Return the error, and forget it: its traceback will lead to the frame that waited."""
+        error, self.error = self.error, None
+        assert error is not None
+        return error
+
 
 class Totals:
     """What a pool has counted since it was entered; see :class:`PoolStatistics`."""

@@ -100,7 +100,8 @@ class Connector:
             await self._open_in_time(entry)
         except Exception as error:
             self._notify(OpenFailed(self._settings.name, self._now() - began, error))
-            self._last_error = error
+            if self._settings.connect_retry is not None:
+                self._last_error = error
             self._machine.attempt_failed(error)
             self._outage.failed(error, self._now())
             # An error that a retry can't help doesn't count as an outage.
@@ -108,6 +109,7 @@ class Connector:
                 self._count_failure()
             raise
         self._failures = 0
+        self._last_error = ConnectionFailed(f"connecting to {self._settings.name} failed before")
         self._outage.succeeded(self._now())
 
     def _count_failure(self) -> None:

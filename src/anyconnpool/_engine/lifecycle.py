@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from types import NoneType
 from typing import Any, TypeAlias, cast
 
@@ -16,7 +17,7 @@ from anyio import (
     get_cancelled_exc_class,
     move_on_after,
 )
-from anyio.abc import ByteStreamConnectable, TaskGroup
+from anyio.abc import ByteStreamConnectable
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, State
@@ -25,6 +26,7 @@ from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.housekeeper import Housekeeper
 from anyconnpool._engine.leaks import LeakDetector
 from anyconnpool._engine.leasing import Leasing, ObservedLeasing
+from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimits
 from anyconnpool._settings import Settings
@@ -44,7 +46,7 @@ class RunningPool:
 
     :param settings: the pool's settings
     :param connectable: what it connects to
-    :param tasks: the group for the pool's tasks
+    :param tasks: starts the pool's tasks
     :param home: the event loop of the block
     :param make_machine: makes the state machine
     """
@@ -53,7 +55,7 @@ class RunningPool:
         self,
         settings: Settings,
         connectable: ByteStreamConnectable,
-        tasks: TaskGroup,
+        tasks: PoolTasks,
         home: HomeLoop,
         make_machine: MachineFactory,
     ) -> None:
@@ -139,6 +141,7 @@ class PoolLifecycle:
         self._home = HomeLoop(name)
         self._close_timeout = close_timeout
         self._tasks = create_task_group()
+        self._pool_tasks = PoolTasks(self._tasks, copy_context())
         self._scopes: list[CancelScope] = []
         self._pools: dict[RunningPool, None] = {}
 
@@ -153,7 +156,7 @@ class PoolLifecycle:
         :raises PoolError: in another event loop, thread or process than the block's
         """
         self._home.check()
-        pool = RunningPool(settings, connectable, self._tasks, self._home, make_machine)
+        pool = RunningPool(settings, connectable, self._pool_tasks, self._home, make_machine)
         self._pools[pool] = None
         return pool
 
@@ -170,7 +173,7 @@ class PoolLifecycle:
         """
         scope = CancelScope(shield=True)
         self._scopes.append(scope)
-        self._tasks.start_soon(_run_within, scope, function)
+        self._pool_tasks.start_soon(_run_within, scope, function)
 
     @defer_interrupts
     @asynccontextmanager

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from anyio import CancelScope, fail_after
-from anyio.abc import TaskGroup
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry
 from anyconnpool._engine.connection import run_hook
 from anyconnpool._engine.connector import Connector
+from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -32,7 +32,7 @@ class ConnectionTasks:
     :param connector: opens connections
     :param settings: the pool's settings
     :param now: returns the time, in seconds
-    :param tasks: the group to run them in
+    :param tasks: what to run them in
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ConnectionTasks:
         connector: Connector,
         settings: Settings,
         now: Callable[[], float],
-        tasks: TaskGroup,
+        tasks: PoolTasks,
     ) -> None:
         self._machine = machine
         self._connector = connector

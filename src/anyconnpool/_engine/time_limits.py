@@ -12,9 +12,9 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 
 from anyio import CancelScope, sleep_forever
-from anyio.abc import TaskGroup
 
 from anyconnpool._engine.connection import PooledConnection
+from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._util.deadline import describe_timeout
 from anyconnpool._util.interrupts import defer_interrupts
@@ -47,10 +47,10 @@ class TimeLimits:
 
     :param pool: name of the pool, for errors
     :param now: returns the time, in seconds
-    :param tasks: the group to run in
+    :param tasks: what to run in
     """
 
-    def __init__(self, pool: str, now: Callable[[], float], tasks: TaskGroup) -> None:
+    def __init__(self, pool: str, now: Callable[[], float], tasks: PoolTasks) -> None:
         self._pool = pool
         self._now = now
         self._tasks = tasks
@@ -80,7 +80,7 @@ class TimeLimits:
     def end(self, limit: TimeLimit) -> None:
         """Forget the limit of an exchange that has ended."""
         if limit.stream is not None:
-            limit.stream = None
+            limit.stream = limit.connection = None
             self._ended += 1
 
     @defer_interrupts
@@ -119,6 +119,7 @@ class TimeLimits:
             else:
                 stream, limit.stream = limit.stream, None
                 stream.interrupt(TimeoutError(self._describe(limit)))
+                limit.connection = None
         self._set_alarm()
 
     def _describe(self, limit: TimeLimit) -> str:
