@@ -4,63 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable
+from collections import Counter
 from operator import attrgetter
 from pathlib import Path
-from types import FrameType
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 import anyconnpool
-from anyconnpool._core import event_lock
 from anyconnpool._core.event_lock import EventLock
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry, State, Waiter
 from anyconnpool._statistics import CloseReason
+from anyconnpool._util import locks
 from anyconnpool._util.liveness import Liveness
 
+from .interrupter import Interrupter
 from .machine_fakes import Pool, SetSlots, make_settings
 
 _CORE = os.fspath(Path(anyconnpool.__file__).parent / "_core")
 
 Machine = PoolStateMachine[int]
-
-
-class Interrupter:
-    """Call a function once, when a line of the core is about to run.
-
-    :param step: which one, counted from 1 on in the order of running
-    """
-
-    def __init__(self, step: int, function: Callable[[], object]) -> None:
-        self.steps = 0
-        self._step = step
-        self._function = function
-
-    def trace(self, frame: FrameType, event: str, _: object) -> Any:
-        """Look at one event of the interpreter's: a trace function."""
-        if not frame.f_code.co_filename.startswith(_CORE):
-            return None
-        if event == "line":
-            self.steps += 1
-            if self.steps == self._step:
-                # As in a signal handler: what it calls is not traced.
-                sys.settrace(None)
-                self._function()
-                sys.settrace(self.trace)
-        return self.trace
-
-    def run(self, function: Callable[[], object]) -> None:
-        tracer = sys.gettrace()
-        sys.settrace(self.trace)
-        try:
-            function()
-        finally:
-            sys.settrace(tracer)
 
 
 class Story:
@@ -177,21 +143,25 @@ class Story:
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
-def test_an_event_can_be_interrupted_at_any_line(shared: bool) -> None:
-    """Statistics are told, releases and the like wait until the event is over, nothing is lost."""
-    step, steps = 1, 1
-    while step <= steps:
+def test_an_event_can_be_interrupted_at_any_line(shared: bool, long_form: bool) -> None:
+    """Statistics are told, releases and the like wait until the event is over, nothing is lost.
+
+    The long form interrupts at each step, the short form at each line three times.
+    """
+    whole = Interrupter(_CORE, 0, bool)
+    whole.run(Story(shared=shared).play)
+    struck: Counter[object] = Counter()
+    for step, place in enumerate(whole.places, 1):
+        struck[place] += 1
+        if struck[place] > 3 and not long_form:
+            continue
         story = Story(shared=shared)
-        interrupter = Interrupter(step, story.interrupt)
         try:
-            interrupter.run(story.play)
-            if interrupter.steps < step:
-                break
+            Interrupter(_CORE, step, story.interrupt).run(story.play)
             story.check()
         except BaseException as error:
-            raise AssertionError(f"interrupted at step {step}") from error
-        steps, step = interrupter.steps, step + 1
-    assert steps > 400
+            raise AssertionError(f"interrupted at {place}, step {step}") from error
+    assert len(struck) > 150
 
 
 def test_a_crowd_of_interruptions_is_worked_off_one_by_one() -> None:
@@ -264,9 +234,9 @@ def test_a_fork_in_the_middle_of_an_event_of_its_own_thread() -> None:
 
 def test_a_lock_that_is_gone_is_no_longer_kept() -> None:
     """Nothing remembers the lock of a pool that nobody has any more."""
-    locks: dict[object, None] = attrgetter("_locks")(event_lock)
-    known = len(locks)
+    known_locks: dict[object, None] = attrgetter("_locks")(locks)
+    known = len(known_locks)
     lock = EventLock()
-    assert len(locks) == known + 1
+    assert len(known_locks) == known + 1
     del lock
-    assert len(locks) == known
+    assert len(known_locks) == known

@@ -7,6 +7,7 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -15,7 +16,7 @@ import pytest
 from anyio import ConnectionFailed
 
 from anyconnpool import ConnectionPool, PooledConnection, PoolManager, Retry
-from anyconnpool.events import ConnectionOpened
+from anyconnpool.events import ConnectionOpened, PoolEvent
 
 from .network import MemoryNetwork, delayed, fill, peer_of, settle
 
@@ -67,8 +68,12 @@ async def fail_to_connect(pool: ConnectionPool, network: MemoryNetwork, tokens: 
     await fill(pool, 1)
 
 
+def refuse_login(request: bytes) -> bytes:
+    return b"no\n"
+
+
 async def fail_to_log_in(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
-    network.answer = lambda _: b"no\n"
+    network.answer = refuse_login
     with pytest.raises(ConnectionFailed):
         await pool.acquire()
     network.answer = bytes
@@ -78,7 +83,7 @@ async def fail_to_log_in(pool: ConnectionPool, network: MemoryNetwork, tokens: T
 async def fail_a_check(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
     await fill(pool, 1)
     await anyio.sleep(100)
-    network.answer = lambda _: b"no\n"
+    network.answer = refuse_login
     async with pool.acquire():
         pass
     network.answer = bytes
@@ -176,7 +181,7 @@ async def reconnect_on_errors(pool: ConnectionPool, network: MemoryNetwork, toke
     await connection.aclose()
 
 
-async def _log_in(connection: PooledConnection, tokens: Tokens) -> None:
+async def _log_in(tokens: Tokens, connection: PooledConnection) -> None:
     token = tokens.make()
     await connection.send_line(b"user")
     if await connection.receive_line() != b"user":
@@ -196,8 +201,8 @@ async def test_what_is_over_is_not_kept(path: Path) -> None:
     hooks: dict[str, Any] = {}
     if path in (fail_to_log_in, fail_a_check):
         hook = "on_connect" if path is fail_to_log_in else "check"
-        hooks = {hook: lambda connection: _log_in(connection, tokens), "check_after": 50}
-    settings = {"max_size": 2, "max_idle_time": math.inf, **hooks}
+        hooks = {hook: partial(_log_in, tokens), "check_after": 50}
+    settings: dict[str, Any] = {"max_size": 2, "max_idle_time": math.inf, **hooks}
     async with ConnectionPool(network, **settings) as pool:
         await path(pool, network, tokens)
         # asyncio keeps the contexts of timers, also of those that were cancelled, until their time.
@@ -238,7 +243,7 @@ async def test_the_caller_of_acquire_in_an_except_block_is_still_known_to_be_goo
     assert pool.statistics().closed == {"unclean": 1}
 
 
-async def _note(seen: list[object]) -> None:
+async def _note(seen: list[object], _: object) -> None:
     seen.append(_variable.get())
     _variable.set("what a hook has set")
 
@@ -248,17 +253,18 @@ async def test_hooks_run_in_the_context_of_the_pool(managed: bool) -> None:
     """Whoever asks, ``connect()`` and hooks see the variables of the block, each its own copy."""
     seen: list[object] = []
     observed: list[object] = []
-    network = MemoryNetwork(on_connect=lambda _: _note(seen))
+
+    def observe(event: PoolEvent) -> None:
+        if isinstance(event, ConnectionOpened):
+            observed.append(_variable.get())
+
+    network = MemoryNetwork(on_connect=partial(_note, seen))
     settings: dict[str, Any] = {
-        "on_connect": lambda _: _note([]),
-        "check": lambda _: _note(seen),
+        "on_connect": partial(_note, []),
+        "check": partial(_note, seen),
         "check_after": 1,
         "max_idle_time": math.inf,
-        "observers": [
-            lambda event: (
-                observed.append(_variable.get()) if isinstance(event, ConnectionOpened) else None
-            )
-        ],
+        "observers": [observe],
     }
 
     async def ask(pool: ConnectionPool, name: str) -> None:

@@ -6,21 +6,17 @@ in the middle of an event, in its own thread. What they do to a pool there:
 - They read its statistics. The lock can be taken again by the thread that has it.
 - They cause an event, by ``discard()`` in a ``__del__`` for example. It must not find a change half
   made: it is postponed until the event under way is over.
-
-A child that is forked while another thread has the lock would wait for it for ever. So whoever
-forks takes all locks before.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Container
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
-from weakref import ref
+
+from anyconnpool._util.locks import make_lock
 
 _Event = TypeVar("_Event", bound=Callable[..., None])
 _Machine = TypeVar("_Machine")
@@ -29,16 +25,15 @@ _Machine = TypeVar("_Machine")
 class EventLock:
     """Let one event at a time change a machine, or the machines that share a limit."""
 
-    __slots__ = ("__weakref__", "_catching_up", "busy", "lock", "postponed")
+    __slots__ = ("_catching_up", "busy", "lock", "postponed")
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = make_lock()
         #: whether an event is under way; events take place in one thread
         self.busy = False
         #: what came in the middle of an event
         self.postponed: deque[Callable[[], object]] = deque()
         self._catching_up = False
-        _locks[ref(self, _forget_lock)] = None
 
     def postpone(self, event: Callable[..., None], *args: Any) -> None:
         """Have an event take place when the one under way is over."""
@@ -120,36 +115,3 @@ def postpone_events(besides: Container[str]) -> Callable[[type[_Machine]], type[
         return machine
 
     return decorate
-
-
-# In the order of their making, and never iterated over while it may change.
-_locks: dict[ref[Any], None] = {}
-_forking = threading.RLock()
-_held: list[list[Any]] = []
-
-
-def _forget_lock(reference: ref[Any]) -> None:
-    _locks.pop(reference, None)
-
-
-def _before_fork() -> None:
-    _forking.acquire()
-    held: list[Any] = []
-    _held.append(held)
-    for reference in list(_locks):
-        lock = reference()
-        if lock is not None:
-            lock.lock.acquire()
-            held.append(lock.lock)
-
-
-def _after_fork() -> None:
-    for lock in _held.pop():
-        lock.release()
-    _forking.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-    )
