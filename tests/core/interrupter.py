@@ -35,11 +35,14 @@ class Interrupter:
                 sys.settrace(self.trace)
         return self.trace
 
+    def __enter__(self) -> None:
+        self._tracer = sys.gettrace()
+        sys.settrace(self.trace)
+
+    def __exit__(self, *args: object) -> None:
+        sys.settrace(self._tracer)
+
     def run(self, function: Callable[[], object]) -> None:
         """Call a function, to be interrupted."""
-        tracer = sys.gettrace()
-        sys.settrace(self.trace)
-        try:
+        with self:
             function()
-        finally:
-            sys.settrace(tracer)

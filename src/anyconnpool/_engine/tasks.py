@@ -57,7 +57,11 @@ class ConnectionTasks:
         """Start a task for every action."""
         actions = self._machine.actions
         while actions:
-            action, entry = actions.popleft()
+            try:
+                action, entry = actions.popleft()
+            except IndexError:
+                # A finalizer or a signal handler came in between, and has run them all.
+                break
             if action is Action.OPEN:
                 self._tasks.start_soon(self._until_stopped, self._open, entry)
             elif action is Action.CHECK:
