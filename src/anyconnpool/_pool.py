@@ -357,6 +357,9 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     def statistics(self) -> PoolStatistics:
         """Return what the pool is doing and has done, at any time and from any thread.
 
+        Also in a signal handler, which may interrupt the pool in the middle of something; the
+        figures may be those of a half-done change then.
+
         Outside the pool's block, nothing is open and the totals are those of the last block.
         """
         if self._machine is None:

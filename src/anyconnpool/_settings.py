@@ -227,8 +227,9 @@ class Settings:
     on_connect: Hook | None = _setting(
         None,
         check_hook,
-        "an async function that is called with each new connection, to log in or shake hands; if "
-        "it fails, the connection is closed and the caller gets the error",
+        "an async function that is called with each new connection, to log in or shake hands, with "
+        "the context variables of the pool's block; if it fails, the connection is closed and the "
+        "caller gets the error",
     )
     check: Hook | None = _setting(
         None,

@@ -55,7 +55,8 @@ class CloseReason(str, Enum):
 
 def freeze_counts(counts: Mapping[CloseReason, int]) -> Mapping[str, int]:
     """Return a read-only copy of the counts, by the reasons' values."""
-    return MappingProxyType({reason.value: count for reason, count in counts.items()})
+    # Copied first, in one step: a finalizer that runs meanwhile may cause another count.
+    return MappingProxyType({reason.value: count for reason, count in dict(counts).items()})
 
 
 def _no_closes() -> Mapping[str, int]:

@@ -3,7 +3,9 @@
 An observer is anything that can be called with one :class:`PoolEvent`: a function, or a
 :class:`PoolObserver`, which has a method for each kind of event. Pools are given theirs by
 ``observers=``. They are called in the pool's event loop, in the middle of its work: they must not
-block, and should not use the pool. An exception that they raise is logged and goes no further.
+block, and should not use the pool. The context variables are those of the borrower for what a
+borrower does, and those of the pool's block for all else. An exception that they raise is logged
+and goes no further.
 """
 
 from __future__ import annotations

@@ -118,9 +118,7 @@ class Pool:
         self.machine.opened(entry, now)
         return entry
 
-    def fail(
-        self, error: Exception, *, now: float = 0.0, passing: bool = True
-    ) -> PoolEntry[int]:
+    def fail(self, error: Exception, *, now: float = 0.0, passing: bool = True) -> PoolEntry[int]:
         """Have the next opening fail."""
         entry = self.ordered(Action.OPEN)
         self.machine.open_failed(entry, error, now, passing=passing)

@@ -125,7 +125,9 @@ class Model:
             if not usable:
                 return place
             # The one that serves the fewest others.
-            least = min(usable, key=lambda conn: len([w for w in self.waiters if w in conn.begun_for]))
+            least = min(
+                usable, key=lambda conn: len([w for w in self.waiters if w in conn.begun_for])
+            )
             (slow if least in slow else fresh).remove(least)
         return len(self.waiters)
 
@@ -435,7 +437,7 @@ class Model:
     def missing_idle(self) -> int:
         """Count the idle connections that are missing and nothing is under way for."""
         opening = self.those(State.OPENING)
-        if self.refill_paused or self.is_retrying() and (opening or self.now < self.retry_at):
+        if self.refill_paused or (self.is_retrying() and (opening or self.now < self.retry_at)):
             return 0
         coming = len(self.those(State.OPENING, State.CHECKING)) - self.provided()
         return self.settings.min_idle - len(self.idle) - coming
@@ -455,7 +457,7 @@ class Model:
             self._close(self.idle.pop(0), {CloseReason.GAVE_WAY})
         useful = min(wanted, self.freeing())
         for conn in self.slow_to_close():
-            if 0 < useful and useful > self.freeing() - len(self.slow_to_close()):
+            if useful > 0 and useful > self.freeing() - len(self.slow_to_close()):
                 conn.hurried = True
 
     def slow_to_close(self) -> list[Conn]:

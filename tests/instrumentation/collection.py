@@ -56,10 +56,10 @@ class Collection:
 class Exposition:
     """A registry with one collector, and what Prometheus reads from it."""
 
-    def __init__(self, namespace: str = "anyconnpool") -> None:
+    def __init__(self, namespace: str = "anyconnpool", max_pools: float = 1000) -> None:
         self._registry = CollectorRegistry()
         self._namespace = namespace
-        self.collector = PoolCollector(self._registry, namespace=namespace)
+        self.collector = PoolCollector(self._registry, namespace=namespace, max_pools=max_pools)
 
     def kinds(self) -> dict[str, str]:
         """Return the kinds of all metrics by name, the times of the counters' making left out."""
@@ -69,6 +69,12 @@ class Exposition:
             for family in text_string_to_metric_families(text)
             if not family.name.endswith("_created")
         }
+
+    def pools(self) -> set[str]:
+        """Return the names of the pools that are reported."""
+        text = generate_latest(self._registry).decode()
+        samples = (s for family in text_string_to_metric_families(text) for s in family.samples)
+        return {sample.labels["pool"] for sample in samples}
 
     def value(self, name: str, pool: str = "echo", **labels: str) -> float | None:
         """Return one sample's value, if there is such a sample."""

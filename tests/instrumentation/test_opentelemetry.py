@@ -190,3 +190,18 @@ def test_collecting_while_pools_come_and_go(
     # The SDK logs what a callback raises.
     assert not caplog.records
     assert set(collection.points(f"{PREFIX}.max")) == {((NAME, "echo"),)}
+
+
+def test_names_are_bounded(collection: Collection) -> None:
+    """The first names stay, since OpenTelemetry keeps them; further pools are added up."""
+    metrics = PoolMetrics(collection.provider, max_pools=1)
+    for name in ("one", "two", "three"):
+        pool = FiredPool(metrics, name)
+        pool.start()
+        metrics(AcquireTimedOut(name, 1.0))
+        pool.show(idle=1)
+        if name == "one":
+            pool.end()
+    assert collection.values("count", "other") == [2, 0]
+    assert collection.values("timeouts", "one") == [1]
+    assert collection.values("timeouts", "other") == [2]

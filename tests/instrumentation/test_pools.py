@@ -59,7 +59,7 @@ def test_pool_that_ends_during_a_reading_is_counted_once() -> None:
     """Wherever a reading is when a pool ends, what that has counted is in it once."""
     step, began = 0, True
     while began:
-        pools = Pools()
+        pools = Pools(10)
 
         def observe(event: PoolEvent, pools: Pools = pools) -> None:
             if isinstance(event, PoolStarted):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from anyconnpool.events import CloseReason, ConnectionAcquired, ConnectionOpened, ConnectionReleased
+from anyconnpool.instrumentation import _pools
 from anyconnpool.instrumentation.prometheus import PoolCollector
+from tests.core.interrupter import Interrupter
 
 from .collection import Exposition
 from .fired import FiredPool
@@ -201,3 +206,109 @@ def test_some_metrics_alone_can_be_asked_for() -> None:
     restricted = registry.restricted_registry(["anyconnpool_opened_total"])
     (family,) = restricted.collect()
     assert [sample.name for sample in family.samples] == ["anyconnpool_opened_total"]
+
+
+def test_names_are_bounded() -> None:
+    """A new name takes the place of the one whose pools ended longest ago, with all that it had."""
+    exposition = Exposition(max_pools=2)
+    collector = exposition.collector
+    pools = {name: FiredPool(collector, name) for name in ("one", "two", "three")}
+    for name in ("two", "one"):
+        pools[name].start()
+        pools[name].show(opened=5)
+        collector(ConnectionAcquired(name, 0.0, reused=False))
+    for name in ("one", "two", "one"):
+        pools[name].end()
+        pools[name].start()
+    pools["two"].end()
+    pools["one"].end()
+    pools["three"].start()
+    assert exposition.pools() == {"one", "three"}
+    assert exposition.value("opened_total", "one") == 15
+    pools["two"].figures = pools["three"].figures
+    pools["two"].show(name="two", opened=1)
+    pools["two"].start()
+    assert exposition.pools() == {"two", "three"}
+    assert exposition.value("opened_total", "two") == 1
+    assert exposition.value("acquired_total", "two") == 0
+
+
+def test_pools_that_are_too_many_are_added_up() -> None:
+    """While all names are in use, new pools go under one name, whose counters never fall."""
+    exposition = Exposition(max_pools=1)
+    collector = exposition.collector
+    FiredPool(collector, "first").start()
+    totals: list[float | None] = []
+    for number in range(20):
+        pool = FiredPool(collector, f"pool {number}")
+        pool.start()
+        pool.show(opened=1, idle=1)
+        collector(ConnectionAcquired(f"pool {number}", 0.0, reused=False))
+        totals.append(exposition.value("opened_total", "other"))
+        if number < 18:
+            pool.end()
+    assert totals == [*range(1, 21)]
+    assert exposition.pools() == {"first", "other"}
+    assert exposition.value("connections", "other", state="idle") == 2
+    assert exposition.value("acquired_total", "other") == 20
+
+
+def test_ever_new_pools_take_no_more_memory() -> None:
+    """The figures of a thousand remotes are no more than those of ten."""
+    collector = PoolCollector(CollectorRegistry(), max_pools=10)
+
+    def come_and_go(numbers: range) -> None:
+        for number in numbers:
+            pool = FiredPool(collector, f"remote {number}")
+            pool.start()
+            collector(ConnectionAcquired(f"remote {number}", 0.0, reused=False))
+            pool.end()
+
+    come_and_go(range(20))
+    tracemalloc.start()
+    try:
+        come_and_go(range(20, 40))
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        come_and_go(range(40, 240))
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 20_000
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, True])
+def test_a_limit_that_makes_no_sense_is_refused(most: float) -> None:
+    """There is a pool to report at least."""
+    with pytest.raises((TypeError, ValueError), match="max_pools"):
+        PoolCollector(max_pools=most)
+
+
+def test_an_event_of_a_pool_whose_start_nobody_saw_has_its_name(
+    exposition: Exposition, collector: PoolCollector
+) -> None:
+    """As long as there is room."""
+    collector(ConnectionAcquired("unseen", 0.0, reused=False))
+    assert exposition.value("acquired_total", "unseen") == 1
+
+
+def test_figures_can_be_read_in_the_middle_of_a_change() -> None:
+    """By a signal handler, which runs in the thread that changes them, wherever that is."""
+    step, steps = 1, 1
+    while step <= steps:
+        exposition = Exposition(max_pools=1)
+        pools = [FiredPool(exposition.collector, name) for name in ("one", "two", "three")]
+
+        def change(pools: list[FiredPool] = pools) -> None:
+            for pool in pools:
+                pool.start()
+            for pool in pools:
+                pool.end()
+            pools[2].start()
+
+        interrupter = Interrupter(_pools.__file__, step, exposition.pools)
+        interrupter.run(change)
+        assert exposition.pools() == {"three", "other"}
+        steps, step = len(interrupter.places), step + 1
+    assert steps > 50

@@ -36,8 +36,8 @@ async def test_shape_limiter_and_deque(serve: Serve) -> None:
             await ask(connection)
         assert (slots.borrowed_tokens, len(idle)) == (1, 1)
         assert isinstance(idle[0].transport.stream, SocketStream)
-        lock = attrgetter("_machine._lock")(pool)
-        assert not lock.locked()
+        event_lock = attrgetter("_machine.event_lock")(pool)
+        assert not event_lock.busy
 
 
 async def test_shape_reaper(serve: Serve) -> None:

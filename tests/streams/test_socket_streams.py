@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import traceback
 from collections.abc import Callable
 from functools import partial
 from threading import Thread
@@ -505,6 +506,19 @@ async def test_an_interruption_reaches_those_who_wait(kind: str) -> None:
         await turns()
         stream.interrupt(lost)
     assert errors == [lost, lost]
+
+
+@kinds
+async def test_an_interruption_does_not_grow(kind: str) -> None:
+    """Who goes on calling gets the same error with the traceback of that call alone."""
+    async with wire(kind) as (stream, _):
+        stream.interrupt(Lost())
+        lengths: set[int] = set()
+        for _ in range(5):
+            for call in (stream.receive, partial(stream.send, b"x")):
+                error = await error_of(call)
+                lengths.add(len(traceback.extract_tb(error.__traceback__)))
+        assert max(lengths) < 9
 
 
 @kinds

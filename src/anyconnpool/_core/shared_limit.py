@@ -25,6 +25,7 @@ from heapq import heappop, heappush, merge
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Generic
 
+from anyconnpool._core.event_lock import EventLock, LockedEvent
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, Slots, State, TransportT
 from anyconnpool._settings import Settings
@@ -55,12 +56,14 @@ class SharedLimit(Generic[TransportT]):
         self.newest = 0
         #: the time of the latest event
         self.now = 0.0
+        #: the lock of all machines: an event of one changes what those of the others read
+        self.event_lock = EventLock()
         self._max_total = max_total
         # A heap of the numbers of the members' first waiters in need. A number may be out of date,
         # then it is too small: it is corrected when it comes to the top.
         self._line: list[tuple[float, SharedPoolStateMachine[TransportT]]] = []
         self._listed: dict[SharedPoolStateMachine[TransportT], float] = {}
-        self._sharing = False
+        self._event = LockedEvent(self.event_lock, self.event_lock.catch_up)
 
     def enlist(self, member: SharedPoolStateMachine[TransportT]) -> None:
         """Note that a member may have a waiter in need that is older than the one known."""
@@ -92,22 +95,27 @@ class SharedLimit(Generic[TransportT]):
 
     def share(self) -> None:
         """Open connections for those who have waited longest; make room for them if need be."""
-        # What this leads to is an event of some member, which would share again.
-        if self._sharing:
-            return
-        self._sharing = True
+        changed: dict[SharedPoolStateMachine[TransportT], None] = {}
         try:
-            while (member := self._neediest()) is not None:
-                if self.has_room():
-                    member.open_for_waiter()
-                elif self.idle and self.claims(math.inf):
-                    next(iter(self.idle.values())).give_way()
-                elif self.graceful and self._need(self.closing - len(self.graceful)) < math.inf:
-                    next(iter(self.graceful.values())).hurry()
-                else:
-                    break
+            with self._event:
+                while (member := self._neediest()) is not None:
+                    if self.has_room():
+                        changed[member] = None
+                        member.open_for_waiter()
+                        continue
+                    if self.idle and self.claims(math.inf):
+                        member = next(iter(self.idle.values()))
+                        changed[member] = None
+                        member.give_way()
+                    elif self.graceful and self._need(self.closing - len(self.graceful)) < math.inf:
+                        member = next(iter(self.graceful.values()))
+                        changed[member] = None
+                        member.hurry()
+                    else:
+                        break
         finally:
-            self._sharing = False
+            for member in changed:
+                member.act()
 
     def _neediest(self) -> SharedPoolStateMachine[TransportT] | None:
         """Return the member whose waiter in need has waited longest, if any needs room."""
@@ -144,34 +152,36 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(settings, slots, run_actions, jitter=jitter)
+        super().__init__(
+            settings, slots, run_actions, jitter=jitter, event_lock=shared_limit.event_lock
+        )
         self._shared_limit = shared_limit
 
     def needy(self) -> Iterator[int]:
         """Yield the numbers of the waiters for whom there is room here and nothing under way."""
-        room = min(self._wanted(), self._max_size - self._size)
+        room = min(self._line.wanted(), self._max_size - self._size)
         if room <= 0:
             return iter(())
         return (waiter.number for waiter in islice(self._line.in_need(), int(room)))
 
     def open_for_waiter(self) -> None:
-        """Have a connection opened for the waiter that has waited longest."""
-        with self._event:
-            self._open_one(self._shared_limit.now)
-            self._make_room()
-            self._set_alarm()
+        """Have a connection opened for the waiter that has waited longest: a step of sharing."""
+        self._open_one(self._shared_limit.now)
+        self._make_room()
+        self._set_alarm()
 
     def give_way(self) -> None:
-        """Have the connection closed that was idle longest, to make room for another pool's."""
-        with self._event:
-            if self._oldest_idle() is not None:
-                self._close(self._idle.popleft(), CloseReason.GAVE_WAY)
-                self._balance(self._shared_limit.now)
+        """Have the connection closed that was idle longest, to make room: a step of sharing."""
+        self._close_oldest(CloseReason.GAVE_WAY)
+        self._balance(self._shared_limit.now)
 
     def hurry(self) -> None:
-        """Have the connection closed at once that has been closing longest."""
-        with self._event:
-            self._hurry()
+        """Have the connection closed at once that has been closing longest: a step of sharing."""
+        self._hurry()
+
+    def act(self) -> None:
+        """Run the actions that sharing has led to here."""
+        super()._finish_event()
 
     def _may_wait(self) -> bool:
         # Here they wait for room, too, that other pools have.
@@ -191,7 +201,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         if self._drained is not None:
             return
         self._shared_limit.now = now
-        self._pass_time(now)
+        self._line.pass_time(now)
         self._shared_limit.enlist(self)
         while (
             self._size < self._max_size
@@ -204,8 +214,9 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         self._due = True
 
     def _finish_event(self) -> None:
-        if self._due:
-            super()._finish_event()
+        due = self._due
+        super()._finish_event()
+        if due:
             self._shared_limit.share()
 
     def _open_one(self, now: float) -> None:
@@ -223,8 +234,10 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         self._shared_limit.total -= 1
         super()._forget(entry)
 
-    def _close(self, entry: PoolEntry[TransportT], reason: CloseReason) -> None:
-        super()._close(entry, reason)
+    def _close(
+        self, entry: PoolEntry[TransportT], reason: CloseReason, now: float = math.inf
+    ) -> None:
+        super()._close(entry, reason, now)
         if entry in self._graceful:
             self._shared_limit.graceful[entry] = self
 

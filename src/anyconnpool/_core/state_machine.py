@@ -13,36 +13,28 @@ calls ``run_actions`` itself when the event is over and the lock is free. The ru
   (:mod:`anyconnpool._core.waiting_line`), and where there is no room for those who are left, idle
   connections give way. A failure to connect is for whoever waited when the attempt began.
 - One request has one idle connection checked. A check is no use of it: it goes back to its place.
-- With ``connect_retry``, one attempt at a time while connecting fails, for all who wait, and also
-  when it works again, until all of them are served: a remote that comes back meets no stampede.
-  The pause after a failure holds no slot, and those who come during it get one attempt at once.
 - A connection is acquired or becomes idle only if nothing is known against it. A greeting, what
   the server says before anybody has used the connection, is for its first borrower.
-- An idle connection that turns out dead leaves at once. It stays in the deque until somebody comes
-  by, marked by its state, so that a thousand deaths in one moment cost a thousand steps.
 
 The idle deque and all counts change under a lock that is never held across an await: statistics
 are read from other threads. Methods without an underscore are events and take the lock; the others
-are the steps that events consist of, and expect it to be held.
+are the steps that events consist of, and expect it to be held; see ``event_lock.py``.
 """
 
 from __future__ import annotations
 
 import math
 import random
-import threading
-from bisect import insort
 from collections import deque
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Generic
 
-from anyconnpool._core.outage import Outage
+from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
+from anyconnpool._core.idle_connections import IdleConnections
 from anyconnpool._core.states import (
     IDLE,
     IN_USE,
     Action,
-    LockedEvent,
     PoolEntry,
     Slots,
     State,
@@ -51,18 +43,20 @@ from anyconnpool._core.states import (
     Waiter,
 )
 from anyconnpool._core.waiting_line import WaitingLine
-from anyconnpool._retry import Retry
 from anyconnpool._settings import Settings
-from anyconnpool._statistics import CloseReason, PoolStatistics, freeze_counts
+from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import ALIVE, Liveness
 
 # A lifetime ends up to a tenth early, so that connections opened together don't end together.
 _LIFETIME_JITTER = 0.1
+_UNASKED = (CloseReason.PEER_CLOSED, CloseReason.UNREAD_DATA)
+# A new connection that has ended so soon came to nothing, in seconds: it is as if it could not be
+# opened. That is known when the next sweep has passed at the latest.
+_EARLY = 10.0
 
-_IDLE_SINCE = attrgetter("idle_since")
 
-
+@postpone_events(besides=["release"])
 class PoolStateMachine(Generic[TransportT]):
     """Decide what every event in the life of a pool's connections leads to.
 
@@ -70,6 +64,7 @@ class PoolStateMachine(Generic[TransportT]):
     :param slots: one token for every connection
     :param run_actions: carries out what stands in :attr:`actions`
     :param jitter: returns a random number from 0 to 1
+    :param event_lock: the lock of the machines that this one shares a limit with, if any
     """
 
     def __init__(
@@ -79,6 +74,7 @@ class PoolStateMachine(Generic[TransportT]):
         run_actions: Callable[[], object],
         *,
         jitter: Callable[[], float] = random.random,
+        event_lock: EventLock | None = None,
     ) -> None:
         self.actions: deque[tuple[Action, PoolEntry[TransportT]]] = deque()
         self.last_connect_error: Exception | None = None
@@ -94,27 +90,23 @@ class PoolStateMachine(Generic[TransportT]):
         self._slots = slots
         self._run_actions = run_actions
         self._jitter = jitter
-        self._lock = threading.Lock()
-        self._event = LockedEvent(self._lock, self._finish_event)
+        self.event_lock = event_lock or EventLock()
+        self._lock = self.event_lock.lock
+        self._event = LockedEvent(self.event_lock, self._finish_event)
         #: whether the event under way leads to something to be done
         self._due = False
-        self._idle: deque[PoolEntry[TransportT]] = deque()
-        #: how many in the deque are idle no longer
-        self._ghosts = 0
-        self._pop_idle = self._idle.pop if settings.idle_order == "lifo" else self._idle.popleft
-        self._line: WaitingLine[TransportT] = WaitingLine()
+        self._idle: IdleConnections[TransportT] = IdleConnections()
+        entries = self._idle_entries = self._idle.entries
+        self._pop_idle = entries.pop if settings.idle_order == "lifo" else entries.popleft
+        self._line: WaitingLine[TransportT] = WaitingLine(settings.connect_retry)
         self._waiters = self._line.waiters
+        self._watchers = self._line.watchers
         #: number of the newest waiter
         self._newest = 0
         #: those that are being closed and take their time for it
         self._graceful: dict[PoolEntry[TransportT], None] = {}
-        self._retry = settings.connect_retry
-        self._outage = Outage(settings.connect_retry)
-        #: whether it is not yet time for the next attempt, while connecting fails
-        self._pausing = False
         #: when :meth:`tick` has to be called, if at all
         self.alarm_at = math.inf
-        self._watchers: dict[Waiter[TransportT], None] = {}
         #: how many are in the states that pass; from these follows how many are in use
         self._passing = {State.OPENING: 0, State.CHECKING: 0, State.CLOSING: 0}
         self._size = 0
@@ -124,39 +116,40 @@ class PoolStateMachine(Generic[TransportT]):
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
         """Acquire an idle connection, if there is a good one; bad ones are closed."""
+        lock = self.event_lock
+        if lock.busy:
+            return None
         # A "with" costs as much again as the lock itself: on the path of every borrow it shows.
         self._lock.acquire()
         try:
+            lock.busy = True
             pop_idle, asked = self._pop_idle, False
-            while self._idle:
+            while self._idle_entries:
                 entry = pop_idle()
                 if entry.state is not IDLE:
-                    self._ghosts -= 1
+                    self._idle.ghosts -= 1
                     continue
                 if now < entry.recheck_at:
                     liveness = entry.look()
-                    reason = None if liveness is ALIVE else self._reason(entry, liveness)
+                    reason = None if liveness is ALIVE else entry.fault(liveness)
                     if reason is None and not self._waiters:
                         self._grant(entry, now)
                         return entry
                 else:
                     reason = self._judge_idle(entry, now)
+                    if reason is None and asked:
+                        self._idle_entries.append(entry)
+                        return None
                     if reason is None:
-                        if asked:
-                            self._idle.append(entry)
-                            return None
                         # One check for one request. Of the others, the one that was used last may
                         # be good without a check.
                         self._check(entry, now)
-                        pop_idle, asked = self._idle.pop, True
+                        pop_idle, asked = self._idle_entries.pop, True
                         continue
                 self._route(entry, now, reason)
             return None
         finally:
-            if self._due:
-                self._conclude(now)
-            else:
-                self._lock.release()
+            self._conclude(now)
 
     def join(self, waiter: Waiter[TransportT], now: float) -> bool:
         """Put a task in line, and have a connection opened for it where there is room.
@@ -164,11 +157,11 @@ class PoolStateMachine(Generic[TransportT]):
         :return: false if ``max_waiting`` tasks are waiting for a slot already
         """
         with self._event:
-            self._pass_time(now)
+            self._line.pass_time(now)
             if not self._may_wait():
                 return False
             waiter.number = self._next_number()
-            self._line.join(waiter)
+            self._waiters[waiter] = None
             self._balance(now)
             return True
 
@@ -193,18 +186,20 @@ class PoolStateMachine(Generic[TransportT]):
 
         :param reason: why it must not be used again, if so
         """
+        lock = self.event_lock
+        if lock.busy:
+            lock.postpone(self.release, entry, now, reason)
+            return
         self._lock.acquire()
         try:
+            lock.busy = True
             if entry.state is not IN_USE:
                 return
             if reason is None and (entry.noticed or self._waiters):
-                reason = self._judge(entry)
+                reason = entry.fault(entry.look())
             self._route(entry, now, reason)
         finally:
-            if self._due:
-                self._conclude(now)
-            else:
-                self._lock.release()
+            self._conclude(now)
 
     def notice(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take note that something has arrived or ended on a connection while nobody receives."""
@@ -214,20 +209,24 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             reason = self._judge_idle(entry, now)
             if reason is not None:
-                self._ghosts += 1
-                self._close(entry, reason)
+                self._idle.ghosts += 1
+                self._close(entry, reason, now)
                 self._balance(now)
 
     def detach(self, entry: PoolEntry[TransportT], now: float) -> bool:
         """Let a borrowed connection leave the pool open; false if it was seized meanwhile."""
-        with self._event:
-            if entry.state is not State.IN_USE:
-                return False
+        if mine := entry.state is IN_USE:
             entry.close_reason = CloseReason.DETACHED
-            self.totals.closed[entry.close_reason] += 1
-            self._forget(entry)
-            self._balance(now)
-            return True
+            self._detach(entry, now)
+        return mine
+
+    @postponable
+    def _detach(self, entry: PoolEntry[TransportT], now: float) -> None:
+        with self._event:
+            if entry.state is IN_USE:
+                self.totals.closed[entry.close_reason] += 1
+                self._forget(entry)
+                self._balance(now)
 
     def opened(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take in a new connection: for the oldest waiter, or idle."""
@@ -238,18 +237,16 @@ class PoolStateMachine(Generic[TransportT]):
             entry.expires_at = now + lifetime
             self.totals.opened += 1
             self.last_connect_error = None
-            self._outage.succeeded(self._newest_number())
-            self._pausing = False
-            self._line.end(entry)
+            self._line.succeed(entry, self._newest_number())
             # Whoever waits gets it as it is: a server may say one thing and hang up.
-            reason = None if self._waiters else self._judge(entry)
+            reason = None if self._waiters else entry.fault(entry.look())
             if reason is None:
                 self._refill_paused = False
             self._route(entry, now, reason)
             self._balance(now)
 
     def open_failed(
-        self, entry: PoolEntry[TransportT], error: Exception, now: float, *, passing: bool
+        self, entry: PoolEntry[TransportT], error: Exception, now: float, passing: bool
     ) -> None:
         """Give the error to whom it concerns, or have it tried again for them.
 
@@ -258,16 +255,11 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             self.totals.open_failed += 1
             self.last_connect_error = error
-            self._line.pass_time(now)
-            if self._retry is not None and passing:
-                self._charge(entry, error, self._retry, now)
-            else:
-                self._refill_paused = True
-                if next(self._line.concerned(entry), None) is not None:
-                    self._wake(self._line.pop(), error)
-                else:
-                    self._wake_watchers(error)
-            self._line.end(entry)
+            line = self._line
+            failed = line.fail(entry, now) if passing else line.fail_for_good(entry)
+            for waiter in failed:
+                self._wake(waiter, error)
+            self._refill_paused = not passing or line.refills_pause()
             self._forget(entry)
             self._balance(now)
 
@@ -279,7 +271,7 @@ class PoolStateMachine(Generic[TransportT]):
             self._balance(now)
 
     def died_unused(self, error: Exception) -> None:
-        """Notify those who wait for readiness that what was opened didn't stay open."""
+        """Tell those who wait for readiness that what was opened didn't stay open."""
         with self._event:
             self._wake_watchers(error)
 
@@ -299,7 +291,7 @@ class PoolStateMachine(Generic[TransportT]):
         """Decide what becomes of a doubtful connection, by what a look into it has shown."""
         with self._event:
             self._line.end(entry)
-            reason = self._reason(entry, found) if isinstance(found, Liveness) else found
+            reason = found if isinstance(found, CloseReason) else entry.fault(found)
             self._route(entry, now, reason)
             self._balance(now)
 
@@ -318,15 +310,14 @@ class PoolStateMachine(Generic[TransportT]):
         :return: whether there may be more
         """
         with self._event:
-            more = True
             for _ in range(limit):
-                oldest = self._oldest_idle()
-                more = oldest is not None and now - oldest.idle_since >= self._longest_idle
-                if not more:
+                oldest = self._idle.oldest()
+                if oldest is None or now - oldest.idle_since < self._longest_idle:
+                    limit = 0
                     break
-                self._close(self._idle.popleft(), CloseReason.IDLE_TIME)
+                self._close(self._idle_entries.popleft(), CloseReason.IDLE_TIME)
             self._balance(now)
-            return more
+            return limit > 0
 
     def look_over(self, start: int, limit: int, now: float) -> int | None:
         """Take the idle entries that are no longer good out of the idle ones, a slice at a time.
@@ -335,33 +326,24 @@ class PoolStateMachine(Generic[TransportT]):
         :param limit: how many to look at
         :return: where the next slice starts, if there is one
         """
-        idle, kept = self._idle, 0
+
+        def is_bad(entry: PoolEntry[TransportT]) -> bool:
+            reason = self._judge_age(entry, now)
+            if reason is None and not entry.tells:
+                reason = entry.fault(entry.look())
+            if reason is not None:
+                self._close(entry, reason, now)
+            return reason is not None
+
         with self._event:
-            idle.rotate(-start)
-            try:
-                for _ in range(min(limit, len(idle) - start)):
-                    entry = idle[0]
-                    if entry.state is not IDLE:
-                        self._ghosts -= 1
-                        idle.popleft()
-                        continue
-                    reason = self._judge_age(entry, now)
-                    if reason is None and not entry.tells:
-                        reason = self._judge(entry)
-                    if reason is None:
-                        idle.rotate(-1)
-                        kept += 1
-                    else:
-                        self._close(idle.popleft(), reason)
-            finally:
-                idle.rotate(start + kept)
+            following = self._idle.sift(start, limit, is_bad)
             self._balance(now)
-            return start + kept if start + kept < len(idle) else None
+            return following
 
     def next_expiry(self) -> float:
         """Return when the entry that stood longest will have been idle for too long."""
-        with self._lock:
-            oldest = self._oldest_idle()
+        with self._event:
+            oldest = self._idle.oldest()
             return math.inf if oldest is None else oldest.idle_since + self._longest_idle
 
     def unused(self) -> bool:
@@ -397,16 +379,15 @@ class PoolStateMachine(Generic[TransportT]):
         """Have every present connection closed, those in use when they come back."""
         with self._event:
             self._generation += 1
-            while self._oldest_idle() is not None:
-                self._close(self._idle.popleft(), CloseReason.RETIRED)
+            self._close_all_idle(CloseReason.RETIRED)
             self._balance(now)
 
     def resize(self, max_size: float, now: float) -> None:
         """Change the maximum; surplus connections are closed, those in use when they come back."""
         with self._event:
             self._max_size = max_size
-            while self._size - self._passing[State.CLOSING] > max_size and self._oldest_idle():
-                self._close(self._idle.popleft(), CloseReason.SURPLUS)
+            while self._size - self._passing[State.CLOSING] > max_size and self._idle:
+                self._close_oldest(CloseReason.SURPLUS)
             self._fit_slots()
             self._balance(now)
 
@@ -416,12 +397,11 @@ class PoolStateMachine(Generic[TransportT]):
         :param drained: called when nothing is in use any more
         """
         with self._event:
-            self._drained = drained
+            self._drained, self.last_connect_error = drained, None
             while self._waiters:
                 self._wake(self._line.pop(), error())
             self._wake_watchers(error())
-            while self._oldest_idle() is not None:
-                self._close(self._idle.popleft(), CloseReason.POOL_CLOSED)
+            self._close_all_idle(CloseReason.POOL_CLOSED)
             self._check_drained()
 
     def seize(self, entry: PoolEntry[TransportT], now: float) -> None:
@@ -434,25 +414,23 @@ class PoolStateMachine(Generic[TransportT]):
     @defer_interrupts
     def statistics(self) -> PoolStatistics:
         """Return counts and totals as they are now, from any thread."""
-        totals = self.totals
         with self._lock:
+            # Not negative: this may be asked in the middle of an event, by a signal handler.
+            idle, in_use = (
+                max(len(self._idle.entries) - self._idle.ghosts, 0),
+                max(self._in_use(), 0),
+            )
+            connecting, closing = self._under_way(), self._passing[State.CLOSING]
             return PoolStatistics(
                 name=self._settings.name,
                 max_size=self._max_size,
-                size=self._size,
-                idle=self._count_idle(),
-                in_use=self._in_use(),
-                connecting=self._under_way(),
-                closing=self._passing[State.CLOSING],
+                size=idle + in_use + connecting + closing,
+                idle=idle,
+                in_use=in_use,
+                connecting=connecting,
+                closing=closing,
                 tasks_waiting=len(self._waiters),
-                acquired=totals.acquired,
-                reused=totals.reused,
-                opened=totals.opened,
-                open_failed=totals.open_failed,
-                closed=freeze_counts(totals.closed),
-                timed_out=totals.timed_out,
-                cancelled=totals.cancelled,
-                replayed=totals.replayed,
+                **self.totals.frozen(),
             )
 
     def _request(self, action: Action, entry: PoolEntry[TransportT]) -> None:
@@ -461,18 +439,24 @@ class PoolStateMachine(Generic[TransportT]):
         self._due = True
 
     def _finish_event(self) -> None:
-        """Run the actions that the event has led to, if any; called without the lock."""
+        """Do what the event has led to or put off, if anything; called without the lock."""
+        if self.event_lock.postponed:
+            self.event_lock.catch_up()
         if self._due:
             self._due = False
             self._run_actions()
 
     def _conclude(self, now: float) -> None:
-        """Do what ``with self._event`` does at its end, and balance first."""
+        """End an event that has taken the lock without ``with``."""
+        lock = self.event_lock
         try:
-            self._balance(now)
+            if self._due:
+                self._balance(now)
         finally:
+            lock.busy = False
             self._lock.release()
-        self._finish_event()
+        if self._due or lock.postponed:
+            self._finish_event()
 
     def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
         """Decide what becomes of a connection that nobody holds any more."""
@@ -486,7 +470,7 @@ class PoolStateMachine(Generic[TransportT]):
         ):
             reason = self._unfit(entry, now)
         if reason is not None:
-            self._close(entry, reason)
+            self._close(entry, reason, now)
         elif self._waiters:
             waiter = self._line.pop()
             self._grant(entry, now)
@@ -512,35 +496,12 @@ class PoolStateMachine(Generic[TransportT]):
         return None
 
     def _judge_idle(self, entry: PoolEntry[TransportT], now: float) -> CloseReason | None:
-        return self._judge_age(entry, now) or self._judge(entry)
+        return self._judge_age(entry, now) or entry.fault(entry.look())
 
     def _judge_age(self, entry: PoolEntry[TransportT], now: float) -> CloseReason | None:
         if now - entry.idle_since >= self._longest_idle:
             return CloseReason.IDLE_TIME
         return CloseReason.LIFETIME if now >= entry.expires_at else None
-
-    def _judge(self, entry: PoolEntry[TransportT]) -> CloseReason | None:
-        return self._reason(entry, entry.look())
-
-    @staticmethod
-    def _reason(entry: PoolEntry[TransportT], liveness: Liveness) -> CloseReason | None:
-        """Say why a connection that looks like this has to be closed, if so."""
-        if liveness is Liveness.CLOSED:
-            return CloseReason.PEER_CLOSED
-        if liveness is Liveness.UNREAD and (entry.borrows or entry.spoken):
-            return CloseReason.UNREAD_DATA
-        return None
-
-    def _count_idle(self) -> int:
-        return len(self._idle) - self._ghosts
-
-    def _oldest_idle(self) -> PoolEntry[TransportT] | None:
-        """Return the entry that has been idle longest, the first of the deque, if there is one."""
-        idle = self._idle
-        while idle and idle[0].state is not IDLE:
-            self._ghosts -= 1
-            idle.popleft()
-        return idle[0] if idle else None
 
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Make an entry idle."""
@@ -551,12 +512,12 @@ class PoolStateMachine(Generic[TransportT]):
             # A check is no use: it returns to its place.
             self._passing[State.CHECKING] -= 1
             recheck_at = min(recheck_at, entry.idle_since + self._longest_idle)
-            insort(self._idle, entry, key=_IDLE_SINCE)
+            self._idle.put_back(entry)
         else:
             if entry.state is State.OPENING:
                 self._passing[State.OPENING] -= 1
             entry.idle_since = now
-            self._idle.append(entry)
+            self._idle_entries.append(entry)
         entry.state = IDLE
         entry.recheck_at = recheck_at if recheck_at < entry.expires_at else entry.expires_at
 
@@ -584,23 +545,38 @@ class PoolStateMachine(Generic[TransportT]):
         entry.borrows -= 1
         if entry.borrows:
             self.totals.reused -= 1
-        self._route(entry, now, self._judge(entry))
+        self._route(entry, now, entry.fault(entry.look()))
 
     def _check(self, entry: PoolEntry[TransportT], now: float) -> None:
         self._move(entry, State.CHECKING)
         self._line.begin(entry, now)
         self._request(Action.CHECK, entry)
 
-    def _close(self, entry: PoolEntry[TransportT], reason: CloseReason) -> None:
+    def _close(
+        self, entry: PoolEntry[TransportT], reason: CloseReason, now: float = math.inf
+    ) -> None:
+        """Have an entry closed.
+
+        :param now: the time, if it matters how soon it has ended
+        """
         entry.close_reason = reason
-        if entry.died_unused():
+        if reason in _UNASKED and not entry.borrows and now - entry.idle_since < _EARLY:
             # The next one would end in the same way: not before the next sweep.
-            self._refill_paused = True
+            entry.ended_early = self._refill_paused = True
         self._move(entry, State.CLOSING)
         if reason.orderly:
             self._graceful[entry] = None
         self._request(Action.CLOSE, entry)
         self._check_drained()
+
+    def _close_oldest(self, reason: CloseReason) -> None:
+        entry = self._idle.pop_oldest()
+        if entry is not None:
+            self._close(entry, reason)
+
+    def _close_all_idle(self, reason: CloseReason) -> None:
+        while self._idle:
+            self._close_oldest(reason)
 
     def _forget(self, entry: PoolEntry[TransportT]) -> None:
         self._move(entry, State.GONE)
@@ -623,51 +599,30 @@ class PoolStateMachine(Generic[TransportT]):
         """Have as many connections opened as are missing and have room, or make room for them."""
         if self._drained is not None:
             return
-        self._pass_time(now)
-        while self._size < self._max_size and (self._wanted() or self._missing_idle() > 0):
+        line = self._line
+        line.pass_time(now)
+        while self._size < self._max_size and (line.wanted() or self._missing_idle() > 0):
             self._open_one(now)
         self._make_room()
         self._set_alarm()
-
-    def _pass_time(self, now: float) -> None:
-        self._line.pass_time(now)
-        if self._pausing and now >= self._outage.retry_at:
-            self._pausing = False
-
-    def _wanted(self) -> int:
-        """Count the connections that may be opened now for those for whom nothing is under way."""
-        needy = self._line.needy()
-        if not needy or not self._is_retrying():
-            return needy
-        newest = next(reversed(self._waiters))
-        if self._line.provides_for(newest):
-            return 0
-        return 0 if self._pausing and newest.failures else 1
 
     def _missing_idle(self) -> int:
         """Count the idle connections that are missing, beyond those under way for nobody."""
         if self._refill_paused or not self._min_idle:
             return 0
-        if self._is_retrying() and (self._pausing or self._passing[State.OPENING]):
+        line = self._line
+        if line.takes_turns() and (line.pausing or self._passing[State.OPENING]):
             return 0
-        spare = self._under_way() - self._line.provided()
-        return self._min_idle - self._count_idle() - spare
-
-    def _is_retrying(self) -> bool:
-        """Return whether one attempt at a time is made, for all who want a connection."""
-        if self._retry is None:
-            return False
-        oldest = next(iter(self._waiters), None)
-        recovering = oldest is not None and oldest.number <= self._outage.awaited_by
-        return recovering or self._outage.failures > 0
+        spare = self._under_way() - line.provided()
+        return self._min_idle - len(self._idle) - spare
 
     def _make_room(self) -> None:
         """Have idle connections give way to those who need room, and nothing close slowly."""
-        if self._size < self._max_size or not (self._idle or self._graceful):
+        if self._size < self._max_size or not (self._idle_entries or self._graceful):
             return
-        wanted = self._wanted()
-        while wanted > self._freeing() and self._oldest_idle() is not None:
-            self._close(self._idle.popleft(), CloseReason.GAVE_WAY)
+        wanted = self._line.wanted()
+        while wanted > self._freeing() and self._idle:
+            self._close_oldest(CloseReason.GAVE_WAY)
         # What is surplus leaves no slot when it is closed.
         useful = min(wanted, self._freeing())
         while useful > 0 and self._graceful and useful > self._freeing() - len(self._graceful):
@@ -694,47 +649,23 @@ class PoolStateMachine(Generic[TransportT]):
 
     def _set_alarm(self) -> None:
         """See to it that the time is told when it matters."""
-        at = self._line.recount_at()
-        if self._pausing and (self._waiters or self._min_idle):
-            at = min(at, self._outage.retry_at)
+        at = self._line.next_change()
         if at < self.alarm_at:
             self.alarm_at = at
             self._due = True
-
-    def _charge(
-        self, entry: PoolEntry[TransportT], error: Exception, retry: Retry, now: float
-    ) -> None:
-        """Count a failure for those whom it concerns; who has no tries left gets the error."""
-        charged = list(self._line.concerned(entry))
-        if entry.known_failures is None:
-            # Begun in a pause, for those who came during it.
-            charged = [waiter for waiter in charged if not waiter.failures]
-        elif self._outage.failed(entry.known_failures, now):
-            self._pausing = True
-            self._refill_paused = self._outage.failures > retry.count
-            charged += filter(entry.is_for, self._watchers)
-        else:
-            return
-        for waiter in charged:
-            waiter.failures += 1
-            if waiter.failures > retry.count:
-                self._line.leave(waiter)
-                self._watchers.pop(waiter, None)
-                self._wake(waiter, error)
 
     def _under_way(self) -> int:
         return self._passing[State.OPENING] + self._passing[State.CHECKING]
 
     def _in_use(self) -> int:
-        return self._size - self._count_idle() - self._under_way() - self._passing[State.CLOSING]
+        return self._size - len(self._idle) - self._under_way() - self._passing[State.CLOSING]
 
     def _open_one(self, now: float) -> None:
         entry: PoolEntry[TransportT] = PoolEntry(self._generation)
-        entry.known_failures = None if self._pausing else self._outage.all_failures
         self._slots.acquire_on_behalf_of_nowait(entry)
         self._passing[State.OPENING] += 1
         self._size += 1
-        self._line.begin(entry, now, self._newest_number())
+        self._line.begin_attempt(entry, now, self._newest_number())
         self._request(Action.OPEN, entry)
 
     def _next_number(self) -> int:
@@ -751,7 +682,7 @@ class PoolStateMachine(Generic[TransportT]):
             self._slots.total_tokens = tokens
 
     def _check_ready(self) -> None:
-        if self._count_idle() >= self._min_idle:
+        if len(self._idle) >= self._min_idle:
             self._wake_watchers(None)
 
     def _check_drained(self) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum, IntEnum, auto
-from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from anyconnpool._statistics import CloseReason
+from anyconnpool._statistics import CloseReason, freeze_counts
 from anyconnpool._util.liveness import Liveness
 
 TransportT = TypeVar("TransportT")
@@ -71,6 +69,7 @@ class PoolEntry(Generic[TransportT]):
         "borrows",
         "call_site",
         "close_reason",
+        "ended_early",
         "expires_at",
         "generation",
         "hurried",
@@ -119,6 +118,8 @@ class PoolEntry(Generic[TransportT]):
         self.slow_at: float = 0.0
         #: how many connects had failed when it was begun; None if it was begun in a pause
         self.known_failures: int | None = None
+        #: whether its peer has ended it, or said something, before anybody had used it
+        self.ended_early: bool = False
         #: whether it must not take its time to be closed
         self.hurried: bool = False
 
@@ -126,10 +127,13 @@ class PoolEntry(Generic[TransportT]):
         """Return whether a task waited already when it was begun to open this one."""
         return self.begun_for is not None and waiter.number <= self.begun_for
 
-    def died_unused(self) -> bool:
-        """Return whether it is closed because of what its peer did before anybody had used it."""
-        unasked = (CloseReason.PEER_CLOSED, CloseReason.UNREAD_DATA)
-        return not self.borrows and self.close_reason in unasked
+    def fault(self, liveness: Liveness) -> CloseReason | None:
+        """Return why a connection that looks like this has to be closed, if so."""
+        if liveness is Liveness.CLOSED:
+            return CloseReason.PEER_CLOSED
+        if liveness is Liveness.UNREAD and (self.borrows or self.spoken):
+            return CloseReason.UNREAD_DATA
+        return None
 
 
 class Waiter(Generic[TransportT]):
@@ -150,6 +154,12 @@ class Waiter(Generic[TransportT]):
         self.number = 0
         #: how many attempts have failed for it
         self.failures = 0
+
+    def take_error(self) -> Exception:
+        """Return the error, and forget it: its traceback will lead to the frame that waited."""
+        error, self.error = self.error, None
+        assert error is not None
+        return error
 
 
 class Totals:
@@ -173,31 +183,18 @@ class Totals:
         self.timed_out = self.cancelled = 0
         self.replayed = 0
 
-
-class LockedEvent:
-    """Hold a lock for one event, then have done what the event has led to.
-
-    :param lock: the lock
-    :param finish: called when the lock is free again
-    """
-
-    __slots__ = ("_finish", "_lock")
-
-    def __init__(self, lock: threading.Lock, finish: Callable[[], object]) -> None:
-        self._lock = lock
-        self._finish = finish
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        self._lock.release()
-        self._finish()
+    def frozen(self) -> dict[str, Any]:
+        """Return a copy, by the names that :class:`PoolStatistics` has for them."""
+        return {
+            "acquired": self.acquired,
+            "reused": self.reused,
+            "opened": self.opened,
+            "open_failed": self.open_failed,
+            "timed_out": self.timed_out,
+            "cancelled": self.cancelled,
+            "replayed": self.replayed,
+            "closed": freeze_counts(self.closed),
+        }
 
 
 class Slots(Protocol):

@@ -1,42 +1,56 @@
-"""Who waits for a connection, in order, and how many of them something is on its way for.
+"""Who waits for a connection, in order, and for how many of them one may be opened now.
 
 The rules:
 
 - What is under way belongs to nobody: whatever becomes available goes to whoever has waited
   longest. So those for whom nothing is under way are the last in line, and counting is enough.
-- What has been under way for a tenth of a second may hang. Then an attempt counts for those only
-  who waited when it began, and a check for nobody.
+- What has been under way for a tenth of a second may hang. Then an attempt to connect counts for
+  those only who waited when it began, and a check for nobody.
 - A failure to connect concerns those who may rely on the attempt in that moment.
+- With ``connect_retry``, attempts take turns while connecting fails, and after that until all who
+  waited for it are served: a remote that comes back meets no stampede. The pause after a failure
+  holds no slot. Those who come during the pause get one attempt at once.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
 from typing import Generic
 
 from anyconnpool._core.states import PoolEntry, TransportT, Waiter
+from anyconnpool._retry import Retry
 
 # So long, in seconds, everybody may rely on what is under way.
 _PATIENCE = 0.1
 
 
 class WaitingLine(Generic[TransportT]):
-    """Count for how many of the tasks that wait nothing is under way."""
+    """Count for how many of the tasks that wait a connection may be opened.
 
-    def __init__(self) -> None:
+    :param retry: the pool's ``connect_retry``
+    """
+
+    def __init__(self, retry: Retry | None) -> None:
         self.waiters: OrderedDict[Waiter[TransportT], None] = OrderedDict()
+        #: those who wait until enough connections are idle
+        self.watchers: dict[Waiter[TransportT], None] = {}
+        #: failures to connect in a row, with ``connect_retry``; a burst counts once
+        self.failures = 0
+        self._all_failures = 0
+        #: whether it is not yet time for the next attempt
+        self.pausing = False
+        self._retry = retry
+        self._retry_at = -math.inf
+        #: number of the newest of those who waited for the end of the last outage
+        self._outlasted_by = -1
         #: what everybody may rely on, and the attempts that may hang; the oldest first
         self._fresh: dict[PoolEntry[TransportT], None] = {}
         self._slow: dict[PoolEntry[TransportT], None] = {}
         #: how many waiters rely on the slow ones; None if that has to be counted again
         self._relying: int | None = 0
-
-    def join(self, waiter: Waiter[TransportT]) -> None:
-        """Put a task at the end of the line; it relies on no slow attempt."""
-        self.waiters[waiter] = None
 
     def leave(self, waiter: Waiter[TransportT]) -> None:
         """Take a task out of the line, wherever it stands."""
@@ -49,22 +63,19 @@ class WaitingLine(Generic[TransportT]):
         self._relying = None
         return waiter
 
-    def begin(
-        self, entry: PoolEntry[TransportT], now: float, newest: int | None = None
-    ) -> None:
-        """Take note that an entry is under way.
-
-        :param newest: number of the newest waiter who may rely on it however long it takes
-        """
-        entry.begun_for = newest
+    def begin(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Take note that an entry is under way."""
         entry.slow_at = now + _PATIENCE
         self._fresh[entry] = None
 
-    def concerned(self, entry: PoolEntry[TransportT]) -> Iterator[Waiter[TransportT]]:
-        """Yield those who may rely on an attempt that is under way, in order."""
-        if entry in self._fresh:
-            return iter(self.waiters)
-        return takewhile(entry.is_for, self.waiters)
+    def begin_attempt(self, entry: PoolEntry[TransportT], now: float, newest: int) -> None:
+        """Take note that an entry is being opened.
+
+        :param newest: number of the newest waiter
+        """
+        entry.begun_for = newest
+        entry.known_failures = None if self.pausing else self._all_failures
+        self.begin(entry, now)
 
     def end(self, entry: PoolEntry[TransportT]) -> None:
         """Take note that an entry is not under way any more."""
@@ -74,8 +85,73 @@ class WaitingLine(Generic[TransportT]):
             del self._slow[entry]
             self._relying = None
 
+    def succeed(self, entry: PoolEntry[TransportT], newest: int) -> None:
+        """Take note that an entry is open, which ends an outage.
+
+        :param newest: number of the newest waiter
+        """
+        self.end(entry)
+        if self.failures:
+            self._outlasted_by = newest
+        self.failures = 0
+        self.pausing = False
+
+    def fail(self, entry: PoolEntry[TransportT], now: float) -> list[Waiter[TransportT]]:
+        """Take note that an attempt has failed; return those who have no more tries.
+
+        They have left the line.
+        """
+        self.pass_time(now)
+        retry = self._retry
+        if retry is None:
+            return self.fail_for_good(entry)
+        charged = list(self.concerned(entry, self.waiters))
+        if entry.known_failures is None:
+            # Begun in a pause, for those who came during it.
+            charged = [waiter for waiter in charged if not waiter.failures]
+        elif entry.known_failures == self._all_failures:
+            charged += self.concerned(entry, self.watchers)
+            self.failures += 1
+            self._all_failures += 1
+            self.pausing = True
+            self._retry_at = now + retry.pause(self.failures)
+        else:
+            charged = []
+        self.end(entry)
+        for waiter in charged:
+            waiter.failures += 1
+        failed = [waiter for waiter in charged if waiter.failures > retry.count]
+        for waiter in failed:
+            self.leave(waiter)
+            self.watchers.pop(waiter, None)
+        return failed
+
+    def fail_for_good(self, entry: PoolEntry[TransportT]) -> list[Waiter[TransportT]]:
+        """Take note that an attempt has failed; return whom that concerns.
+
+        That is whoever has waited longest; if it concerns no waiter, all watchers. They have left
+        the line.
+        """
+        concerned = next(self.concerned(entry, self.waiters), None)
+        self.end(entry)
+        if concerned is not None:
+            return [self.pop()]
+        watchers = [*self.watchers]
+        self.watchers.clear()
+        return watchers
+
+    def concerned(
+        self, entry: PoolEntry[TransportT], tasks: Iterable[Waiter[TransportT]]
+    ) -> Iterator[Waiter[TransportT]]:
+        """Yield those of some tasks who may rely on an attempt that is under way, in order."""
+        return iter(tasks) if entry in self._fresh else takewhile(entry.is_for, tasks)
+
+    def refills_pause(self) -> bool:
+        """Return whether connections that nobody waits for must wait for the next sweep."""
+        return self._retry is None or self.failures > self._retry.count
+
     def pass_time(self, now: float) -> None:
-        """Let everybody rely no longer on what has been under way for too long."""
+        """Let everybody rely no longer on what has been under way for too long; end a pause."""
         while self._fresh:
             entry = next(iter(self._fresh))
             if entry.slow_at > now:
@@ -84,10 +160,15 @@ class WaitingLine(Generic[TransportT]):
             if entry.begun_for is not None:
                 self._slow[entry] = None
                 self._relying = None
+        if self.pausing and now >= self._retry_at:
+            self.pausing = False
 
-    def recount_at(self) -> float:
-        """Return when somebody in line may have nothing to rely on any more."""
-        return next(iter(self._fresh)).slow_at if self.waiters and self._fresh else math.inf
+    def next_change(self) -> float:
+        """Return when :meth:`pass_time` may change for how many a connection may be opened."""
+        at = self._retry_at if self.pausing else math.inf
+        if self.waiters and self._fresh:
+            at = min(at, next(iter(self._fresh)).slow_at)
+        return at
 
     def provided(self) -> int:
         """Return for how many something is under way: they are the first in line."""
@@ -113,9 +194,23 @@ class WaitingLine(Generic[TransportT]):
         """Return whether a newcomer may rely on something that nobody else needs."""
         return self.provided() < (self._relying or 0) + len(self._fresh)
 
-    def provides_for(self, waiter: Waiter[TransportT]) -> bool:
-        """Return whether a task may rely on anything that is under way, whoever else does."""
-        return bool(self._fresh) or bool(self._slow and next(reversed(self._slow)).is_for(waiter))
+    def wanted(self) -> int:
+        """Count the connections that may be opened now for those in need."""
+        needy = self.needy()
+        if not needy or not self.takes_turns():
+            return needy
+        newest = next(reversed(self.waiters))
+        if self._fresh or (self._slow and next(reversed(self._slow)).is_for(newest)):
+            return 0
+        return 0 if self.pausing and newest.failures else 1
+
+    def takes_turns(self) -> bool:
+        """Return whether there is one attempt at a time, for all who want a connection."""
+        if self._retry is None:
+            return False
+        oldest = next(iter(self.waiters), None)
+        recovering = oldest is not None and oldest.number <= self._outlasted_by
+        return recovering or self.failures > 0
 
     def _count_relying(self) -> int:
         # Whoever waited when an attempt began was before all who came later: the slow attempts

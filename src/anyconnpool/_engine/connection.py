@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Generator
+from itertools import count
 from types import CoroutineType, TracebackType
 from typing import Any, Protocol
 
@@ -16,6 +17,15 @@ from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import FramedStream
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
+
+_numbers = count(1)
+
+
+def _number_of(error: BaseException) -> int:
+    """Return the number of an exception, which it gets when it is first asked for."""
+    # Exceptions can't be referred to weakly, and an address may soon be another's.
+    number: int = error.__dict__.setdefault("_anyconnpool_number", next(_numbers))
+    return number
 
 
 class Owner(Protocol):
@@ -51,8 +61,11 @@ class PooledConnection(FramedStream):
         self._defaults = owner.settings
         self._owner = owner
         self._entry = entry
-        # An exception that was being handled already says nothing about this borrow.
-        self._handled = sys.exc_info()[1]
+        # An exception that was being handled already says nothing about this borrow. It is known
+        # by a number: kept itself, it would keep all that its traceback leads to, the connection
+        # before this one for example, as long as this one is borrowed.
+        handled = sys.exc_info()[1]
+        self._handled = None if handled is None else _number_of(handled)
         if transport.early:
             self._data, transport.early = transport.early, b""
 
@@ -113,7 +126,7 @@ class PooledConnection(FramedStream):
         """
         raised = sys.exc_info()[1]
         if not self._ended:
-            failed = raised is not None and raised is not self._handled
+            failed = raised is not None and _number_of(raised) != self._handled
             self._finish(CloseReason.UNCLEAN if failed else self._find_fault())
 
     @defer_interrupts

@@ -70,9 +70,7 @@ class Connector:
         """Log that a connection came to nothing before anybody had used it; return the error."""
         ended = entry.close_reason is CloseReason.PEER_CLOSED
         what = "hung up" if ended else "sent something that nobody had asked for"
-        error = ConnectionFailed(
-            f"{self._settings.name} {what} before the new connection was used"
-        )
+        error = ConnectionFailed(f"{self._settings.name} {what} before the new connection was used")
         self._outage.failed(error, self._now())
         return error
 

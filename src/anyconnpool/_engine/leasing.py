@@ -173,7 +173,10 @@ class Leasing:
             raise
         reply = whole(chunk)
         if reply is None:
-            return await self._receive_rest(entry, chunk, exchange, limit, attempt)
+            connection = continue_exchange(self, entry, chunk)
+            # Kept here, the chunk would be kept until the rest has come.
+            del chunk
+            return await self._receive_rest(connection, exchange, limit, attempt)
         if limit is not None:
             self._time_limits.end(limit)
         entry.borrower = None
@@ -193,14 +196,12 @@ class Leasing:
 
     async def _receive_rest(
         self,
-        entry: PoolEntry[Transport],
-        chunk: bytes,
+        connection: PooledConnection,
         exchange: Exchange[T],
         limit: TimeLimit | None,
         attempt: Attempt | None,
     ) -> T:
         """Go on with an exchange whose reply has come in part, or with more than the reply."""
-        connection = continue_exchange(self, entry, chunk)
         if limit is not None:
             limit.connection = connection
         try:
@@ -277,7 +278,7 @@ class Leasing:
         finally:
             self._machine.unwatch(watcher)
         if watcher.error is not None:
-            raise watcher.error
+            raise watcher.take_error()
 
     def count_replay(self, error: Exception) -> None:
         """Count an exchange that is repeated.
@@ -355,7 +356,7 @@ class Leasing:
 
     def _failure(self, waiter: Waiter[Transport], timeout: float) -> Exception:
         if waiter.error is not None:
-            return waiter.error
+            return waiter.take_error()
         self._machine.totals.timed_out += 1
         statistics = self._machine.statistics()
         held = self._borrow_counts.of(self._current_task(), statistics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from types import NoneType
 from typing import Any, TypeAlias, cast
 
@@ -16,15 +17,17 @@ from anyio import (
     get_cancelled_exc_class,
     move_on_after,
 )
-from anyio.abc import ByteStreamConnectable, TaskGroup
+from anyio.abc import ByteStreamConnectable
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, State
+from anyconnpool._engine.alarms import Alarms
 from anyconnpool._engine.connector import Connector
 from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.housekeeper import Housekeeper
 from anyconnpool._engine.leaks import LeakDetector
 from anyconnpool._engine.leasing import Leasing, ObservedLeasing
+from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimits
 from anyconnpool._settings import Settings
@@ -44,7 +47,8 @@ class RunningPool:
 
     :param settings: the pool's settings
     :param connectable: what it connects to
-    :param tasks: the group for the pool's tasks
+    :param tasks: starts the pool's tasks
+    :param alarms: rings for the pool
     :param home: the event loop of the block
     :param make_machine: makes the state machine
     """
@@ -53,7 +57,8 @@ class RunningPool:
         self,
         settings: Settings,
         connectable: ByteStreamConnectable,
-        tasks: TaskGroup,
+        tasks: PoolTasks,
+        alarms: Alarms,
         home: HomeLoop,
         make_machine: MachineFactory,
     ) -> None:
@@ -63,11 +68,13 @@ class RunningPool:
         self._drained = Event()
         self.machine = machine = make_machine(settings, self._slots, self._run_actions)
         connector = Connector(connectable, settings, home.now, machine)
-        self._connection_tasks = ConnectionTasks(machine, connector, settings, home.now, tasks)
+        self._connection_tasks = ConnectionTasks(
+            machine, connector, settings, home.now, tasks, alarms
+        )
         self._leaks = LeakDetector(settings.name, settings.leak_after, home)
         watched = settings.observers or settings.leak_after < math.inf
         leasing_class = ObservedLeasing if watched else Leasing
-        self._time_limits = TimeLimits(settings.name, home.now, tasks)
+        self._time_limits = TimeLimits(settings.name, home.now, alarms)
         self.leasing = leasing_class(
             settings, machine, self._connection_tasks, home, self._time_limits, self.held
         )
@@ -140,6 +147,8 @@ class PoolLifecycle:
         self._home = HomeLoop(name)
         self._close_timeout = close_timeout
         self._tasks = create_task_group()
+        self._pool_tasks = PoolTasks(self._tasks, copy_context())
+        self._alarms = Alarms(self._pool_tasks, self._home.now)
         self._scopes: list[CancelScope] = []
         self._pools: dict[RunningPool, None] = {}
 
@@ -154,7 +163,9 @@ class PoolLifecycle:
         :raises PoolError: in another event loop, thread or process than the block's
         """
         self._home.check()
-        pool = RunningPool(settings, connectable, self._tasks, self._home, make_machine)
+        pool = RunningPool(
+            settings, connectable, self._pool_tasks, self._alarms, self._home, make_machine
+        )
         self._pools[pool] = None
         return pool
 
@@ -171,7 +182,7 @@ class PoolLifecycle:
         """
         scope = CancelScope(shield=True)
         self._scopes.append(scope)
-        self._tasks.start_soon(_run_within, scope, function)
+        self._pool_tasks.start_soon(_run_within, scope, function)
 
     @defer_interrupts
     @asynccontextmanager
@@ -237,6 +248,7 @@ class PoolLifecycle:
                 for pool in self._pools:
                     await pool.wait_drained()
         finally:
+            self._alarms.stop()
             for pool in self._pools:
                 pool.seize(silent=hurry)
 

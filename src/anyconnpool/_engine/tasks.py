@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 from anyio import CancelScope, fail_after
-from anyio.abc import TaskGroup
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry
-from anyconnpool._engine.alarm import Alarm
+from anyconnpool._engine.alarms import Alarms
 from anyconnpool._engine.connection import run_hook
 from anyconnpool._engine.connector import Connector
 from anyconnpool._engine.replay import is_retryable
+from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -34,7 +35,8 @@ class ConnectionTasks:
     :param connector: opens connections
     :param settings: the pool's settings
     :param now: returns the time, in seconds
-    :param tasks: the group to run them in
+    :param tasks: what to run them in
+    :param alarms: rings when the state machine wants to be told the time
     """
 
     def __init__(
@@ -43,7 +45,8 @@ class ConnectionTasks:
         connector: Connector,
         settings: Settings,
         now: Callable[[], float],
-        tasks: TaskGroup,
+        tasks: PoolTasks,
+        alarms: Alarms,
     ) -> None:
         self._machine = machine
         self._connector = connector
@@ -54,7 +57,7 @@ class ConnectionTasks:
         self._scopes: set[CancelScope] = set()
         #: what ends the grace of a connection that is being closed
         self._graces: dict[PoolEntry[Transport], CancelScope] = {}
-        self._alarm = Alarm(tasks, self._tick)
+        self._alarm = alarms.new(self._tick)
         self._stopped = False
 
     @defer_interrupts
@@ -62,7 +65,11 @@ class ConnectionTasks:
         """Start a task for every action."""
         actions = self._machine.actions
         while actions:
-            action, entry = actions.popleft()
+            try:
+                action, entry = actions.popleft()
+            except IndexError:
+                # A finalizer or a signal handler came in between, and has run them all.
+                break
             if action is Action.OPEN:
                 self._tasks.start_soon(self._until_stopped, self._open, entry)
             elif action is Action.CHECK:
@@ -81,7 +88,7 @@ class ConnectionTasks:
     def stop(self) -> None:
         """Cancel what is being opened and checked, now and from now on; closing goes on."""
         self._stopped = True
-        self._alarm.stop()
+        self._alarm.set(math.inf)
         for scope in self._scopes:
             scope.cancel()
 
@@ -149,7 +156,7 @@ class ConnectionTasks:
         try:
             reason = entry.close_reason.value
             _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.transport, reason)
-            if entry.died_unused():
+            if entry.ended_early:
                 self._machine.died_unused(self._connector.count_early_end(entry))
             with survive_stray_cancellation(), CancelScope() as grace:
                 self._graces[entry] = grace

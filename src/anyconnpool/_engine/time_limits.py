@@ -1,7 +1,7 @@
 """The time limits of a pool's exchanges, in one line: a scope for each would cost far more.
 
-An exchange that ends in time, as nearly all do, costs an entry in a heap and a mark in it. One task
-of the pool sleeps until the earliest limit is over, and interrupts the stream that is late.
+An exchange that ends in time, as nearly all do, costs an entry in a heap and a mark in it. When the
+earliest limit is over, the stream that is late is interrupted.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
 
-from anyio.abc import TaskGroup
-
-from anyconnpool._engine.alarm import Alarm
+from anyconnpool._engine.alarms import Alarms
 from anyconnpool._engine.connection import PooledConnection
 from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._util.deadline import describe_timeout
@@ -46,16 +44,16 @@ class TimeLimits:
 
     :param pool: name of the pool, for errors
     :param now: returns the time, in seconds
-    :param tasks: the group to run in
+    :param alarms: rings when a limit is over
     """
 
-    def __init__(self, pool: str, now: Callable[[], float], tasks: TaskGroup) -> None:
+    def __init__(self, pool: str, now: Callable[[], float], alarms: Alarms) -> None:
         self._pool = pool
         self._now = now
         self._heap: list[tuple[float, int, TimeLimit]] = []
         self._numbers = count()
         self._ended = 0
-        self._alarm = Alarm(tasks, self._interrupt_late_ones)
+        self._alarm = alarms.new(self._interrupt_late_ones)
 
     def begin(self, stream: PoolSocketStream, seconds: float, sent: int) -> TimeLimit:
         """Limit an exchange that begins now; whoever begins it has to :meth:`end` it.
@@ -76,12 +74,13 @@ class TimeLimits:
     def end(self, limit: TimeLimit) -> None:
         """Forget the limit of an exchange that has ended."""
         if limit.stream is not None:
-            limit.stream = None
+            limit.stream = limit.connection = None
             self._ended += 1
 
     def stop(self) -> None:
         """Interrupt nobody any more."""
-        self._alarm.stop()
+        self._heap.clear()
+        self._alarm.set(math.inf)
 
     def _clear_away(self) -> None:
         self._heap = [entry for entry in self._heap if entry[2].stream is not None]
@@ -97,6 +96,7 @@ class TimeLimits:
             else:
                 stream, limit.stream = limit.stream, None
                 stream.interrupt(TimeoutError(self._describe(limit)))
+                limit.connection = None
         self._alarm.set(heap[0][0] if heap else math.inf)
 
     def _describe(self, limit: TimeLimit) -> str:

@@ -180,7 +180,9 @@ class AsyncioSocketStream(PoolSocketStream):
     def connection_lost(self, error: Exception | None) -> None:
         """Take note that the connection is gone; the descriptor is closed after this call."""
         self._lost = self._receives_no_more = self._sends_no_more = True
-        self._error = self._error or error
+        if self._error is None and error is not None:
+            # Without the traceback, which leads to the transport: together they would be a cycle.
+            self._error = error.with_traceback(None)
         _wake(self._sender)
         if self._loss is not None:
             self._loss.set()
@@ -301,7 +303,8 @@ class AsyncioSocketStream(PoolSocketStream):
 
     def _raise_unreceivable(self) -> NoReturn:
         if self._interruption is not None:
-            raise self._interruption
+            # Not with the traceback of the last time: it would grow from call to call.
+            raise self._interruption.with_traceback(None)
         if self._closed:
             raise ClosedResourceError
         if self._error is not None:
@@ -372,7 +375,8 @@ class AsyncioSocketStream(PoolSocketStream):
 
     def _raise_unsendable(self) -> NoReturn:
         if self._interruption is not None:
-            raise self._interruption
+            # Not with the traceback of the last time: it would grow from call to call.
+            raise self._interruption.with_traceback(None)
         if self._closed:
             raise ClosedResourceError
         if self._error is None and self._eof_sent:

@@ -242,6 +242,9 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
 
     async def _fill(self) -> None:
         """Receive one chunk more into the buffer, which should be nearly empty."""
+        # What was read is dropped now, not when the wait is over: it may be long.
+        self._data = self._data[self._position :]
+        self._position = 0
         chunk = await self._receive_chunk()
         self._data = self._data[self._position :] + chunk
         self._position = 0
@@ -276,6 +279,8 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
                 if len(chunk) > missing:
                     chunk, self._data = chunk[:missing], chunk[missing:]
                 missing -= gathered.write(chunk)
+                # It is not kept while the next one is waited for.
+                chunk = b""
         except BaseException:
             self._data = skipped + gathered.getvalue() + self._data
             raise
@@ -304,17 +309,20 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         In time linear in the size; whatever interrupts it, all that arrived is in the buffer.
         """
         if self._position == len(self._data):
-            self._data = await next_chunk()
+            self._data = b""
             self._position = 0
+            self._data = await next_chunk()
             if not self._data or complete(self._data):
                 return
         gathered = bytearray(memoryview(self._data)[self._position :])
         self._data = b""
         self._position = 0
         try:
-            chunk = b"."
-            while chunk and not complete(gathered):
-                chunk = await next_chunk()
-                gathered += chunk
+            arrived = True
+            while arrived and not complete(gathered):
+                before = len(gathered)
+                # Without a name, which would keep a chunk while the next one is waited for.
+                gathered.extend(await next_chunk())
+                arrived = len(gathered) > before
         finally:
             self._data = bytes(gathered) + self._data

@@ -189,6 +189,8 @@ class FramedStream(ReadAheadStream):
             self._position = end + size
             self._reply_owed = False
             return data[start:end]
+        # Kept here, the chunk would be kept as long as the next one is waited for.
+        del data
         try:
             return await self._wait_until(newline, limit)
         except EndOfStream as exc:

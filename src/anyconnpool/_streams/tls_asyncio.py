@@ -125,7 +125,7 @@ class AsyncioTLSStream(AsyncioSocketStream):
 
     def _fail(self, error: OSError) -> None:
         """Give up the connection for an error of TLS. What was received before is still there."""
-        self._error = self._error or error
+        self._error = self._error or error.with_traceback(None)
         self._transport.abort()
         self._notify()
         self._end_goodbye()

@@ -215,7 +215,7 @@ class TrioTLSStream(TrioSocketStream):
         except BlockingIOError:
             return records
         except OSError as error:
-            self._send_error = error
+            self._send_error = error.with_traceback(None)
             raise BrokenResourceError from error
         return memoryview(records)[sent:] if sent < len(records) else b""
 
@@ -224,7 +224,9 @@ class TrioTLSStream(TrioSocketStream):
             await self._send_all(records)
         except BrokenResourceError as error:
             # What the peer has sent before, an alert for one, can still be received.
-            self._send_error = self._send_error or error.__cause__
+            cause = error.__cause__
+            if self._send_error is None and cause is not None:
+                self._send_error = cause.with_traceback(None)
             raise
         except BaseException:
             # Cancelled, mostly.
@@ -238,6 +240,7 @@ class TrioTLSStream(TrioSocketStream):
 
     def _break(self, error: OSError) -> None:
         """Give up the connection: no operation succeeds any more, and there is no goodbye."""
+        error = error.with_traceback(None)
         self._error = self._error or error
         self._send_error = self._send_error or error
         self._receives_no_more = self._broken = True

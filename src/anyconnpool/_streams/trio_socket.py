@@ -120,7 +120,8 @@ class TrioSocketStream(PoolSocketStream):
         except BlockingIOError:
             return None
         except OSError as error:
-            self._error = error
+            # Without the traceback, which leads here: together they would be a cycle.
+            self._error = error.with_traceback(None)
         else:
             if data:
                 return data
@@ -131,7 +132,8 @@ class TrioSocketStream(PoolSocketStream):
 
     def _raise_if_ended(self) -> None:
         if self._interruption is not None:
-            raise self._interruption
+            # Not with the traceback of the last time: it would grow from call to call.
+            raise self._interruption.with_traceback(None)
         if self._closed:
             raise ClosedResourceError
         if self._error is not None:
@@ -197,7 +199,8 @@ class TrioSocketStream(PoolSocketStream):
 
     def _raise_if_unsendable(self) -> None:
         if self._interruption is not None:
-            raise self._interruption
+            # Not with the traceback of the last time: it would grow from call to call.
+            raise self._interruption.with_traceback(None)
         if self._closed:
             raise ClosedResourceError
 

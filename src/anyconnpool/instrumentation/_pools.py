@@ -6,13 +6,14 @@ held: a pool has a lock too.
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from anyconnpool._statistics import PoolStatistics
+from anyconnpool._util.checks import check_count
+from anyconnpool._util.locks import make_lock
 from anyconnpool.events import PoolEnded, PoolStarted
 
 # Upper bounds of the histograms' buckets, in seconds. prometheus_client's own begin with 5 ms and
@@ -24,57 +25,113 @@ BUCKETS = (
 )
 
 
-class Pools:
-    """Keep track of pools as they start and end."""
+#: what the pools are called together that are too many for a name each
+OTHER = "other"
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: dict[Callable[[], PoolStatistics], PoolStarted] = {}
+
+class Pools:
+    """Keep track of pools as they start and end, and give each the name that it is reported under.
+
+    Everything that is reported is kept for each name, here and in other libraries. So there is a
+    limit: pools that come when it is reached are reported together, as :data:`OTHER`.
+
+    :param most: how many names there may be, besides that one
+    :param forget: called with the name of pools that have ended, to forget what is kept for it, so
+        that another one can take its place; without it, the names that came first stay
+    """
+
+    def __init__(self, most: float, forget: Callable[[str], object] | None = None) -> None:
+        check_count("max_pools", most, least=1)
+        self._most = most
+        self._forget = forget
+        self._lock = make_lock()
+        #: the names, and how many pools are running under each
+        self._names: dict[str, int] = {}
+        #: those of pools that have ended, the longest ended first
+        self._free: OrderedDict[str, None] = OrderedDict()
+        self._running: dict[Callable[[], PoolStatistics], tuple[PoolStarted, str]] = {}
         self._ended: dict[str, PoolStatistics] = {}
 
-    def start(self, event: PoolStarted) -> None:
-        """Add a pool."""
+    def name(self, pool: str) -> str:
+        """Return the name that a pool is reported under.
+
+        :param pool: the pool's own name
+        """
+        if pool not in self._names:
+            if len(self._names) >= self._most:
+                return OTHER
+            with self._lock:
+                # Its start was not observed.
+                self._names.setdefault(pool, 0)
+        return pool
+
+    def start(self, event: PoolStarted) -> str:
+        """Add a pool, and return the name that it is reported under."""
         with self._lock:
-            self._running[event.statistics] = event
+            name = self._take_name(event.pool)
+            self._running[event.statistics] = event, name
+            return name
 
     def end(self, event: PoolEnded) -> None:
         """Remove a pool, and remember what it has counted."""
         last = event.statistics()
         with self._lock:
-            del self._running[event.statistics]
-            _add(self._ended, last)
+            _, name = self._running.pop(event.statistics)
+            _add(self._ended, name, last)
+            if name in self._names:
+                self._names[name] -= 1
+                if not self._names[name] and self._forget is not None:
+                    self._free[name] = None
 
     def now(self) -> Iterable[PoolStatistics]:
         """Return the figures of the running pools, one for each name."""
-        return _sums(event.statistics() for event in self._started()).values()
+        return _sums((name, event.statistics()) for event, name in self._started()).values()
 
     def ever(self) -> Iterable[PoolStatistics]:
         """Return what the pools have counted, those included that have ended."""
         with self._lock:
-            running, ended = [*self._running], [*self._ended.values()]
-        return _sums([*ended, *(statistics() for statistics in running)]).values()
+            running, ended = [*self._running.values()], [*self._ended.items()]
+        return _sums([*ended, *((name, event.statistics()) for event, name in running)]).values()
 
     def min_idle(self) -> Iterable[tuple[str, int]]:
         """Return how many connections are kept ready, by the pools' names."""
         sums: Counter[str] = Counter()
-        for event in self._started():
-            sums[event.pool] += event.min_idle
+        for event, name in self._started():
+            sums[name] += event.min_idle
         return sums.items()
 
-    def _started(self) -> list[PoolStarted]:
+    def _take_name(self, pool: str) -> str:
+        if pool == OTHER:
+            return OTHER
+        if pool not in self._names:
+            if len(self._names) >= self._most:
+                if not self._free:
+                    return OTHER
+                self._drop(self._free.popitem(last=False)[0])
+            self._names[pool] = 0
+        self._names[pool] += 1
+        self._free.pop(pool, None)
+        return pool
+
+    def _drop(self, name: str) -> None:
+        del self._names[name], self._ended[name]
+        if self._forget is not None:
+            self._forget(name)
+
+    def _started(self) -> list[tuple[PoolStarted, str]]:
         with self._lock:
             return [*self._running.values()]
 
 
-def _sums(many: Iterable[PoolStatistics]) -> dict[str, PoolStatistics]:
+def _sums(many: Iterable[tuple[str, PoolStatistics]]) -> dict[str, PoolStatistics]:
     sums: dict[str, PoolStatistics] = {}
-    for one in many:
-        _add(sums, one)
+    for name, one in many:
+        _add(sums, name, one)
     return sums
 
 
-def _add(sums: dict[str, PoolStatistics], one: PoolStatistics) -> None:
-    sums[one.name] = _sum(sums[one.name], one) if one.name in sums else one
+def _add(sums: dict[str, PoolStatistics], name: str, one: PoolStatistics) -> None:
+    sums[name] = _sum(sums[name], one) if name in sums else replace(one, name=name)
 
 
 def _sum(first: PoolStatistics, second: PoolStatistics) -> PoolStatistics:

@@ -50,9 +50,15 @@ class PoolMetrics(PoolObserver):
     name are added up. The gauges are read whenever metrics are collected, from any
     thread; a pool that has ended is no longer reported.
 
+    OpenTelemetry keeps what it has recorded for each name, for good. A manager's pools are named
+    after their remotes, and there may be ever new ones. So there is a limit: pools whose names come
+    after the first ``max_pools`` are added up under the name ``other``.
+
     :param meter_provider: where the metrics go; by default what
         :func:`opentelemetry.metrics.set_meter_provider` sets, before or after
     :param prefix: of the names of metrics and attributes, for services that are not databases
+    :param max_pools: how many names of pools to report at most, besides ``other``
+    :raises ValueError: if ``max_pools`` is less than 1
     """
 
     def __init__(
@@ -60,11 +66,12 @@ class PoolMetrics(PoolObserver):
         meter_provider: MeterProvider | None = None,
         *,
         prefix: str = "db.client.connection",
+        max_pools: float = 1000,
     ) -> None:
         self._prefix = prefix
         self._name_key = f"{prefix}.pool.name"
         self._state_key = f"{prefix}.state"
-        self._pools = Pools()
+        self._pools = Pools(max_pools)
         self._meter = (meter_provider or get_meter_provider()).get_meter("anyconnpool")
         self._observe("count", "Connections, idle or used.", self._read_states)
         self._observe("idle.min", "Fewest idle connections kept.", self._read_min_idle)
@@ -93,19 +100,19 @@ class PoolMetrics(PoolObserver):
 
     def opened(self, event: ConnectionOpened) -> None:
         """Record how long it took to open a connection."""
-        self._create_time.record(event.connect_time, self._name(event.pool))
+        self._create_time.record(event.connect_time, self._name(self._pools.name(event.pool)))
 
     def acquired(self, event: ConnectionAcquired) -> None:
         """Record how long a caller has waited."""
-        self._wait_time.record(event.wait_time, self._name(event.pool))
+        self._wait_time.record(event.wait_time, self._name(self._pools.name(event.pool)))
 
     def released(self, event: ConnectionReleased) -> None:
         """Record how long a connection was borrowed."""
-        self._use_time.record(event.use_time, self._name(event.pool))
+        self._use_time.record(event.use_time, self._name(self._pools.name(event.pool)))
 
     def timed_out(self, event: AcquireTimedOut) -> None:
         """Count an acquire that ran out of time."""
-        self._timeouts.add(1, self._name(event.pool))
+        self._timeouts.add(1, self._name(self._pools.name(event.pool)))
 
     def _observe(
         self, name: str, description: str, read: _Read, unit: str = "{connection}"

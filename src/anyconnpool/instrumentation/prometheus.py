@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool.events import (
@@ -50,12 +51,20 @@ class PoolCollector(PoolObserver, Collector):
 
     All have the label ``pool``, the pool's name; the figures of pools with the same name are added
     up. The gauges are read whenever metrics are collected, from any thread. When a pool
-    ends, its gauges go and its counters stay.
+    ends, its gauges go and its counters stay, as long as there is room.
+
+    Each name takes some 20 kB here, and its series at the server. A manager's pools are named after
+    their remotes, and there may be ever new ones. So there is a limit: when ``max_pools`` names are
+    there, a new one takes the place of the one whose pools ended longest ago; its counters go, and
+    begin at 0 should it come back, which ``rate()`` and its like know how to read. Where none has
+    ended, new pools are added up under the name ``other``.
 
     :param registry: where to register; by default nowhere:
         ``REGISTRY.register(PoolCollector())`` does it later
     :param namespace: what all names begin with, an underscore follows
     :param buckets: upper bounds of the histograms' buckets, in seconds
+    :param max_pools: how many names of pools to report at most, besides ``other``
+    :raises ValueError: if ``max_pools`` is less than 1
     """
 
     def __init__(
@@ -64,10 +73,11 @@ class PoolCollector(PoolObserver, Collector):
         *,
         namespace: str = "anyconnpool",
         buckets: Sequence[float] = BUCKETS,
+        max_pools: float = 1000,
     ) -> None:
         self._namespace = namespace
         self._buckets = buckets
-        self._pools = Pools()
+        self._pools = Pools(max_pools, self._forget)
         # Not read from the statistics: there a grant that its caller never got is subtracted again,
         # and a counter must not fall.
         self._acquired = self._counter("acquired", "Borrows of a connection.")
@@ -82,10 +92,10 @@ class PoolCollector(PoolObserver, Collector):
 
     def started(self, event: PoolStarted) -> None:
         """Report the pool from now on."""
-        self._pools.start(event)
+        name = self._pools.start(event)
         # What counts from 0 is seen to rise by the first event, too.
         for metric in self._recorded():
-            metric.labels(event.pool)
+            metric.labels(name)
 
     def ended(self, event: PoolEnded) -> None:
         """Report nothing more of the pool, except what it has counted."""
@@ -93,18 +103,19 @@ class PoolCollector(PoolObserver, Collector):
 
     def opened(self, event: ConnectionOpened) -> None:
         """Record how long it took to open a connection."""
-        self._connect_time.labels(event.pool).observe(event.connect_time)
+        self._connect_time.labels(self._pools.name(event.pool)).observe(event.connect_time)
 
     def acquired(self, event: ConnectionAcquired) -> None:
         """Count a borrow, and record how long its caller has waited."""
-        self._acquired.labels(event.pool).inc()
+        name = self._pools.name(event.pool)
+        self._acquired.labels(name).inc()
         if event.reused:
-            self._reused.labels(event.pool).inc()
-        self._wait_time.labels(event.pool).observe(event.wait_time)
+            self._reused.labels(name).inc()
+        self._wait_time.labels(name).observe(event.wait_time)
 
     def released(self, event: ConnectionReleased) -> None:
         """Record how long a connection was borrowed."""
-        self._use_time.labels(event.pool).observe(event.use_time)
+        self._use_time.labels(self._pools.name(event.pool)).observe(event.use_time)
 
     def collect(self) -> Iterable[Metric]:
         """Return all metrics as they are now; for the registry."""
@@ -116,6 +127,11 @@ class PoolCollector(PoolObserver, Collector):
     def describe(self) -> Iterable[Metric]:
         """Return the metrics for their names, which are always the same; for the registry."""
         return self.collect()
+
+    def _forget(self, name: str) -> None:
+        for metric in self._recorded():
+            with suppress(KeyError):
+                metric.remove(name)
 
     def _recorded(self) -> tuple[Counter | Histogram, ...]:
         return self._acquired, self._reused, self._wait_time, self._use_time, self._connect_time

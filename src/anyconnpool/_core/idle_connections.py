@@ -1,0 +1,71 @@
+"""The idle connections of a pool, by how long they have been idle.
+
+One that turns out dead leaves at once. It stays in the deque until somebody comes by, marked by
+its state, so that a thousand deaths in one moment cost a thousand steps.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Generic
+
+from anyconnpool._core.states import IDLE, PoolEntry, TransportT
+
+_IDLE_SINCE = attrgetter("idle_since")
+
+
+class IdleConnections(Generic[TransportT]):
+    """Keep the idle entries, those first that have been idle longest."""
+
+    def __init__(self) -> None:
+        self.entries: deque[PoolEntry[TransportT]] = deque()
+        #: how many in the deque are idle no longer
+        self.ghosts = 0
+
+    def __len__(self) -> int:
+        return len(self.entries) - self.ghosts
+
+    def oldest(self) -> PoolEntry[TransportT] | None:
+        """Return the entry that has been idle longest, the first of the deque, if there is one."""
+        entries = self.entries
+        while entries and entries[0].state is not IDLE:
+            self.ghosts -= 1
+            entries.popleft()
+        return entries[0] if entries else None
+
+    def pop_oldest(self) -> PoolEntry[TransportT] | None:
+        """Take out the entry that has been idle longest, if there is one."""
+        return None if self.oldest() is None else self.entries.popleft()
+
+    def put_back(self, entry: PoolEntry[TransportT]) -> None:
+        """Put an entry that was checked where its idle time has its place."""
+        insort(self.entries, entry, key=_IDLE_SINCE)
+
+    def sift(
+        self, start: int, limit: int, is_bad: Callable[[PoolEntry[TransportT]], bool]
+    ) -> int | None:
+        """Take out what is bad, a slice at a time, and keep the order of the others.
+
+        :param start: how many of those that stood longest to pass over
+        :param limit: how many to look at
+        :return: where the next slice starts, if there is one
+        """
+        entries, kept = self.entries, 0
+        entries.rotate(-start)
+        try:
+            for _ in range(min(limit, len(entries) - start)):
+                entry = entries[0]
+                if entry.state is not IDLE:
+                    self.ghosts -= 1
+                    entries.popleft()
+                elif is_bad(entry):
+                    entries.popleft()
+                else:
+                    entries.rotate(-1)
+                    kept += 1
+        finally:
+            entries.rotate(start + kept)
+        return start + kept if start + kept < len(entries) else None

@@ -1,0 +1,93 @@
+"""Alarm clocks for what has to be done at a certain time: one task for a whole block of pools."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
+
+from anyio import CancelScope, sleep_forever
+
+from anyconnpool._engine.spawning import PoolTasks
+from anyconnpool._util.interrupts import defer_interrupts
+
+
+class Alarm:
+    """Call a function at a time that can be set anew; after that at no time."""
+
+    __slots__ = ("_alarms", "ring", "rings_at")
+
+    def __init__(self, alarms: Alarms, ring: Callable[[], object]) -> None:
+        self._alarms = alarms
+        self.ring = ring
+        #: when it rings, in seconds on the event loop's clock
+        self.rings_at = math.inf
+
+    def set(self, at: float) -> None:
+        """Have it ring at this time instead; infinity for never."""
+        self.rings_at = at
+        if at < math.inf:
+            self._alarms.add(at, self)
+
+
+class Alarms:
+    """Let alarms ring, in a task that is started when the first of them is set.
+
+    :param tasks: what to run in
+    :param now: returns the time, in seconds
+    """
+
+    def __init__(self, tasks: PoolTasks, now: Callable[[], float]) -> None:
+        self._tasks = tasks
+        self._now = now
+        # An alarm that was set anew still stands here with its former time.
+        self._heap: list[tuple[float, int, Alarm]] = []
+        self._numbers = count()
+        self._scope: CancelScope | None = None
+        self._started = self._stopped = False
+
+    def new(self, ring: Callable[[], object]) -> Alarm:
+        """Make an alarm.
+
+        :param ring: what it calls; may set alarms
+        """
+        return Alarm(self, ring)
+
+    def add(self, at: float, alarm: Alarm) -> None:
+        """Have an alarm ring at a time."""
+        heap = self._heap
+        heappush(heap, (at, next(self._numbers), alarm))
+        if heap[0][2] is not alarm:
+            return
+        if self._scope is not None:
+            self._scope.deadline = at
+        elif not self._started:
+            self._started = True
+            self._tasks.start_soon(self._run)
+
+    @defer_interrupts
+    def stop(self) -> None:
+        """Let nothing ring any more."""
+        self._stopped = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    @defer_interrupts
+    async def _run(self) -> None:
+        heap = self._heap
+        while not self._stopped:
+            deadline = heap[0][0] if heap else math.inf
+            # Shielded like all that goes on until the pool stops it.
+            with CancelScope(deadline=deadline, shield=True) as self._scope:
+                await sleep_forever()
+            if not self._stopped:
+                self._ring()
+
+    def _ring(self) -> None:
+        heap, now = self._heap, self._now()
+        while heap and (heap[0][0] <= now or heap[0][2].rings_at != heap[0][0]):
+            at, _, alarm = heappop(heap)
+            if alarm.rings_at == at:
+                alarm.rings_at = math.inf
+                alarm.ring()

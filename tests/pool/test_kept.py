@@ -1,0 +1,331 @@
+"""What is over is not kept: exceptions, frames, tasks, contexts, and closed connections."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+from weakref import ref
+
+import anyio
+import pytest
+from anyio import ConnectionFailed
+
+from anyconnpool import ConnectionPool, PooledConnection, PoolManager, Retry
+from anyconnpool.events import ConnectionOpened, PoolEvent
+
+from .network import MemoryNetwork, delayed, fill, peer_of, settle
+
+_variable: ContextVar[object] = ContextVar("variable", default=None)
+
+
+class Token:
+    """Stand in the frames and contexts of what is to be forgotten."""
+
+
+class Tokens:
+    """Make tokens, and tell how many of them are still there."""
+
+    def __init__(self) -> None:
+        self._refs: list[ref[Token]] = []
+
+    def make(self) -> Token:
+        token = Token()
+        self._refs.append(ref(token))
+        return token
+
+    def check(self, at_least: int = 1, *, collect: bool = True) -> None:
+        """Assert that some were made, and that nobody keeps any of them.
+
+        :param collect: whether to leave cycles to the garbage collector
+        """
+        assert len(self._refs) >= at_least
+        if collect:
+            gc.collect()
+        kept = [token for token in (reference() for reference in self._refs) if token is not None]
+        assert not kept, gc.get_referrers(kept[0])
+
+
+Path = Callable[[ConnectionPool, MemoryNetwork, Tokens], Awaitable[None]]
+
+
+async def fail_to_connect(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
+    async def refuse(_: int) -> None:
+        token = tokens.make()
+        raise ConnectionFailed(f"refused {token}")
+
+    network.on_connect = refuse
+    with pytest.raises(ConnectionFailed):
+        await pool.acquire()
+    network.on_connect = delayed(5)
+    with pytest.raises(TimeoutError):
+        await pool.acquire(timeout=1)
+    network.on_connect = None
+    await fill(pool, 1)
+
+
+def refuse_login(request: bytes) -> bytes:
+    return b"no\n"
+
+
+async def fail_to_log_in(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
+    network.answer = refuse_login
+    with pytest.raises(ConnectionFailed):
+        await pool.acquire()
+    network.answer = bytes
+    await fill(pool, 1)
+
+
+async def fail_a_check(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
+    await fill(pool, 1)
+    await anyio.sleep(100)
+    network.answer = refuse_login
+    async with pool.acquire():
+        pass
+    network.answer = bytes
+
+
+async def run_out_of_time(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
+    held = [await pool.acquire() for _ in range(2)]
+
+    async def wait() -> None:
+        token = tokens.make()
+        with suppress(TimeoutError):
+            await pool.acquire(timeout=1)
+        del token
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(wait)
+    for connection in held:
+        await connection.aclose()
+
+
+async def be_cancelled(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
+    held = [await pool.acquire() for _ in range(2)]
+
+    async def wait() -> None:
+        token = tokens.make()
+        await pool.acquire()
+        del token
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(wait)
+        await settle()
+        tasks.cancel_scope.cancel()
+    for connection in held:
+        await connection.aclose()
+
+
+async def fail_in_the_body(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
+    async def borrow() -> None:
+        token = tokens.make()
+        async with pool.acquire():
+            raise KeyError(token)
+
+    for _ in range(3):
+        with pytest.raises(KeyError):
+            await borrow()
+
+
+async def borrow_in_a_task(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
+    async def borrow() -> None:
+        token = tokens.make()
+        _variable.set(token)
+        async with pool.acquire() as connection:
+            await connection.send_line(b"hello")
+            await connection.receive_line()
+        await pool.send_receive_line(b"hello", timeout=9)
+        await (await pool.acquire()).aclose()
+        pool.acquire_nowait().discard()
+        (await pool.acquire()).detach()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(borrow)
+    await fill(pool, 2)
+
+
+async def repeat(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
+    async def fail(connection: PooledConnection) -> bytes:
+        token = tokens.make()
+        if len(network.peers) < 5:
+            peer_of(connection).hang_up()
+        await connection.send_line(b"hello")
+        del token
+        return await connection.receive_line()
+
+    await pool.run(fail, retry=Retry(9))
+
+
+async def reconnect_on_errors(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
+    """Acquire the next connection while the error of the last one is handled."""
+
+    async def use(connection: PooledConnection, token: Token) -> None:
+        peer_of(connection).hang_up()
+        await connection.receive_line()
+
+    connection = await pool.acquire()
+    for _ in range(60):
+        try:
+            await use(connection, tokens.make())
+        except anyio.EndOfStream:
+            await connection.aclose()
+            connection = await pool.acquire()
+    # It is borrowed still.
+    tokens.check(at_least=60)
+    await connection.aclose()
+
+
+async def _log_in(tokens: Tokens, connection: PooledConnection) -> None:
+    token = tokens.make()
+    await connection.send_line(b"user")
+    if await connection.receive_line() != b"user":
+        raise ConnectionFailed(f"refused {token}")
+
+
+_PATHS: tuple[Path, ...] = (
+    *(fail_to_connect, fail_to_log_in, fail_a_check, run_out_of_time, be_cancelled),
+    *(fail_in_the_body, borrow_in_a_task, repeat, reconnect_on_errors),
+)
+
+
+@pytest.mark.parametrize("path", _PATHS, ids=lambda path: path.__name__)
+async def test_what_is_over_is_not_kept(path: Path) -> None:
+    """The pool goes on; nothing leads from it to a frame, a context or a task that has ended."""
+    network, tokens = MemoryNetwork(), Tokens()
+    hooks: dict[str, Any] = {}
+    if path in (fail_to_log_in, fail_a_check):
+        hook = "on_connect" if path is fail_to_log_in else "check"
+        hooks = {hook: partial(_log_in, tokens), "check_after": 50}
+    settings: dict[str, Any] = {"max_size": 2, "max_idle_time": math.inf, **hooks}
+    async with ConnectionPool(network, **settings) as pool:
+        await path(pool, network, tokens)
+        # asyncio keeps the contexts of timers, also of those that were cancelled, until their time.
+        await anyio.sleep(60)
+        tokens.check()
+
+
+async def test_the_last_failure_to_connect_is_not_kept_after_the_end() -> None:
+    """A pool whose block has ended, and which can be asked what it has done, keeps no error."""
+    network, tokens = MemoryNetwork(), Tokens()
+
+    async def refuse(_: int) -> None:
+        token = tokens.make()
+        raise ConnectionFailed(f"refused {token}")
+
+    network.on_connect = refuse
+    async with ConnectionPool(network) as pool:
+        with pytest.raises(ConnectionFailed):
+            await pool.acquire()
+    tokens.check()
+    assert pool.statistics().open_failed == 1
+
+
+async def test_the_caller_of_acquire_in_an_except_block_is_still_known_to_be_good() -> None:
+    """An exception that was handled before the borrow doesn't make the connection unfit."""
+    async with ConnectionPool(MemoryNetwork()) as pool:
+        try:
+            raise KeyError
+        except KeyError:
+            connection = await pool.acquire()
+            await connection.aclose()
+            assert pool.statistics().idle == 1
+            connection = await pool.acquire()
+            try:
+                raise ValueError
+            except ValueError:
+                await connection.aclose()
+    assert pool.statistics().closed == {"unclean": 1}
+
+
+async def _note(seen: list[object], _: object) -> None:
+    seen.append(_variable.get())
+    _variable.set("what a hook has set")
+
+
+@pytest.mark.parametrize("managed", [False, True], ids=["pool", "manager"])
+async def test_hooks_run_in_the_context_of_the_pool(managed: bool) -> None:
+    """Whoever asks, ``connect()`` and hooks see the variables of the block, each its own copy."""
+    seen: list[object] = []
+    observed: list[object] = []
+
+    def observe(event: PoolEvent) -> None:
+        if isinstance(event, ConnectionOpened):
+            observed.append(_variable.get())
+
+    network = MemoryNetwork(on_connect=partial(_note, seen))
+    settings: dict[str, Any] = {
+        "on_connect": partial(_note, []),
+        "check": partial(_note, seen),
+        "check_after": 1,
+        "max_idle_time": math.inf,
+        "observers": [observe],
+    }
+
+    async def ask(pool: ConnectionPool, name: str) -> None:
+        _variable.set(name)
+        async with pool.acquire():
+            await anyio.sleep(2)
+        assert _variable.get() == name
+
+    async def ask_all(pool: ConnectionPool) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, pool, "first")
+            tasks.start_soon(ask, pool, "second")
+        await anyio.sleep(9)
+        await ask(pool, "third")
+
+    _variable.set("of the pool")
+    if managed:
+        async with PoolManager(**settings) as manager:
+            _variable.set("of whoever asks first")
+            await ask_all(manager.pool(network))
+    else:
+        async with ConnectionPool(network, **settings) as pool:
+            await ask_all(pool)
+    # Two connects, and a check at least.
+    assert len(seen) >= 3
+    assert {*seen} == {"of the pool"}
+    assert observed == ["what a hook has set"] * 2
+
+
+@pytest.mark.parametrize("wait", ["acquire", "wait_ready"])
+async def test_an_error_that_was_handled_is_gone_without_the_garbage_collector(wait: str) -> None:
+    """No frame of the pool that its traceback leads to holds it in turn."""
+    network, tokens = MemoryNetwork(), Tokens()
+
+    class Refused(ConnectionFailed):
+        """Hold a token."""
+
+    async def refuse(_: int) -> None:
+        error = Refused("refused")
+        error.token = tokens.make()  # type: ignore[attr-defined]
+        try:
+            raise error
+        finally:
+            del error
+
+    network.on_connect = refuse
+    async with ConnectionPool(network, min_idle=1) as pool:
+        await settle()
+        network.on_connect = delayed(1)
+        await fill(pool, 1)
+        pool.retire()
+        network.on_connect = refuse
+        await settle()
+        gc.collect()
+        gc.disable()
+        try:
+            with suppress(Refused):
+                await (pool.acquire() if wait == "acquire" else pool.wait_ready())
+            network.on_connect = None
+            await fill(pool, 1)
+            await settle()
+            tokens.check(2, collect=False)
+        finally:
+            gc.enable()

@@ -1,0 +1,65 @@
+"""What an open connection does not keep: its borrower's context, and what received a late reply."""
+
+from __future__ import annotations
+
+import gc
+from contextvars import ContextVar
+from weakref import ref
+
+import pytest
+from anyio import create_task_group
+
+from anyconnpool import ConnectionPool, PooledConnection
+
+from .conftest import Serve
+from .servers import Peer
+
+pytestmark = pytest.mark.usefixtures("no_socket_left")
+
+LIMIT = 20
+
+_variable: ContextVar[object] = ContextVar("variable", default=None)
+
+
+class Token:
+    """Stand in the context of a borrower."""
+
+
+async def test_a_connection_does_not_keep_the_context_in_which_it_was_asked_for(
+    serve: Serve,
+) -> None:
+    """Nor does the task that watches over the time limits, which the first of them starts."""
+    tokens: list[ref[Token]] = []
+
+    async def ask(pool: ConnectionPool) -> None:
+        token = Token()
+        tokens.append(ref(token))
+        _variable.set(token)
+        assert await pool.send_receive_line(b"hello") == b"> hello"
+        assert await pool.send_receive_line(b"hello", timeout=LIMIT) == b"> hello"
+
+    async with serve().pool() as pool:
+        async with create_task_group() as tasks:
+            tasks.start_soon(ask, pool)
+        gc.collect()
+        assert pool.statistics().idle == 1
+        assert tokens[0]() is None
+
+
+def reply_at_length(peer: Peer) -> None:
+    """Answer each line with more than what a stream receives at once."""
+    while True:
+        peer.receive_line()
+        peer.send(b"x" * 200_000)
+
+
+async def test_a_time_limit_that_is_met_keeps_no_connection(serve: Serve) -> None:
+    """Its entry in the heap stays for a while; what has received the reply does not."""
+    server = serve(reply_at_length)
+    async with server.pool(max_size=1) as pool:
+        for _ in range(3):
+            reply = await pool.send_receive(b"hello\n", 200_000, timeout=LIMIT)
+            assert reply == b"x" * 200_000
+        gc.collect()
+        connections = [thing for thing in gc.get_objects() if isinstance(thing, PooledConnection)]
+        assert not [one for one in connections if str(server.remote[1]) in repr(one)]
