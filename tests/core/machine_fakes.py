@@ -51,7 +51,7 @@ class Watched(PoolStateMachine[int]):
 
     def idle_entries(self) -> list[PoolEntry[int]]:
         """Return the entries that are idle now, those that stood longest first."""
-        return [entry for entry in self._idle if entry.state is State.IDLE]
+        return [entry for entry in self._idle.entries if entry.state is State.IDLE]
 
     def _move(self, entry: PoolEntry[int], state: State) -> None:
         self.moves.append((entry.state, state))

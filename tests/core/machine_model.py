@@ -218,6 +218,7 @@ class Model:
     def opened(self, conn: Conn, now: float, expires_at: float) -> None:
         self.now = now
         conn.expires_at = expires_at
+        conn.idle_since = now
         self.opened_ever += 1
         self.last_error = None
         if self.failures:
@@ -324,6 +325,7 @@ class Model:
 
     def shut(self, error: Exception) -> None:
         self.shut_error = error
+        self.last_error = None
         self.news += [(waiter, error) for waiter in self.waiters]
         self.waiters = []
         self._wake_watchers(error)
@@ -397,8 +399,8 @@ class Model:
         return bool(faults | seen)
 
     def _pause_if_dead(self, conn: Conn, seen: set[CloseReason]) -> None:
-        """Refill no more for now if a connection died before anybody used it."""
-        if seen and not conn.borrows:
+        """Refill no more for now if a new connection died before anybody used it."""
+        if seen and not conn.borrows and self.now - conn.idle_since < 10:
             self.refill_paused = True
 
     def _is_check_due(self, conn: Conn, now: float) -> bool:

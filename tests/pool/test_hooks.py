@@ -408,16 +408,20 @@ SPOILERS: list[Hook] = [
 
 @pytest.mark.parametrize("spoil", SPOILERS)
 async def test_what_fails_its_check_is_closed_and_another_one_lent(spoil: Hook) -> None:
-    """By an error, by taking longer than ``connect_timeout``, or by being left unclean."""
+    """By an error, by taking longer than ``connect_timeout``, or by being left unclean.
+
+    Whoever asked waits a tenth of a second for it, not longer.
+    """
     network = MemoryNetwork()
     async with ConnectionPool(network, check=spoil, connect_timeout=4) as pool:
         await fill(pool, 1)
         await anyio.sleep(40)
         async with pool.acquire() as connection:
             assert number_of(connection) == 2
-            assert anyio.current_time() <= 44.1
+            assert anyio.current_time() <= 40.101
             assert connection.buffer == b""
             assert await connection.send_receive_line(b"a") == b"a"
+        await anyio.sleep(4)
         await settle()
         assert sum(pool.statistics().closed.values()) == network.closed == 1
         assert network.forced == 1
@@ -432,7 +436,7 @@ async def test_the_statistics_tell_of_failed_checks() -> None:
         await anyio.sleep(31)
         await fill(pool, 1)
         await anyio.sleep(1)
-        assert pool.statistics().closed == {"check_failed": 2}
+        assert pool.statistics().closed == {"check_failed": 1}, "one request, one check"
 
 
 async def test_a_dead_connection_is_not_even_asked() -> None:
@@ -520,7 +524,7 @@ async def test_leaving_the_block_interrupts_a_check() -> None:
     async with ConnectionPool(network, check=hang) as pool:
         await fill(pool, 1)
         await anyio.sleep(31)
-        with anyio.move_on_after(1):
+        with anyio.move_on_after(0.05):
             await pool.acquire()
-    assert anyio.current_time() == pytest.approx(32)
+    assert anyio.current_time() == pytest.approx(31.05)
     assert network.open_now == 0

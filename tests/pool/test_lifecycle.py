@@ -30,13 +30,34 @@ async def test_a_close_that_hangs_is_forced_after_its_timeout() -> None:
         pool.retire()
         await anyio.sleep(2.9)
         assert (pool.statistics().closing, network.open_now) == (1, 1)
-        async with pool.acquire() as connection:
-            assert anyio.current_time() == pytest.approx(3)
-            assert number_of(connection) == 2
+        await anyio.sleep(0.2)
         assert network.forced == 1
         await check_books(pool, network)
-    assert anyio.current_time() == pytest.approx(6)
+        await fill(pool, 1)
+    assert anyio.current_time() == pytest.approx(6.1)
     assert network.open_now == 0
+
+
+@table("already_waiting", [True, False])
+async def test_a_close_takes_no_time_if_anybody_waits_for_its_slot(already_waiting: bool) -> None:
+    """Neither one that has begun, nor one that begins while he waits."""
+    network, began = MemoryNetwork(on_close=hang), anyio.current_time()
+    async with (
+        ConnectionPool(network, max_size=1, close_timeout=3) as pool,
+        anyio.create_task_group() as tasks,
+    ):
+        async with pool.acquire():
+            if already_waiting:
+                tasks.start_soon(fill, pool, 1)
+                await settle()
+            pool.retire()
+        await settle()
+        if not already_waiting:
+            assert pool.statistics().closing == 1
+            await fill(pool, 1)
+        await settle()
+        assert anyio.current_time() == began
+        assert (network.forced, network.opened, network.most_open) == (1, 2, 1)
 
 
 async def test_close_timeout_0_forces_at_once() -> None:

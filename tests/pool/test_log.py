@@ -179,6 +179,7 @@ async def test_a_check_that_fails_is_a_warning(caplog: pytest.LogCaptureFixture)
             await anyio.sleep(70)
         found = anyio.sleep_forever
         await fill(pool, 1)
+        await anyio.sleep(31)
     assert lines(caplog, logging.WARNING) == [
         "pool shelf: the check hook failed: LookupError",
         "pool shelf: the check hook failed: TimeoutError",

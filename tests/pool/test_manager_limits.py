@@ -139,7 +139,8 @@ async def test_a_waiter_that_gives_up_costs_the_others_nothing() -> None:
             await manager.acquire(sockets[1], timeout=0.1)
         await anyio.sleep(5)
         assert line.served == [0]
-        assert sockets[1].opened == 0
+        # The connect of the first one to give up was under way: it goes on, and gives way.
+        assert sockets[1].opened == 1
     assert sockets.most == 1
 
 

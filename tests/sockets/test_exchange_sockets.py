@@ -165,7 +165,7 @@ async def test_hooks_speak_with_the_server(serve: Serve) -> None:
 
 
 async def test_a_check_finds_a_server_that_hangs(serve: Serve) -> None:
-    """One that keeps its sockets open but doesn't answer costs the check's time, not a request."""
+    """One that keeps its sockets open but doesn't answer costs a tenth of a second, not a request."""
     gate = threading.Event()
     server = serve(echo_when_told(gate))
 
@@ -176,6 +176,7 @@ async def test_a_check_finds_a_server_that_hangs(serve: Serve) -> None:
         async with server.pool(check=check, check_after=0, connect_timeout=1) as pool:
             assert await pool.send_receive_line(b"a") == b"> a"
             assert await pool.send_receive_line(b"b") == b"> b"
+            await eventually(lambda: pool.statistics().closed)
             await expect_closed(pool, check_failed=1)
             assert pool.statistics().opened == 2
     finally:

@@ -35,9 +35,9 @@ class EventLock:
         self.postponed: deque[Callable[[], object]] = deque()
         self._catching_up = False
 
-    def postpone(self, event: Callable[..., None], *args: Any) -> None:
+    def postpone(self, event: Callable[..., None], *args: Any, **options: Any) -> None:
         """Have an event take place when the one under way is over."""
-        self.postponed.append(partial(event, *args))
+        self.postponed.append(partial(event, *args, **options))
 
     def catch_up(self) -> None:
         """Have the events take place that were postponed; called without the lock."""
@@ -92,11 +92,11 @@ def postponable(event: _Event) -> _Event:
     """Mark an event that waits until the one is over that it has interrupted."""
 
     @wraps(event)
-    def take_place(machine: HasEvents, *args: Any) -> None:
+    def take_place(machine: HasEvents, *args: Any, **options: Any) -> None:
         if machine.event_lock.busy:
-            machine.event_lock.postpone(event, machine, *args)
+            machine.event_lock.postpone(event, machine, *args, **options)
         else:
-            event(machine, *args)
+            event(machine, *args, **options)
 
     return take_place  # type: ignore[return-value]
 

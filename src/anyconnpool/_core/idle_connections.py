@@ -26,7 +26,8 @@ class IdleConnections(Generic[TransportT]):
         self.ghosts = 0
 
     def __len__(self) -> int:
-        return len(self.entries) - self.ghosts
+        # Not negative: this may be asked in the middle of an event, by a signal handler.
+        return max(len(self.entries) - self.ghosts, 0)
 
     def oldest(self) -> PoolEntry[TransportT] | None:
         """Return the entry that has been idle longest, the first of the deque, if there is one."""

@@ -235,6 +235,7 @@ class PoolStateMachine(Generic[TransportT]):
             if lifetime < math.inf:
                 lifetime *= 1 - _LIFETIME_JITTER * self._jitter()
             entry.expires_at = now + lifetime
+            entry.idle_since = now
             self.totals.opened += 1
             self.last_connect_error = None
             self._line.succeed(entry, self._newest_number())
@@ -246,7 +247,7 @@ class PoolStateMachine(Generic[TransportT]):
             self._balance(now)
 
     def open_failed(
-        self, entry: PoolEntry[TransportT], error: Exception, now: float, passing: bool
+        self, entry: PoolEntry[TransportT], error: Exception, now: float, *, passing: bool
     ) -> None:
         """Give the error to whom it concerns, or have it tried again for them.
 
@@ -416,10 +417,7 @@ class PoolStateMachine(Generic[TransportT]):
         """Return counts and totals as they are now, from any thread."""
         with self._lock:
             # Not negative: this may be asked in the middle of an event, by a signal handler.
-            idle, in_use = (
-                max(len(self._idle.entries) - self._idle.ghosts, 0),
-                max(self._in_use(), 0),
-            )
+            idle, in_use = len(self._idle), max(self._in_use(), 0)
             connecting, closing = self._under_way(), self._passing[State.CLOSING]
             return PoolStatistics(
                 name=self._settings.name,
