@@ -298,6 +298,11 @@ class PoolStateMachine(Generic[TransportT]):
             oldest = self._oldest_idle()
             return math.inf if oldest is None else oldest.idle_since + self._longest_idle
 
+    def waiters(self) -> list[Waiter[TransportT]]:
+        """Return those who wait for a connection, in line."""
+        with self._lock:
+            return list(self._waiters)
+
     def unused(self) -> bool:
         """Return whether nothing is open and nobody waits."""
         with self._lock:
@@ -576,7 +581,8 @@ class PoolStateMachine(Generic[TransportT]):
             self._drained()
 
     def _wake_watchers(self, error: Exception | None) -> None:
-        for watcher in self._watchers:
+        for number, watcher in enumerate(self._watchers):
+            watcher.shares_error = number > 0
             self._wake(watcher, error)
         self._watchers.clear()
 

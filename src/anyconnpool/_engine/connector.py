@@ -7,6 +7,7 @@ and the pause before the next, so that a pool doesn't dial once per waiter.
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable
 from functools import partial
 
@@ -27,11 +28,15 @@ from anyconnpool._engine.replay import is_retryable
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close
 from anyconnpool._util.cancellation import survive_stray_cancellation
+from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import OutageLog
 from anyconnpool.events import ConnectionOpened, OpenFailed, notify
 
 _logger = logging.getLogger("anyconnpool.pool")
+
+# What OpenSSL says, by its version, of an answer that isn't TLS.
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_MESSAGE", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 
 
 class Connector:
@@ -90,7 +95,7 @@ class Connector:
         async with self._turn:
             # Whoever wakes later than others shares the failure of the one who dialled.
             if self._all_failures > known or not self._machine.wanted():
-                raise self._last_error
+                raise copy_for_caller(self._last_error)
             return await self._try(entry)
 
     async def _try(self, entry: PoolEntry[Transport]) -> None:
@@ -166,6 +171,21 @@ class Connector:
         except ConnectionFailed:
             raise
         except (OSError, BrokenResourceError, EndOfStream) as error:
+            text = str(error) or type(error).__name__
             raise ConnectionFailed(
-                f"error connecting to {self._settings.name}: {str(error) or type(error).__name__}"
+                f"error connecting to {self._settings.name}: {text}{_advise(error)}"
             ) from error
+
+
+def _advise(error: Exception) -> str:
+    """Say what to do about an error whose own text doesn't."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            "; if this is the right server, give an ssl_context that trusts its certificate, or "
+            "the tls_hostname that stands in it"
+        )
+    if isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
+        return "; the server doesn't seem to speak TLS at this port"
+    if isinstance(error, FileNotFoundError) and "/" not in str(error.filename):
+        return "; if this is a host, write (host, port)"
+    return ""

@@ -12,6 +12,7 @@ from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry
 from anyconnpool._engine.connection import run_hook
 from anyconnpool._engine.connector import Connector
+from anyconnpool._engine.leaks import UnreadGreetings
 from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -49,6 +50,7 @@ class ConnectionTasks:
         self._now = now
         self._tasks = tasks
         self._checks = OutageLog(_logger, settings.name, "the check hook")
+        self._greetings = UnreadGreetings(settings.name)
         self._scopes: set[CancelScope] = set()
         self._stopped = False
 
@@ -134,6 +136,7 @@ class ConnectionTasks:
     @defer_interrupts
     async def _close(self, entry: PoolEntry[Transport]) -> None:
         try:
+            self._greetings.note(entry, self._machine.totals.reused)
             reason = entry.close_reason.value
             _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.transport, reason)
             grace = self._settings.close_timeout if entry.close_reason.orderly else 0
