@@ -182,7 +182,10 @@ class FrameTooLong(DelimiterNotFound):
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(max_bytes)
-        self.args = (f"{self}: raise max_bytes, or check that the peer speaks this protocol",)
+        self.args = (
+            f"{self}: raise max_bytes or the pool's max_line_bytes, or check that "
+            f"the peer speaks this protocol",
+        )
 
     def __reduce__(self) -> _Recipe:
         return _recipe_for(self, DelimiterNotFound)

@@ -119,6 +119,10 @@ def make_endpoint(
     """
     if ssl_context is not None and not isinstance(cast("object", ssl_context), ssl.SSLContext):
         raise TypeError(f"ssl_context must be an ssl.SSLContext, not {quoted(ssl_context)}")
+    if ssl_context is not None and ssl_context.protocol is ssl.PROTOCOL_TLS_SERVER:
+        raise ValueError(
+            "ssl_context is one for servers: make one for clients, by ssl.create_default_context()"
+        )
     for name, value in (("tls", tls), ("tls_standard_compatible", tls_standard_compatible)):
         if not isinstance(cast("object", value), bool):
             raise TypeError(f"{name} must be a bool, not {type(value).__name__}")

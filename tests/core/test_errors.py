@@ -120,7 +120,7 @@ def test_anyios_errors_say_what_to_do_and_can_be_pickled() -> None:
     """They are called as AnyIO calls them; what arrives elsewhere is one of AnyIO's own."""
     own: list[tuple[Exception, type[Exception], str]] = [
         (StreamBusy("reading from"), anyio.BusyResourceError, "a connection of its own"),
-        (FrameTooLong(9), anyio.DelimiterNotFound, "the first 9 bytes: raise max_bytes"),
+        (FrameTooLong(9), anyio.DelimiterNotFound, "the first 9 bytes: raise max_bytes or the"),
         (FrameCut(3), anyio.IncompleteRead, "3 bytes of it had arrived"),
     ]
     for error, kind, text in own:

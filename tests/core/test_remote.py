@@ -241,7 +241,11 @@ def test_tls_options_without_tls_are_refused() -> None:
 
 
 def test_a_wrong_ssl_context_is_refused() -> None:
-    """The error names the type that is wanted."""
+    """The error names the type that is wanted; one for servers could connect to nobody."""
+    with pytest.raises(ValueError, match="one for servers"):
+        ConnectionPool(
+            ("localhost", 1), tls=True, ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        )
     context: Any = "secure"
     with pytest.raises(TypeError, match=r"ssl_context must be .*SSLContext"):
         ConnectionPool(("localhost", 1), tls=True, ssl_context=context)

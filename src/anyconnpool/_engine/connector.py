@@ -186,6 +186,12 @@ def _advise(error: Exception) -> str:
         )
     if isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
         return "; the server doesn't seem to speak TLS at this port"
+    if isinstance(error, (BrokenResourceError, EndOfStream)):
+        # A TCP connection that is made has no other way to fail before it is the pool's.
+        return (
+            "; it hung up in the handshake: check that it speaks TLS at this port, in a version "
+            "that the ssl_context takes"
+        )
     if isinstance(error, FileNotFoundError) and "/" not in str(error.filename):
         return "; if this is a host, write (host, port)"
     return ""
