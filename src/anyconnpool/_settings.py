@@ -255,9 +255,9 @@ class Settings:
         None,
         check_hook,
         "an async function that asks the peer of a connection whether it still answers; it is "
-        "called before the connection is reused, if that was idle for ``check_after``; if it fails, "
-        "returns ``False`` or takes longer than ``connect_timeout``, the connection is closed and "
-        "another one used",
+        "called before the connection is reused, if that was idle for ``check_after``; if it "
+        "fails, returns ``False`` or takes longer than ``connect_timeout``, the connection is "
+        "closed and another one used",
     )
     check_after: float = _setting(
         30, check_duration, "how long a connection has to be idle before ``check`` is called"

@@ -66,9 +66,19 @@ async def test_the_bodys_exception_leaves_as_it_is() -> None:
             yield pool
 
     generator = generate()
-    await in_task("enterer", generator.__anext__)
+    done = asyncio.Event()
+
+    async def enter() -> bool:
+        await generator.__anext__()
+        return await done.wait()
+
+    enterer = asyncio.create_task(enter(), name="enterer")
+    await asyncio.sleep(0.1)
     with pytest.raises(RuntimeError, match="entered in task 'enterer'"):
         await in_task("leaver", generator.aclose)
+    # The first task has done nothing wrong.
+    done.set()
+    assert await enterer
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])

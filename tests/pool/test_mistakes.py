@@ -44,6 +44,13 @@ class Number:
         return 4.0
 
 
+class Escaping:
+    """Something whose text would reach a terminal."""
+
+    def __repr__(self) -> str:
+        return "\x1b[31m\n"
+
+
 class Unprintable:
     """Something that fails when it is shown."""
 
@@ -83,7 +90,7 @@ def test_wrong_numbers_are_refused_whatever_they_are() -> None:
             makers[name] = partial(make_one, any_class, name, more)
     makers["count"] = Retry
     odd: list[object] = [HUGE, -HUGE, ENORMOUS, -ENORMOUS, float("nan"), True, 1j, "4", b"4", {}]
-    odd += [Decimal(4), Number(), Unprintable(), "\x1b[31m\0\udcff"]
+    odd += [Decimal(4), Number(), Unprintable(), Escaping(), "\x1b[31m\0\udcff"]
     for name, maker in makers.items():
         for value in odd:
             with in_case(name):
@@ -101,6 +108,7 @@ Row: TypeAlias = tuple[Use, type[Exception], str]
 MISTAKES: list[Row] = [
     # settings
     (lambda _: make(max_size=HUGE), ValueError, "use math.inf for no limit"),
+    (lambda _: make(max_size=ENORMOUS), ValueError, "not an int of 16610 bits"),
     (lambda _: make(connect_timeout=HUGE), ValueError, "too large for a number of seconds"),
     (lambda _: make(connect_timeout=Decimal(1)), TypeError, "convert it with float()"),
     (lambda _: make(max_size=Number()), TypeError, "convert it with int()"),
@@ -342,25 +350,22 @@ async def test_a_greeting_that_nobody_reads_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Three new connections in a row are closed for unread data, and none was ever reused."""
-    network = MemoryNetwork()
 
-    async def use(times: int, *, greeted: bool) -> None:
+    async def be_greeted(times: int) -> None:
         for _ in range(times):
-            async with pool.acquire() as connection:
-                if greeted:
-                    peer_of(connection).push(b"hello\n")
-            await settle()
-            await fill(pool, 1)
-
-    async with ConnectionPool(network, name="mem") as pool:
-        for _ in range(5):
-            await use(2, greeted=True)
-            await use(2, greeted=False)
-        assert warnings_in(caplog) == []
-        for _ in range(12):
             async with pool.acquire() as connection:
                 peer_of(connection).push(b"hello\n")
             await settle()
+
+    async with ConnectionPool(MemoryNetwork(), name="mem") as pool:
+        for _ in range(5):
+            await be_greeted(2)
+            await fill(pool, 1)
+            await fill(pool, 1)
+            pool.acquire_nowait().discard()
+        assert pool.statistics().closed["unread_data"] == 10
+        assert warnings_in(caplog) == []
+        await be_greeted(12)
     (warning,) = warnings_in(caplog)
     assert warning.startswith("pool mem: the last 3 connections were closed after their first use")
     assert "receive the greeting in on_connect" in warning

@@ -67,7 +67,7 @@ class Connector:
         self._failures: int = 0
         self._all_failures: int = 0
         self._retry_at = 0.0
-        self._last_error: Exception = ConnectionFailed()
+        self._last_error: Exception = ConnectionFailed("no attempt has failed yet")
 
     async def open(self, entry: PoolEntry[Transport]) -> None:
         """Open a connection and put it into the entry; a cancellation leaves nothing open.

@@ -72,6 +72,8 @@ class PoolSocketStream(SocketStream):
     def interrupt(self, error: Exception) -> None:
         """Make the receive and the send under way, and every later one, raise an error.
 
+        Each raises a copy of it, so that no two tasks share one.
+
         What has arrived and was not received is dropped. The stream stays open until
         :meth:`aclose`. Of several errors the first counts; a closed stream stays closed.
 
