@@ -173,23 +173,28 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         :raises ~anyio.IncompleteRead: if the peer closed before; what arrived stays buffered
         :raises ValueError: if ``nbytes`` is negative
         """
-        if type(nbytes) is not int or nbytes < 1:
-            check_size("nbytes", nbytes, 0)
-            if nbytes == 0:
+        try:
+            if nbytes < 1:
+                check_size("nbytes", nbytes, 0)
                 self._check_open()
                 return b""
-        self._turns += 1
-        if not self._turns & TURN_MASK:
-            await self._give_turn()
-        if self._position + nbytes > len(self._data):
-            try:
+            self._turns += 1
+            if not self._turns & TURN_MASK:
+                await self._give_turn()
+            if self._position + nbytes > len(self._data):
+                if type(nbytes) is not int:
+                    check_size("nbytes", nbytes)
                 if self._position == len(self._data):
                     await self._fill()
                 if self._position + nbytes > len(self._data):
                     return await self._wait_exactly(nbytes)
-            except EndOfStream as exc:
-                raise FrameCut(len(self._data) - self._position) from exc
-        return self._take(nbytes)
+            return self._take(nbytes)
+        except TypeError:
+            # Checked only now: where all is right, it costs nothing.
+            check_size("nbytes", nbytes)
+            raise
+        except EndOfStream as exc:
+            raise FrameCut(len(self._data) - self._position) from exc
 
     async def receive_until(self, delimiter: bytes, max_bytes: int) -> bytes:
         """Receive up to a delimiter, which is removed and not returned.
@@ -201,17 +206,16 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         :raises ~anyio.IncompleteRead: if the peer closed before; what arrived stays buffered
         :raises ValueError: if the delimiter is empty or ``max_bytes`` less than 1
         """
-        if (
-            type(delimiter) is not bytes
-            or type(max_bytes) is not int
-            or not delimiter
-            or max_bytes < 1
-        ):
+        try:
+            if not delimiter or max_bytes < 1:
+                check_delimiter(delimiter, max_bytes)
+            self._turns += 1
+            if not self._turns & TURN_MASK:
+                await self._give_turn()
+            taken = self._take_until(delimiter, max_bytes)
+        except TypeError:
             check_delimiter(delimiter, max_bytes)
-        self._turns += 1
-        if not self._turns & TURN_MASK:
-            await self._give_turn()
-        taken = self._take_until(delimiter, max_bytes)
+            raise
         if taken is None:
             try:
                 taken = await self._wait_until(delimiter, max_bytes)
