@@ -48,8 +48,8 @@ async def test_a_pool_says_in_which_tasks_it_was_entered_and_left() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_the_bodys_exception_leaves_as_it_is() -> None:
-    """Also there; an asynchronous generator that is closed elsewhere tells of it instead."""
+async def test_the_bodys_exception_leaves_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """The log tells of the tasks then; a generator that is closed elsewhere raises it."""
     network = MemoryNetwork()
     manager, error = PoolManager(), LookupError("the body's own")
 
@@ -60,6 +60,8 @@ async def test_the_bodys_exception_leaves_as_it_is() -> None:
     await manager.pool(network).send_receive_line(b"x")
     assert not await in_task("leaver", leave)
     assert network.open_now == 0
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "entered in task 'enterer' and left in task 'leaver'" in line
 
     async def generate() -> AsyncGenerator[ConnectionPool]:
         async with ConnectionPool(network, name="mem") as pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -39,6 +40,8 @@ MachineFactory: TypeAlias = Callable[
     PoolStateMachine[Transport],
 ]
 
+
+_logger = logging.getLogger("anyconnpool.pool")
 
 # How often to look whether everything is closed, where nobody tells, in seconds.
 _SHORT = 0.01
@@ -208,6 +211,8 @@ class PoolLifecycle:
             cancelled = get_cancelled_exc_class()
             if body_error is None or (group.left_elsewhere and hurry):
                 raise
+            if group.left_elsewhere:
+                _logger.error("%s", error)
             if isinstance(body_error, cancelled) and not isinstance(error, cancelled):
                 raise
             if isinstance(body_error, Exception) and isinstance(error, cancelled):
