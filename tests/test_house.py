@@ -21,9 +21,17 @@ MAX_FUNCTION_LINES = 40
 
 PUBLIC_NAMES = {
     "AcquireTimeout",
+    "BrokenResourceError",
+    "BusyResourceError",
+    "ClosedResourceError",
+    "ConnectionFailed",
     "ConnectionPool",
+    "DelimiterNotFound",
+    "EndOfStream",
+    "ExchangeError",
     "FrameFormat",
     "FramedStream",
+    "IncompleteRead",
     "KeepAlive",
     "LineFormat",
     "PackageFormat",

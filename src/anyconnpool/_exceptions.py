@@ -5,10 +5,25 @@ Errors of others (connecting, TLS, the peer) pass through the pool unchanged.
 
 from __future__ import annotations
 
-from anyio import ClosedResourceError, WouldBlock
+from collections.abc import Callable
+from typing import Any, Final
+
+from anyio import (
+    BrokenResourceError,
+    BusyResourceError,
+    ClosedResourceError,
+    DelimiterNotFound,
+    EndOfStream,
+    IncompleteRead,
+    WouldBlock,
+)
 
 from anyconnpool._statistics import PoolStatistics
+from anyconnpool._util.errors import make_error, survives_pickling
 from anyconnpool._util.log import describe_with_cause
+
+#: how pickle and copy make an object: a function, its arguments, and what to set afterwards
+_Recipe = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 def _state(statistics: PoolStatistics) -> str:
@@ -19,8 +34,22 @@ def _state(statistics: PoolStatistics) -> str:
     )
 
 
+def _recipe_for(error: BaseException, kind: type[BaseException]) -> _Recipe:
+    """Return how an error is made anew: of its text and its attributes, not of parameters."""
+    attributes = dict(vars(error))
+    if "__notes__" in attributes:
+        attributes["__notes__"] = list(attributes["__notes__"])
+    return make_error, (kind, error.args), attributes
+
+
 class PoolError(Exception):
-    """Base class of the errors that the pool itself raises."""
+    """Base class of the errors that the pool itself raises.
+
+    They can be copied and pickled.
+    """
+
+    def __reduce__(self) -> _Recipe:
+        return _recipe_for(self, type(self))
 
 
 class PoolClosed(PoolError, ClosedResourceError):
@@ -87,6 +116,14 @@ class AcquireTimeout(PoolError, TimeoutError):
         self.last_connect_error = last_connect_error
         self.held = held
 
+    def __reduce__(self) -> _Recipe:
+        make, arguments, attributes = super().__reduce__()
+        error = self.last_connect_error
+        # It may be anything that on_connect raises.
+        if error is not None and not survives_pickling(error):
+            attributes["last_connect_error"] = PoolError(describe_with_cause(error))
+        return make, arguments, attributes
+
 
 class PackageTooLarge(PoolError, ValueError):
     """Raised when a package is larger than its format allows.
@@ -124,3 +161,67 @@ class PackageTooSmall(PoolError, ValueError):
         )
         self.size = size
         self.header_size = header_size
+
+
+class StreamBusy(BusyResourceError):
+    """AnyIO's error for two tasks that use one stream, with advice.
+
+    This one and the next two exist because AnyIO's can't be pickled; unpickled, they are AnyIO's.
+    """
+
+    def __init__(self, action: str) -> None:
+        super().__init__(action)
+        self.args = (f"{self}: give each task a connection of its own, by pool.acquire()",)
+
+    def __reduce__(self) -> _Recipe:
+        return _recipe_for(self, BusyResourceError)
+
+
+class FrameTooLong(DelimiterNotFound):
+    """AnyIO's error for a line or frame that is too long, with advice."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(max_bytes)
+        self.args = (
+            f"{self}: raise max_bytes or the pool's max_line_bytes, or check that "
+            f"the peer speaks this protocol",
+        )
+
+    def __reduce__(self) -> _Recipe:
+        return _recipe_for(self, DelimiterNotFound)
+
+
+class FrameCut(IncompleteRead):
+    """AnyIO's error for a peer that closes in mid-frame, with what had arrived.
+
+    :param received: how many bytes
+    """
+
+    def __init__(self, received: int) -> None:
+        super().__init__()
+        self.args = (
+            f"the peer closed the connection in the middle of what was asked for: {received} bytes "
+            f"of it had arrived",
+        )
+
+    def __reduce__(self) -> _Recipe:
+        return _recipe_for(self, IncompleteRead)
+
+
+# They are AnyIO's errors to those who read tracebacks.
+for _kind in (StreamBusy, FrameTooLong, FrameCut):
+    _kind.__module__, _kind.__name__ = "anyio", _kind.__bases__[0].__name__
+    _kind.__qualname__ = _kind.__name__
+del _kind
+
+#: All that can go wrong in an exchange because of the pool, the connection or the peer, for
+#: ``except``. :exc:`TimeoutError` and :exc:`~anyio.ConnectionFailed` are kinds of :exc:`OSError`.
+ExchangeError: Final = (
+    PoolError,
+    OSError,
+    EndOfStream,
+    IncompleteRead,
+    DelimiterNotFound,
+    BrokenResourceError,
+    ClosedResourceError,
+)

@@ -7,13 +7,19 @@ small class with the two methods of :class:`FrameFormat`.
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
-from anyio import DelimiterNotFound
+from anyconnpool._exceptions import FrameTooLong, PackageTooLarge, PackageTooSmall
+from anyconnpool._util.checks import (
+    advise,
+    as_bytes,
+    byte_size,
+    check_count,
+    check_size,
+    quoted,
+)
 
-from anyconnpool._exceptions import PackageTooLarge, PackageTooSmall
-from anyconnpool._util.checks import as_bytes, byte_size, check_count, check_size
-
+DataT = TypeVar("DataT")
 DataT_contra = TypeVar("DataT_contra", contravariant=True)
 FrameT_co = TypeVar("FrameT_co", covariant=True)
 
@@ -96,7 +102,7 @@ class LineFormat:
         if end >= 0:
             return buffer[start:end], end + len(self.newline)
         if len(buffer) - start >= self.max_bytes + len(self.newline):
-            raise DelimiterNotFound(self.max_bytes)
+            raise FrameTooLong(self.max_bytes)
         return None
 
 
@@ -105,6 +111,8 @@ def frame_line(data: bytes, newline: bytes) -> bytes:
 
     :raises ValueError: if the newline is empty, or occurs before the end of the line
     """
+    if type(newline) is not bytes:
+        newline = as_bytes("the newline", newline)
     line = (data if type(data) is bytes else as_bytes("a line", data)) + newline
     if not newline:
         raise ValueError("a line can't be ended by an empty newline")
@@ -235,5 +243,36 @@ def choose_package_format(given: PackageFormat | None, default: PackageFormat) -
     if given is None:
         return default
     if not isinstance(cast("object", given), PackageFormat):
-        raise TypeError(f"format must be a PackageFormat, not {type(given).__name__}")
+        advice = advise(PackageFormat, given)
+        raise TypeError(f"format must be a PackageFormat, not {type(given).__name__}{advice}")
     return given
+
+
+def encode_frame(data: DataT, format: FrameFormat[DataT, Any]) -> bytes:
+    """Put data into a frame, by a format that anybody may have written.
+
+    :raises TypeError: if it is not a format, or doesn't make bytes
+    :raises Exception: what the format raises
+    """
+    try:
+        frame = format.encode(data)
+    except (AttributeError, TypeError):
+        check_frame_format(format)
+        raise
+    return frame if type(frame) is bytes else as_bytes("what encode() of the format makes", frame)
+
+
+def check_frame_format(format: object) -> None:
+    """Refuse what is not a frame format.
+
+    :raises TypeError: if it hasn't the methods of one, or is a class
+    """
+    if isinstance(format, type):
+        raise TypeError(
+            f"format must be an object, not the class itself: write {format.__name__}()"
+        )
+    if not (hasattr(format, "encode") and hasattr(format, "decode")):
+        raise TypeError(
+            f"format must have the methods of a FrameFormat, encode() and decode(), which "
+            f"{quoted(format)} has not"
+        )

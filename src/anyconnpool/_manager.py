@@ -26,6 +26,7 @@ from anyconnpool._settings import PoolOptions, Settings
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import check_count
+from anyconnpool._util.functions import refuse_plain_with
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import warn_of_neglect
 
@@ -157,6 +158,10 @@ class PoolManager(AsyncContextManagerMixin):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self._running)} pools>"
+
+    # Unseen by type checkers, which know better.
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = refuse_plain_with
 
     def __del__(self) -> None:
         if not hasattr(self, "_ended"):

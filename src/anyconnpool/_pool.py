@@ -18,7 +18,13 @@ from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
 from anyconnpool._engine.replay import Attempt, check_retry, repeat
 from anyconnpool._exceptions import PoolClosed
-from anyconnpool._formats import FrameFormat, PackageFormat, choose_package_format, frame_line
+from anyconnpool._formats import (
+    FrameFormat,
+    PackageFormat,
+    choose_package_format,
+    encode_frame,
+    frame_line,
+)
 from anyconnpool._remote import Remote, make_endpoint, parse_url
 from anyconnpool._retry import Retry
 from anyconnpool._settings import PoolOptions, Settings, describes_settings
@@ -32,8 +38,9 @@ from anyconnpool._streams.framed import (
     package_exchange,
 )
 from anyconnpool._streams.transport import Transport
-from anyconnpool._util.checks import check_duration
+from anyconnpool._util.checks import as_bytes, check_duration, quoted
 from anyconnpool._util.deadline import Deadline
+from anyconnpool._util.functions import as_awaitable, refuse_plain_with
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import warn_of_neglect
 
@@ -135,6 +142,18 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._leasing is not None and self._leasing.running:
+            raise TypeError(
+                f"{self!r} can't be pickled or copied, because its connections can't: make a pool "
+                f"in each process"
+            )
+        return dict(vars(self))
+
+    # Unseen by type checkers, which know better.
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = refuse_plain_with
 
     def __del__(self) -> None:
         if not hasattr(self, "_leasing"):
@@ -243,8 +262,15 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         :raises TypeError: if the function can't be called
         """
         if not callable(function):
-            raise TypeError(f"the function to run must be an async function, not {function!r}")
-        return await self._run(lambda connection: function(connection, *args), timeout, retry)
+            raise TypeError(
+                f"the function to run must be an async function, given without a call of it "
+                f"(pool.run(function, argument)), not {quoted(function)}"
+            )
+
+        def call(connection: PooledConnection) -> Awaitable[T]:
+            return as_awaitable(function(connection, *args), function, "the function to run")
+
+        return await self._run(call, timeout, retry)
 
     async def send(
         self, item: bytes, *, timeout: float | None = None, retry: Retry | None = None
@@ -253,6 +279,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
 
         Unless the pool is ``one_way``, the connection is closed afterwards: a reply may follow.
         """
+        item = as_bytes("what is sent", item)
         await self._run(lambda connection: connection.send(item), timeout, retry)
 
     async def send_line(
@@ -287,7 +314,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         retry: Retry | None = None,
     ) -> None:
         """Acquire a connection and send data in a frame on it; see :meth:`send`."""
-        await self.send(format.encode(data), timeout=timeout, retry=retry)
+        await self.send(encode_frame(data, format), timeout=timeout, retry=retry)
 
     async def send_receive(
         self,

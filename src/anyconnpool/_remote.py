@@ -15,6 +15,8 @@ from anyio import TCPConnectable, UNIXConnectable
 from anyio.abc import ByteStreamConnectable
 from anyio.streams.tls import TLSConnectable
 
+from anyconnpool._util.checks import make_printable, quoted
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -116,7 +118,16 @@ def make_endpoint(
     :raises ValueError: if an address makes no sense, or TLS options would have no effect
     """
     if ssl_context is not None and not isinstance(cast("object", ssl_context), ssl.SSLContext):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {quoted(ssl_context)}")
+    if ssl_context is not None and ssl_context.protocol is ssl.PROTOCOL_TLS_SERVER:
+        raise ValueError(
+            "ssl_context is one for servers: make one for clients, by ssl.create_default_context()"
+        )
+    for name, value in (("tls", tls), ("tls_standard_compatible", tls_standard_compatible)):
+        if not isinstance(cast("object", value), bool):
+            raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
+    if tls_hostname is not None and not isinstance(cast("object", tls_hostname), str):
+        raise TypeError(f"tls_hostname must be a str, not {type(tls_hostname).__name__}")
     wants_tls = bool(ssl_context or tls_hostname or not tls_standard_compatible)
     given = TLSOptions(ssl_context, tls_hostname, tls_standard_compatible)
     endpoint = Endpoint.of(remote, given if tls or wants_tls else None)
@@ -158,7 +169,7 @@ def _take_apart(remote: ByteStreamConnectable) -> tuple[Any, TLSOptions | None]:
     A class that derives from one of them may do anything.
     """
     if type(remote) is TCPConnectable:
-        return (str(remote.host), remote.port), None
+        return _check_host_and_port((remote.host, remote.port)), None
     if type(remote) is UNIXConnectable:
         return os.fspath(cast("str | bytes | os.PathLike[str]", remote.path)), None
     if type(remote) is TLSConnectable:
@@ -175,11 +186,15 @@ def _check_address(remote: object) -> tuple[str, int] | str | bytes:
     if not isinstance(remote, (str, bytes, os.PathLike)):
         raise TypeError(
             f"a remote is a (host, port) tuple, the path of a UNIX socket or an AnyIO "
-            f"connectable, not {remote!r}"
+            f"connectable, not {quoted(remote)}"
         )
     path = os.fspath(cast("str | bytes | os.PathLike[str]", remote))
     if not path:
         raise ValueError("the path of a UNIX socket must not be empty")
+    # With a NUL at its beginning, it is an abstract name of Linux's, which may have others.
+    encoded = os.fsencode(path)
+    if b"\0" in encoded and not encoded.startswith(b"\0"):
+        raise ValueError("the path of a UNIX socket must not contain NUL characters")
     if isinstance(remote, str):
         _check_is_path(remote)
     return path
@@ -190,35 +205,50 @@ def _check_is_path(remote: str) -> None:
     if "://" in remote:
         raise ValueError("a remote is no URL: use ConnectionPool.from_url() for that")
     host, colon, port = remote.rpartition(":")
-    if colon and port.isdigit() and "/" not in remote:
+    if colon and port.isdecimal() and "/" not in remote:
+        # What stands before an "@" may be a password.
+        given, host = ("…", "host") if "@" in host else (quoted(remote), host)
         raise ValueError(
-            f"{remote!r} would be the path of a UNIX socket: write ({host!r}, {port}) for a host "
-            f"and a port, or pathlib.Path({remote!r}) if it is a path"
+            f"{given} would be the path of a UNIX socket: write ({quoted(host)}, {port}) for a "
+            f"host and a port, or pathlib.Path({given}) if it is a path"
         )
 
 
 def _check_host_and_port(remote: tuple[object, ...]) -> tuple[str, int]:
     if len(remote) != 2:
-        raise ValueError(f"a TCP remote is a (host, port) tuple, not {remote!r}")
+        raise ValueError(f"a TCP remote is a (host, port) tuple, not one of {len(remote)} items")
     host, port = remote
     if not isinstance(host, (str, IPv4Address, IPv6Address)):
-        raise TypeError(f"a host must be a str or an IP address, not {host!r}")
+        raise TypeError(f"a host must be a str or an IP address, not {quoted(host)}")
     if not host:
         raise ValueError("a host must not be empty")
     if isinstance(host, str) and "/" in host:
         raise ValueError("a host is a name or an IP address, no URL and no path")
+    if isinstance(host, str) and ("@" in host or not host.isprintable() or " " in host):
+        raise ValueError(
+            "a host is a name or an IP address: no user, no password, no spaces and "
+            "no control characters (credentials go to the server, in on_connect)"
+        )
+    if isinstance(host, str) and ":" in host and not _is_ipv6(host):
+        raise ValueError(
+            "a host with a colon must be an IPv6 address, without brackets; the port stands after "
+            "it in the tuple"
+        )
     if not isinstance(port, int) or isinstance(port, bool):
-        raise TypeError(f"a port must be an int, not {port!r}")
+        digits = isinstance(port, str) and port.isdecimal() and len(port) < 6
+        advice = f": write {port}" if digits else ""
+        raise TypeError(f"a port must be an int, not {quoted(port)}{advice}")
     if not 1 <= port <= 65535:
-        raise ValueError(f"a port must be 1 to 65535, not {port}")
+        raise ValueError(f"a port must be 1 to 65535, not {quoted(port)}")
     return str(host), port
 
 
-def make_printable(text: str) -> str:
-    """Return a text with everything escaped that a terminal or a log shouldn't get."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+def _is_ipv6(host: str) -> bool:
+    try:
+        IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 class _Equal:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from anyconnpool._util.checks import check_count, check_duration
+from anyconnpool._util.checks import check_count, check_duration, check_number, quoted
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,12 @@ class Retry:
             raise ValueError("interval must be finite, or nothing would ever be repeated")
         check_duration("max_interval", self.max_interval)
         for name, least, most in (("backoff", 1, math.inf), ("jitter", 0, 1)):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-            if not least <= value <= most or math.isinf(value):
-                raise ValueError(f"{name} must be a number from {least} to {most}, not {value}")
+            value: object = getattr(self, name)
+            number = check_number(name, value)
+            if not least <= number <= most or math.isinf(number):
+                raise ValueError(
+                    f"{name} must be a number from {least} to {most}, not {quoted(value)}"
+                )
 
     def pause(self, repeat: int, draw: Callable[[], float] = random.random) -> float:
         """Return how long to wait before a repeat, in seconds.

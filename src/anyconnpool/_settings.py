@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, 
 from anyconnpool._formats import PackageFormat
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._retry import Retry
-from anyconnpool._util.checks import check_count, check_duration
-from anyconnpool.events import Observer
+from anyconnpool._util.checks import advise, check_count, check_duration, make_printable, quoted
+from anyconnpool.events import Observer, guard_observer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,13 +32,24 @@ AnyClass = TypeVar("AnyClass", bound=type[object])
 
 # What a setting is called in other libraries.
 _SYNONYMS = {
+    "context": "ssl_context",
+    "idle_timeout": "max_idle_time",
     "limit": "max_size",
+    "max_age": "max_lifetime",
+    "max_connections": "max_size",
+    "maxconn": "max_size",
     "maxsize": "max_size",
+    "min_size": "min_idle",
+    "minconn": "min_idle",
     "minsize": "min_idle",
     "pool_size": "max_size",
+    "retries": "connect_retry",
+    "retry": "connect_retry",
+    "server_hostname": "tls_hostname",
     "size": "max_size",
     "ssl": "tls",
     "timeout": "acquire_timeout",
+    "ttl": "max_lifetime",
 }
 
 
@@ -84,7 +95,7 @@ class Choice:
         """Return the value."""
         if value not in self.values:
             choices = " or ".join(f'"{choice}"' for choice in self.values)
-            raise ValueError(f"{name} must be {choices}, not {value!r}")
+            raise ValueError(f"{name} must be {choices}, not {quoted(value)}")
         return value
 
 
@@ -102,23 +113,33 @@ class Kind:
     def __call__(self, name: str, value: object) -> object:
         """Return the value."""
         if not (isinstance(value, self.type) or (self.optional and value is None)):
-            raise TypeError(f"{name} must be a {self.type.__name__}, not {type(value).__name__}")
+            kind = self.type.__name__ + (" or None" if self.optional else "")
+            given = "the class itself" if value is self.type else type(value).__name__
+            raise TypeError(f"{name} must be a {kind}, not {given}{advise(self.type, value)}")
         return value
+
+
+def check_name(name: str, value: object) -> object:
+    """Return the name of a pool with everything escaped that a log shouldn't get."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    return make_printable(value)
 
 
 def check_hook(name: str, value: object) -> object:
     """Check a hook, and return it."""
     if value is not None and not callable(value):
-        raise TypeError(f"{name} must be an async function, not {value!r}")
+        raise TypeError(f"{name} must be an async function, not {quoted(value)}")
     return value
 
 
 def check_observers(name: str, value: object) -> object:
     """Check observers, and return a tuple of them."""
+    given = value
     observers = tuple(cast("Iterable[object]", value)) if isinstance(value, Iterable) else None
     if observers is None or not all(map(callable, observers)):
-        raise TypeError(f"{name} must be an iterable of callables, not {value!r}")
-    return observers
+        raise TypeError(f"{name} must be an iterable of callables, not {quoted(given)}")
+    return tuple(map(guard_observer, cast("tuple[Observer, ...]", observers)))
 
 
 def _setting(default: Any, check: Check, meaning: str) -> Any:
@@ -228,15 +249,16 @@ class Settings:
         None,
         check_hook,
         "an async function that is called with each new connection, to log in or shake hands, with "
-        "the context variables of the pool's block; if it fails, the connection is closed and the "
-        "caller gets the error",
+        "the context variables of the pool's block; if it fails or returns ``False``, the "
+        "connection is closed and the caller gets the error",
     )
     check: Hook | None = _setting(
         None,
         check_hook,
         "an async function that asks the peer of a connection whether it still answers; it is "
-        "called before the connection is reused, if that was idle for ``check_after``; if it fails "
-        "or takes longer than ``connect_timeout``, the connection is closed and another one used",
+        "called before the connection is reused, if that was idle for ``check_after``; if it "
+        "fails, returns ``False`` or takes longer than ``connect_timeout``, the connection is "
+        "closed and another one used",
     )
     check_after: float = _setting(
         30, check_duration, "how long a connection has to be idle before ``check`` is called"
@@ -271,7 +293,7 @@ class Settings:
         "the task, and the line of code that acquired the connection",
     )
     name: str = _setting(
-        MISSING, Kind(str), "for logs, errors and statistics (default: the remote as a URL)"
+        MISSING, check_name, "for logs, errors and statistics (default: the remote as a URL)"
     )
 
     def __post_init__(self) -> None:

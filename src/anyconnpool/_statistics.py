@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 
 class CloseReason(str, Enum):
@@ -53,10 +53,25 @@ class CloseReason(str, Enum):
     DETACHED = "detached", False
 
 
+class _Counts(dict[str, int]):
+    """A dict that can't be changed; unlike a view of one, it can be copied, pickled and dumped."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("statistics are read-only: copy them with dict() to change the copy")
+
+    # Methods of a dict that check types as strictly as this can't be overridden to refuse.
+    if not TYPE_CHECKING:
+        __setitem__ = __delitem__ = __ior__ = _refuse
+        clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Counts, (dict(self),)
+
+
 def freeze_counts(counts: Mapping[CloseReason, int]) -> Mapping[str, int]:
     """Return a read-only copy of the counts, by the reasons' values."""
     # Copied first, in one step: a finalizer that runs meanwhile may cause another count.
-    return MappingProxyType({reason.value: count for reason, count in dict(counts).items()})
+    return _Counts({reason.value: count for reason, count in dict(counts).items()})
 
 
 def _no_closes() -> Mapping[str, int]:

@@ -4,18 +4,21 @@ An observer is anything that can be called with one :class:`PoolEvent`: a functi
 :class:`PoolObserver`, which has a method for each kind of event. Pools are given theirs by
 ``observers=``. They are called in the pool's event loop, in the middle of its work: they must not
 block, and should not use the pool. The context variables are those of the borrower for what a
-borrower does, and those of the pool's block for all else. An exception that they raise is logged
-and goes no further.
+borrower does, and those of the pool's block for all else. An exception that they raise goes no
+further: the first of an observer is logged with its traceback, later ones are counted.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from anyconnpool._statistics import CloseReason, PoolStatistics
+from anyconnpool._util.functions import describe_function, is_async_function
 
 _logger = logging.getLogger("anyconnpool.observers")
 
@@ -34,6 +37,47 @@ __all__ = [
     "PoolObserver",
     "PoolStarted",
 ]
+
+
+# What is public says where it is to be imported from.
+CloseReason.__module__ = __name__
+
+
+class _StatisticsReader:
+    """Read the statistics of a running pool; pickled, return what they were at that moment.
+
+    :param read: reads them
+    """
+
+    def __init__(self, read: Callable[[], PoolStatistics]) -> None:
+        self._read = read
+
+    @classmethod
+    def of(cls, read: Callable[[], PoolStatistics]) -> _StatisticsReader:
+        """Make one, unless it is one already."""
+        return read if isinstance(read, _StatisticsReader) else cls(read)
+
+    def __call__(self) -> PoolStatistics:
+        return self._read()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _StatisticsReader) and self._read == other._read
+
+    def __hash__(self) -> int:
+        return hash(self._read)
+
+    def __copy__(self) -> _StatisticsReader:
+        return self
+
+    def __deepcopy__(self, memo: object) -> _StatisticsReader:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _StatisticsReader, (partial(_return, self()),)
+
+
+def _return(statistics: PoolStatistics) -> PoolStatistics:
+    return statistics
 
 
 @dataclass(frozen=True)
@@ -60,6 +104,9 @@ class PoolStarted(PoolEvent):
     statistics: Callable[[], PoolStatistics]
     min_idle: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "statistics", _StatisticsReader.of(self.statistics))
+
 
 @dataclass(frozen=True)
 class PoolEnded(PoolEvent):
@@ -70,6 +117,9 @@ class PoolEnded(PoolEvent):
     """
 
     statistics: Callable[[], PoolStatistics]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "statistics", _StatisticsReader.of(self.statistics))
 
 
 @dataclass(frozen=True)
@@ -150,7 +200,7 @@ class ExchangeReplayed(PoolEvent):
 
 
 #: What a pool calls with each event, in its event loop: it must not block. What it returns is
-#: ignored, and what it raises is logged.
+#: ignored, and what it raises is logged once and then counted. Async functions are refused.
 Observer: TypeAlias = Callable[[PoolEvent], object]
 
 
@@ -212,13 +262,74 @@ class PoolObserver:
         """Handle an exchange that is repeated."""
 
 
+class _GuardedObserver:
+    """Call an observer, and let none of its errors through: the first is logged, others counted.
+
+    :param observer: the observer
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._failures = 0
+        #: at how many failures the next line is logged
+        self._log_at = 1
+
+    def __call__(self, event: PoolEvent) -> None:
+        try:
+            result = self._observer(event)
+        except Exception:
+            self._fail(event, "failed", with_traceback=True)
+            return
+        if inspect.iscoroutine(result):
+            # Nobody awaits it, and Python would complain of each.
+            result.close()
+            self._fail(event, "returned a coroutine, which nobody awaits,", with_traceback=False)
+
+    def _fail(self, event: PoolEvent, how: str, *, with_traceback: bool) -> None:
+        self._failures += 1
+        if self._failures < self._log_at:
+            return
+        times = f" {self._failures} times by now, most recently" if self._failures > 1 else ""
+        _logger.error(
+            "pool %s: the observer %s %s%s at %s; its failures are counted, and next logged at %d",
+            event.pool,
+            describe_function(self._observer),
+            how,
+            times,
+            type(event).__name__,
+            self._log_at * 10,
+            exc_info=with_traceback and self._failures == 1,
+        )
+        self._log_at *= 10
+
+
+def guard_observer(observer: Observer) -> Observer:
+    """Check an observer, and keep its errors from the pool.
+
+    :raises TypeError: if it is an async function, or has methods that are
+    """
+    if isinstance(observer, _GuardedObserver):
+        return observer
+    called = [observer, getattr(type(observer), "__call__", None)]  # noqa: B004
+    if isinstance(observer, PoolObserver):
+        called += [getattr(observer, method) for method in _METHODS]
+    for function in called:
+        if is_async_function(function):
+            raise TypeError(
+                f"an observer must be a plain function, not an async one, which nobody would "
+                f"await: {describe_function(function)}; have it put events into a queue, or start "
+                f"a task"
+            )
+    return _GuardedObserver(observer)
+
+
+_METHODS = [name for name in vars(PoolObserver) if not name.startswith("_")]
+
+
 def notify(observers: Iterable[Observer], event: PoolEvent) -> None:
-    """Call each observer with an event, one after the other; an error is logged.
+    """Call each observer of a pool's settings with an event, one after the other.
 
     Call it only where nothing is lost if an observer raises what ends the program.
     """
     for observer in observers:
-        try:
-            observer(event)
-        except Exception:
-            _logger.exception("pool %s: an observer failed at %s", event.pool, type(event).__name__)
+        observer(event)

@@ -70,7 +70,7 @@ async def outcome(stream: FramedStream, source: ScriptedStream) -> Outcome:
         try:
             return await stream.receive_package()
         except (EndOfStream, IncompleteRead, PackageTooLarge) as error:
-            return type(error)
+            return IncompleteRead if isinstance(error, IncompleteRead) else type(error)
     return SILENCE
 
 

@@ -20,6 +20,7 @@ from anyconnpool._settings import (
     PoolOptions,
     Settings,
     check_hook,
+    check_name,
     check_observers,
 )
 from anyconnpool._util.checks import check_duration
@@ -62,7 +63,7 @@ def refuse(
 
 def test_each_setting_has_a_check_of_a_kind_that_is_tested_here() -> None:
     """A new kind of check needs a table of its own."""
-    functions = (check_duration, check_hook, check_observers)
+    functions = (check_duration, check_hook, check_name, check_observers)
     for name, check in CHECKS.items():
         assert check in functions or isinstance(check, Choice | Count | Kind), name
 
@@ -146,7 +147,6 @@ def test_other_settings_have_their_type() -> None:
     right: dict[str, list[object]] = {
         "connect_retry": [None, Retry(3)],
         "keepalive": [None, KeepAlive(idle=5)],
-        "name": [""],
         "one_way": [False, True],
         "package_format": [PackageFormat(4)],
     }
@@ -155,9 +155,21 @@ def test_other_settings_have_their_type() -> None:
     for name, check in kinds.items():
         accept([name], right[name])
         wrong = [2, math.inf, b"pool", check.type]
-        # Without a name a pool is called as its remote.
-        wrong += [] if check.optional or name == "name" else [None]
-        refuse([name], wrong, TypeError, f"{{}} must be a {check.type.__name__}, not {{type}}")
+        wrong += [] if check.optional else [None]
+        kind = check.type.__name__ + (" or None" if check.optional else "")
+        for value in wrong:
+            given = "the class itself" if value is check.type else type(value).__name__
+            number = value == 2 and check.type in (Retry, PackageFormat)
+            advice = f": write {check.type.__name__}(2)" if number else ""
+            refuse([name], [value], TypeError, f"{{}} must be a {kind}, not {given}{advice}")
+
+
+def test_a_name_is_a_string_that_a_log_can_take() -> None:
+    """What a log or a terminal could choke on is escaped."""
+    # Without a name a pool is called as its remote.
+    accept(["name"], ["", "cache", None])
+    refuse(["name"], [5, b"cache", ["cache"]], TypeError, "{} must be a str, not {type}")
+    assert ConnectionPool(REMOTE, name="a\nb\x1b[31m\0\udcff").name == r"a\nb\x1b[31m\x00\udcff"
 
 
 def test_hooks_and_observers_can_be_called() -> None:
@@ -194,6 +206,8 @@ def test_an_unknown_setting_is_refused_with_the_one_that_was_meant() -> None:
         "size": "max_size",
         "timeout": "acquire_timeout",
         "ssl": "tls",
+        "retry": "connect_retry",
+        "max_connections": "max_size",
     }
     for option, setting in meant.items():
         with in_case(option), pytest.raises(TypeError) as caught:

@@ -24,7 +24,7 @@ from anyconnpool import (
     PoolFull,
     Retry,
 )
-from anyconnpool._engine.replay import is_hang_up
+from anyconnpool._util.errors import is_hang_up
 from tests.cases import table
 
 from .flaky import calling

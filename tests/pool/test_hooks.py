@@ -14,7 +14,7 @@ from tests.cases import table
 
 from .network import MemoryNetwork, check_books, delayed, fill, number_of, peer_of, settle
 
-Hook = Callable[[PooledConnection], Awaitable[None]]
+Hook = Callable[[PooledConnection], Awaitable[object]]
 
 
 async def log_in(connection: PooledConnection) -> None:
@@ -193,6 +193,11 @@ async def detach(connection: PooledConnection) -> None:
     connection.detach()
 
 
+async def refuse_by_false(connection: PooledConnection) -> bool:
+    await log_in(connection)
+    return False
+
+
 async def time_out(connection: PooledConnection) -> None:
     with anyio.move_on_after(1):
         await connection.receive_line()
@@ -208,9 +213,22 @@ async def fail(connection: PooledConnection) -> None:
         await connection.receive_line()
 
 
+async def meet_hang_up(connection: PooledConnection) -> None:
+    peer_of(connection).hang_up()
+    await connection.receive_line()
+
+
+async def send_to_the_dead(connection: PooledConnection) -> None:
+    peer_of(connection).hang_up()
+    await connection.send(b"user")
+
+
 @table(
     "hook, text",
     [
+        (refuse_by_false, "on_connect returned False"),
+        (meet_hang_up, "mem ended in on_connect: EndOfStream"),
+        (send_to_the_dead, "mem ended in on_connect: BrokenResourceError"),
         (give_back, "gave the connection away"),
         (give_back_by_block, "gave the connection away"),
         (discard, "gave the connection away"),
@@ -221,13 +239,49 @@ async def fail(connection: PooledConnection) -> None:
     ],
 )
 async def test_a_hook_that_spoils_the_connection_is_told_so(hook: Hook, text: str) -> None:
-    """Nobody borrows a connection that was given away, or on which something had failed."""
+    """Nobody borrows a connection that it refused, gave away, or on which something had failed.
+
+    It is a failure to connect, which a retry may mend; what ended the connection is its cause.
+    """
     network = MemoryNetwork()
-    async with ConnectionPool(network, on_connect=hook) as pool:
-        with pytest.raises(Exception, match=text):
+    async with ConnectionPool(network, on_connect=hook, name="mem") as pool:
+        with pytest.raises(anyio.ConnectionFailed, match=text) as caught:
             await pool.acquire()
+        assert (caught.value.__cause__ is None) is (" ended in " not in text)
         assert network.opened == pool.statistics().open_failed == 1
         assert network.open_now == pool.statistics().size == 0
+        with pytest.raises(anyio.ConnectionFailed, match=text):
+            await pool.send_receive_line(b"x", retry=Retry(2, interval=1))
+        assert network.opened == 4
+
+
+@table("session", [0, "", [], None, True])
+async def test_what_else_a_hook_returns_is_no_refusal(session: object) -> None:
+    """Only what is ``False`` is."""
+
+    async def hook(connection: PooledConnection) -> object:
+        await log_in(connection)
+        return session
+
+    async with ConnectionPool(MemoryNetwork(), on_connect=hook, check=hook, check_after=0) as pool:
+        await fill(pool, 1)
+        await fill(pool, 1)
+        assert pool.statistics().reused == 1
+
+
+async def test_a_hook_that_is_not_async_is_told_so_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody else gets to know what is wrong with a ``check``."""
+    check: Any = bool
+    async with ConnectionPool(MemoryNetwork(), check=check, check_after=0, name="mem") as pool:
+        await fill(pool, 1)
+        await fill(pool, 1)
+        assert pool.statistics().reused == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "pool mem: the check hook failed: TypeError: check must be an async function, but bool "
+        "returned bool, which can't be awaited"
+    ]
 
 
 @table("settings", [{"on_connect": None}, {"check": None, "check_after": 0}])
@@ -400,6 +454,7 @@ SPOILERS: list[Hook] = [
     give_back,
     discard,
     detach,
+    refuse_by_false,
     meet_the_end,
     end_afterwards,
     send_more_afterwards,

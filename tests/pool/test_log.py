@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from anyconnpool import ConnectionPool, PooledConnection, Retry
+from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, Retry
 from anyconnpool._util.log import OutageLog, describe_error
 
 from .network import MemoryNetwork, failing, fill, settle
@@ -100,6 +100,23 @@ async def test_the_first_failure_to_connect_is_a_warning(caplog: pytest.LogCaptu
     assert lines(caplog, logging.WARNING) == [
         "pool shelf: connecting failed: ConnectionFailed: refused"
     ]
+
+
+async def test_what_a_hook_quotes_of_a_server_is_escaped(caplog: pytest.LogCaptureFixture) -> None:
+    """In the log, and in the text of a timeout; the hook's own error stays as it is."""
+
+    async def log_in(connection: PooledConnection) -> None:
+        raise anyio.ConnectionFailed("refused: \x1b]0;title\x07\0\udcff\n")
+
+    escaped = r"ConnectionFailed: refused: \x1b]0;title\x07\x00\udcff\n"
+    retry = Retry(9, interval=5)
+    async with ConnectionPool(
+        MemoryNetwork(), name="shelf", on_connect=log_in, connect_retry=retry
+    ) as pool:
+        with pytest.raises(AcquireTimeout) as caught:
+            await pool.acquire(timeout=1)
+    assert str(caught.value).endswith(f"last connect error: {escaped}")
+    assert lines(caplog, logging.WARNING) == [f"pool shelf: connecting failed: {escaped}"]
 
 
 async def test_an_outage_costs_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import warnings
+from functools import partial
 from typing import Any
 
 import anyio
@@ -24,7 +27,7 @@ from anyconnpool.events import (
     PoolObserver,
     PoolStarted,
 )
-from tests.cases import table
+from tests.cases import in_case, table
 
 from .network import MemoryNetwork, delayed, failing, fill, hang, settle
 
@@ -128,7 +131,7 @@ async def test_start_and_end_frame_everything_and_give_the_statistics() -> None:
 async def test_a_failing_observer_is_logged_and_hurts_nobody(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The pool and the other observers go on; the log names the pool and the event."""
+    """The pool and the other observers go on; one traceback, then a line at 10, 100, 1000."""
     events: list[PoolEvent] = []
 
     def fail(event: PoolEvent) -> None:
@@ -139,11 +142,49 @@ async def test_a_failing_observer_is_logged_and_hurts_nobody(
     ) as pool:
         await pool.send_receive_line(b"x")
         assert pool.statistics().idle == 1
+        for _ in range(500):
+            await fill(pool, 1)
+    assert len(events) > 1000
+    start = f"pool told: the observer {fail.__qualname__} failed"
+    end = "its failures are counted, and next logged at"
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [
-        f"pool told: an observer failed at {type(event).__name__}" for event in events
+        f"{start} at PoolStarted; {end} 10",
+        f"{start} 10 times by now, most recently at ConnectionReleased; {end} 100",
+        f"{start} 100 times by now, most recently at ConnectionReleased; {end} 1000",
+        f"{start} 1000 times by now, most recently at ConnectionReleased; {end} 10000",
     ]
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False, False, False]
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+async def test_an_async_observer_is_refused_or_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody would await it: refused where that shows, logged once where not."""
+
+    async def observe(event: object) -> None:
+        raise AssertionError("nobody awaits")
+
+    class Asynchronous:
+        async def __call__(self, event: object) -> None:
+            await observe(event)
+
+    class OneMethod(PoolObserver):
+        async def acquired(self, event: object) -> None:  # type: ignore[override]
+            await observe(event)
+
+    wrong: list[Any] = [observe, partial(observe), Asynchronous(), OneMethod()]
+    for observer in wrong:
+        with in_case(observer), pytest.raises(TypeError, match="must be a plain function"):
+            ConnectionPool(MemoryNetwork(), observers=[observer])
+    network = MemoryNetwork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        async with ConnectionPool(network, name="told", observers=[lambda e: observe(e)]) as pool:
+            await fill(pool, 1)
+            await fill(pool, 1)
+        gc.collect()
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "returned a coroutine, which nobody awaits, at PoolStarted" in message
 
 
 @table("nowait", [False, True])

@@ -7,7 +7,12 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
-from anyio import ClosedResourceError, TypedAttributeLookupError
+from anyio import (
+    BusyResourceError,
+    ClosedResourceError,
+    EndOfStream,
+    TypedAttributeLookupError,
+)
 from anyio.abc import SocketAttribute
 from anyio.streams.buffered import BufferedByteStream, BufferedConnectable
 from anyio.streams.tls import TLSAttribute, TLSConnectable, TLSStream
@@ -92,6 +97,25 @@ async def test_a_connection_tells_whether_it_was_used_before_and_how_old_it_is(
             assert connection.reused
             await eventually(lambda: connection.age > age + 0.01)
             await ask(connection)
+
+
+async def test_two_tasks_on_one_connection_are_told_what_to_do(serve: Serve) -> None:
+    """The second one's error names the way out; an end that the peer makes says so."""
+    server = serve()
+    async with server.pool() as pool, pool.acquire() as connection:
+        await ask(connection)
+
+        async def end() -> None:
+            with pytest.raises(EndOfStream, match="the peer has closed the connection"):
+                await connection.receive()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(end)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(BusyResourceError, match="give each task a connection of its own"):
+                await connection.receive()
+            server.peers[0].hang_up()
+        connection.discard()
 
 
 async def test_a_discarded_connection_is_closed_now(serve: Serve) -> None:

@@ -53,6 +53,9 @@ async def test_a_missing_path_is_a_failed_connection(tmp_path: Path) -> None:
     """There is no such UNIX socket."""
     text = await fails_to_connect(ConnectionPool(str(tmp_path / "nowhere")))
     assert "nowhere" in text
+    # Whoever means a host writes it like this.
+    text = await fails_to_connect(ConnectionPool("nowhere.example"))
+    assert text.endswith("; if this is a host, write (host, port)")
 
 
 async def test_a_path_that_is_no_socket_is_a_failed_connection(tmp_path: Path) -> None:
@@ -66,7 +69,9 @@ async def test_a_path_that_is_no_socket_is_a_failed_connection(tmp_path: Path) -
 async def test_an_untrusted_certificate_is_a_failed_connection(serve: Serve) -> None:
     """The text tells that it is the certificate."""
     pool = ConnectionPool(serve().remote, tls=True)
-    assert "certificate verify failed" in (await fails_to_connect(pool)).lower()
+    text = await fails_to_connect(pool)
+    assert "certificate verify failed" in text.lower()
+    assert "give an ssl_context that trusts its certificate" in text
 
 
 @only_tls
@@ -85,7 +90,8 @@ async def test_tls_to_a_plain_server_is_a_failed_connection(serve: Serve) -> Non
         peer.send(b"220 this is no TLS at all\r\n")
         peer.socket.recv(1)
 
-    await fails_to_connect(ConnectionPool(serve(plain).remote, tls=True))
+    text = await fails_to_connect(ConnectionPool(serve(plain).remote, tls=True))
+    assert text.endswith("; the server doesn't seem to speak TLS at this port")
 
 
 @table("end", ["hang_up", "reset"])
@@ -96,7 +102,8 @@ async def test_an_end_within_the_handshake_is_a_failed_connection(serve: Serve, 
         peer.socket.recv(1)
         getattr(peer, end)()
 
-    await fails_to_connect(ConnectionPool(serve(go_away).remote, tls=True))
+    text = await fails_to_connect(ConnectionPool(serve(go_away).remote, tls=True))
+    assert "check that it speaks TLS at this port" in text
 
 
 @only_tls

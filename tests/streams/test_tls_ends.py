@@ -494,9 +494,9 @@ async def interrupted(stream: PoolSocketStream, *operations: Callable[[], Awaita
     error = TimeoutError("the time is over")
 
     async def expect_error(operation: Callable[[], Awaitable[Any]]) -> None:
-        with pytest.raises(TimeoutError) as caught:
+        with pytest.raises(TimeoutError, match="the time is over") as caught:
             await operation()
-        assert caught.value is error
+        assert caught.value is not error
 
     async with create_task_group() as group:
         for operation in operations:

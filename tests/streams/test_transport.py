@@ -284,3 +284,10 @@ async def test_closing_by_force_twice_does_no_harm(tmp_path: Path) -> None:
             await aclose_forcefully(transport.stream)
             await transport.close(0)
             await transport.close(LIMIT)
+
+
+def test_an_address_that_a_log_could_choke_on_is_escaped() -> None:
+    """The path of a UNIX socket may hold anything but NUL, and an abstract name anything."""
+    transport = Transport.__new__(Transport)
+    transport.local_address, transport.remote_address = "", "\0name\x1b[31m\udcff\n"
+    assert repr(transport) == r" -> \x00name\x1b[31m\udcff\n"

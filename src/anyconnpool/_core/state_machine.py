@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic
 
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
@@ -258,8 +258,7 @@ class PoolStateMachine(Generic[TransportT]):
             self.last_connect_error = error
             line = self._line
             failed = line.fail(entry, now) if passing else line.fail_for_good(entry)
-            for waiter in failed:
-                self._wake(waiter, error)
+            self._wake_all(failed, error)
             self._refill_paused = not passing or line.refills_pause()
             self._forget(entry)
             self._balance(now)
@@ -346,6 +345,11 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             oldest = self._idle.oldest()
             return math.inf if oldest is None else oldest.idle_since + self._longest_idle
+
+    def waiters(self) -> list[Waiter[TransportT]]:
+        """Return those who wait for a connection, in line."""
+        with self._lock:
+            return list(self._waiters)
 
     def unused(self) -> bool:
         """Return whether nothing is open and nobody waits."""
@@ -688,9 +692,13 @@ class PoolStateMachine(Generic[TransportT]):
             self._drained()
 
     def _wake_watchers(self, error: Exception | None) -> None:
-        for watcher in self._watchers:
-            self._wake(watcher, error)
+        self._wake_all(self._watchers, error)
         self._watchers.clear()
+
+    def _wake_all(self, waiters: Iterable[Waiter[TransportT]], error: Exception | None) -> None:
+        for number, waiter in enumerate(waiters):
+            waiter.shares_error = number > 0
+            self._wake(waiter, error)
 
     def _wake(self, waiter: Waiter[TransportT], error: Exception | None) -> None:
         waiter.error = error

@@ -144,12 +144,29 @@ class Waiter(Generic[TransportT]):
     :param wake: wakes the task; must not call the state machine
     """
 
-    __slots__ = ("entry", "error", "failures", "number", "wake")
+    __slots__ = (
+        "entry",
+        "error",
+        "failures",
+        "number",
+        "seen_at",
+        "shares_error",
+        "task",
+        "wake",
+        "warned",
+    )
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self.wake = wake
         self.entry: PoolEntry[TransportT] | None = None
         self.error: Exception | None = None
+        #: whether another task is given the same error
+        self.shares_error = False
+        #: the task, of the backend's own kind
+        self.task: object = None
+        #: when the housekeeper saw it waiting for the first time, and whether it warned of it
+        self.seen_at: float | None = None
+        self.warned = False
         #: counts all waiters of a pool or manager, in the order of their coming
         self.number = 0
         #: how many attempts have failed for it

@@ -6,16 +6,18 @@ import sys
 from collections.abc import Awaitable, Callable, Generator
 from itertools import count
 from types import CoroutineType, TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from anyio import ClosedResourceError, ConnectionFailed, TypedAttributeLookupError
 
 from anyconnpool._core.states import PoolEntry
-from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
+from anyconnpool._streams.buffered import ClosedStream
 from anyconnpool._streams.framed import FramedStream
 from anyconnpool._streams.transport import Transport
+from anyconnpool._util.errors import is_hang_up
+from anyconnpool._util.functions import as_awaitable, refuse_plain_with
 from anyconnpool._util.interrupts import defer_interrupts
 
 _numbers = count(1)
@@ -42,6 +44,9 @@ class Owner(Protocol):
         """Take a connection out of the pool for good; false if it has been closed already."""
         ...
 
+    def note_unanswered(self) -> None:
+        """Take note that a connection will be closed because a reply may follow its last send."""
+
 
 class PooledConnection(FramedStream):
     """A connection borrowed from a pool: its borrower's alone until it is given back.
@@ -54,6 +59,11 @@ class PooledConnection(FramedStream):
     cancelled or is under way, the body of the ``async with`` raised nothing, nothing that was
     received is left unread, and no reply is owed. Otherwise it is closed.
     """
+
+    _closed_stream = ClosedStream(
+        "this connection was given back, discarded or detached already: use it inside its async "
+        "with block, or acquire another one"
+    )
 
     def __init__(self, owner: Owner, entry: PoolEntry[Transport]) -> None:
         transport = entry.transport
@@ -160,7 +170,7 @@ class PooledConnection(FramedStream):
         buffered = self.buffer
         stream = self._end()
         if not self._owner.detach(self._entry):
-            raise ClosedResourceError
+            raise ClosedResourceError("the pool's block has ended, and this connection is closed")
         framed = FramedStream(
             stream,
             package_format=self._defaults.package_format,
@@ -170,7 +180,10 @@ class PooledConnection(FramedStream):
         return framed
 
     def _find_fault(self) -> CloseReason | None:
-        if self._unfinished or (self._reply_owed and not self._owner.settings.one_way):
+        if self._unfinished:
+            return CloseReason.UNCLEAN
+        if self._reply_owed and not self._owner.settings.one_way:
+            self._owner.note_unanswered()
             return CloseReason.UNCLEAN
         if self._position < len(self._data):
             return CloseReason.UNREAD_DATA
@@ -288,19 +301,29 @@ class AcquireContext:
     def __await__(self) -> Generator[Any, Any, PooledConnection]:
         return self._acquirer.acquire(self._timeout).__await__()
 
+    # Seen by those who forgot to enter or await it, and unseen by type checkers, which know better.
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = refuse_plain_with
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(
+                f"acquire() returns no connection yet, which {name!r} could belong to: write "
+                f'"async with pool.acquire() as connection", or "connection = await pool.acquire()"'
+            )
+
 
 async def _do_nothing() -> None:
     """Do nothing: the context has been left already."""
 
 
-def _given_away() -> PoolError:
-    return PoolError("the hook gave the connection away: it must not release, discard or detach it")
-
-
 class _HookOwner:
-    """The owner of a connection that one of the pool's hooks uses."""
+    """The owner of a connection that one of the pool's hooks uses.
 
-    def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
+    :param role: which hook, as in "on_connect"
+    """
+
+    def __init__(self, role: str, settings: Settings, now: Callable[[], float]) -> None:
+        self.role = role
         self.settings = settings
         self.now = now
 
@@ -310,28 +333,42 @@ class _HookOwner:
     def detach(self, entry: PoolEntry[Transport]) -> bool:
         """Refuse.
 
-        :raises PoolError: always
+        :raises ~anyio.ConnectionFailed: always
         """
-        raise _given_away()
+        raise self.refusal()
+
+    def note_unanswered(self) -> None:
+        """Do nothing: what a hook leaves behind has consequences of its own."""
+
+    def refusal(self) -> ConnectionFailed:
+        """Return the error for a hook that gave its connection away."""
+        return ConnectionFailed(
+            f"{self.role} gave the connection away, by discard(), detach(), aclose() or an async "
+            f"with block: it was closed, and so it counts as failed"
+        )
 
 
 class _HookConnection(PooledConnection):
     """A connection in the hands of a hook."""
 
-    def finish(self, *, greeting: bool) -> None:
-        """Refuse the connection if it is unfit.
+    def finish(self, owner: _HookOwner, result: object, *, greeting: bool) -> None:
+        """Refuse the connection if it is unfit, or if the hook says so.
 
+        :param owner: the owner, which knows the hook
+        :param result: what the hook returned
         :param greeting: whether bytes that the hook left unread, or that are still to come, are
             for the first borrower
         :raises ~anyio.ConnectionFailed: if the connection is unfit
-        :raises PoolError: if the hook gave it back, discarded or detached it
         """
         if self._ended:
-            raise _given_away()
+            raise owner.refusal()
+        if result is False:
+            raise ConnectionFailed(f"{owner.role} returned False, which refuses the connection")
         fault = self._find_fault()
         if fault is not None and (self._unfinished or not greeting):
             raise ConnectionFailed(
-                f"the hook left the connection unfit: {fault.value}; it must read every reply whole"
+                f"{owner.role} left the connection unfit: {fault.value}; it must read every reply "
+                f"whole"
             )
         if self._has_sent or self._bytes_received:
             self._entry.spoken = True
@@ -350,13 +387,22 @@ async def run_hook(
 
     :param greeting: whether bytes that the hook left unread, or that are still to come, are for
         the first borrower
-    :raises ~anyio.ConnectionFailed: if the hook left the connection unfit
-    :raises PoolError: if the hook gave it away
+    :raises ~anyio.ConnectionFailed: if the hook refused the connection, by giving it away or by
+        returning ``False``, if it left it unfit, or if the connection ended in it
     :raises Exception: what the hook raised
     """
-    connection = _HookConnection(_HookOwner(settings, now), entry)
+    owner = _HookOwner("on_connect" if greeting else "check", settings, now)
+    connection = _HookConnection(owner, entry)
     try:
-        await hook(connection)
-        connection.finish(greeting=greeting)
+        result = await as_awaitable(hook(connection), hook, owner.role)
+        connection.finish(owner, result, greeting=greeting)
+    except Exception as error:
+        # An error of another connection, or of the hook's own making, stays as it is.
+        if has_failed(connection) and is_hang_up(error):
+            raise ConnectionFailed(
+                f"the connection to {settings.name} ended in {owner.role}: "
+                f"{str(error) or type(error).__name__}"
+            ) from error
+        raise
     finally:
         await connection.aclose()

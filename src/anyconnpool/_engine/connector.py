@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable
 from functools import partial
 
@@ -26,6 +27,9 @@ from anyconnpool._util.log import OutageLog
 from anyconnpool.events import ConnectionOpened, OpenFailed, notify
 
 _logger = logging.getLogger("anyconnpool.pool")
+
+# What OpenSSL says, by its version, of an answer that isn't TLS.
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_MESSAGE", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 
 
 class Connector:
@@ -124,6 +128,27 @@ class Connector:
         except ConnectionFailed:
             raise
         except (OSError, BrokenResourceError, EndOfStream) as error:
+            text = str(error) or type(error).__name__
             raise ConnectionFailed(
-                f"error connecting to {self._settings.name}: {str(error) or type(error).__name__}"
+                f"error connecting to {self._settings.name}: {text}{_advise(error)}"
             ) from error
+
+
+def _advise(error: Exception) -> str:
+    """Say what to do about an error whose own text doesn't."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            "; if this is the right server, give an ssl_context that trusts its certificate, or "
+            "the tls_hostname that stands in it"
+        )
+    if isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
+        return "; the server doesn't seem to speak TLS at this port"
+    if isinstance(error, (BrokenResourceError, EndOfStream)):
+        # A TCP connection that is made has no other way to fail before it is the pool's.
+        return (
+            "; it hung up in the handshake: check that it speaks TLS at this port, in a version "
+            "that the ssl_context takes"
+        )
+    if isinstance(error, FileNotFoundError) and "/" not in str(error.filename):
+        return "; if this is a host, write (host, port)"
+    return ""

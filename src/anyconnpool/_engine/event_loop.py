@@ -65,16 +65,17 @@ class HomeLoop:
     __slots__ = (
         "__weakref__",
         "_home",
-        "_name",
         "_where",
         "checkpoint_if_cancelled",
         "current_task",
+        "name",
         "new_signal",
         "now",
     )
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        #: the pool's name
+        self.name = name
         token = current_token()
         self._home: object = token.native_token
         #: raises if the running task is cancelled, as AnyIO's function of the name does
@@ -120,7 +121,7 @@ class HomeLoop:
         except RuntimeError:
             here = None
         if here is not self._home:
-            raise PoolError(f"pool {self._name!r} {self._describe_home()}")
+            raise PoolError(f"pool {self.name!r} {self._describe_home()}")
 
     @staticmethod
     def task_name(task: object) -> str:

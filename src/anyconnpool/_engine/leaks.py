@@ -1,4 +1,4 @@
-"""Who has borrowed which connection: to name the borrowers that forget to release theirs."""
+"""Mistakes of borrowers that show in the books: to name those who make them, in the log."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from anyconnpool._core.states import PoolEntry, State
+from anyconnpool._core.states import PoolEntry, State, Waiter
 from anyconnpool._engine.event_loop import HomeLoop
-from anyconnpool._statistics import PoolStatistics
+from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool._streams.transport import Transport
+from anyconnpool._util.checks import make_printable
 
 _logger = logging.getLogger("anyconnpool.leaks")
+_pool_logger = logging.getLogger("anyconnpool.pool")
+
+# How long a task may wait for what it holds itself, in seconds, before it is logged.
+_LONG_WAIT = 5
+# So many connections closed in a row are a mistake, not an accident.
+_MANY_SENDS = 10
+_MANY_GREETINGS = 3
 
 _PACKAGE = "anyconnpool."
 
@@ -52,6 +60,113 @@ class BorrowCounts:
                 id(entry.borrower) for entry in self._held() if entry.state is State.IN_USE
             )
         return self._counts[id(task)] if statistics.in_use else 0
+
+
+class SelfWaits:
+    """Log which task waits for connections that it holds itself, each wait once.
+
+    :param pool: the pool's name
+    :param counts: counts what each task has borrowed
+    :param home: the event loop of the pool
+    """
+
+    def __init__(self, pool: str, counts: BorrowCounts, home: HomeLoop) -> None:
+        self._pool = pool
+        self._counts = counts
+        self._home = home
+
+    def look(self, waiters: Iterable[Waiter[Transport]], statistics: PoolStatistics) -> None:
+        """Look at those who wait; called by the housekeeper.
+
+        :param waiters: those who wait for a connection
+        :param statistics: the pool's, as they are now
+        """
+        # What is being opened, checked or closed will serve somebody soon.
+        if not statistics.in_use or statistics.connecting or statistics.closing:
+            return
+        now = self._home.now()
+        for waiter in waiters:
+            if waiter.seen_at is None:
+                waiter.seen_at = now
+            held = self._counts.of(waiter.task, statistics)
+            if held and not waiter.warned and now - waiter.seen_at >= _LONG_WAIT:
+                waiter.warned = True
+                _pool_logger.warning(
+                    "pool %s: task %s has been waiting for a connection for %d s or longer, and "
+                    "holds %d of the %d in use itself: have it use what it holds, or give it back "
+                    "before it asks for another",
+                    self._pool,
+                    make_printable(repr(self._home.task_name(waiter.task))),
+                    _LONG_WAIT,
+                    held,
+                    statistics.in_use,
+                )
+
+
+class UnansweredSends:
+    """Warn, once, of a pool that closes one connection after the other after a send.
+
+    :param pool: the pool's name
+    """
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+        self._closed = self._in_a_row = self._others = 0
+        self._warned = False
+
+    def note(self, statistics: PoolStatistics) -> None:
+        """Take note of a connection that is about to be closed because a send came last.
+
+        :param statistics: the pool's, in which the connection is still in use
+        """
+        # The borrows that have ended in another way, well or not.
+        others = statistics.acquired - statistics.in_use - self._closed
+        if others != self._others:
+            self._others, self._in_a_row = others, 0
+        self._closed += 1
+        self._in_a_row += 1
+        if self._in_a_row >= _MANY_SENDS and not self._warned:
+            self._warned = True
+            _pool_logger.warning(
+                "pool %s: the last %d connections were closed after one borrow, because a send was "
+                "the last thing done on each and a reply might follow; if the protocol has no "
+                "replies, make the pool with one_way=True, else receive each reply",
+                self._pool,
+                _MANY_SENDS,
+            )
+
+
+class UnreadGreetings:
+    """Warn, once, of a server whose new connections are closed because of what nobody has read.
+
+    :param pool: the pool's name
+    """
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+        self._in_a_row = self._reused = 0
+        self._warned = False
+
+    def note(self, entry: PoolEntry[Transport], reused: int) -> None:
+        """Take note of a connection that is closed.
+
+        :param entry: the connection
+        :param reused: how many borrows there have been of connections used before
+        """
+        if entry.close_reason is not CloseReason.UNREAD_DATA or entry.borrows > 1:
+            return
+        if reused != self._reused:
+            self._reused, self._in_a_row = reused, 0
+        self._in_a_row += 1
+        if self._in_a_row >= _MANY_GREETINGS and not self._warned:
+            self._warned = True
+            _pool_logger.warning(
+                "pool %s: the last %d connections were closed after their first use, because "
+                "something was waiting on them that nobody had read; if the server greets, receive "
+                "the greeting in on_connect, else receive each reply whole",
+                self._pool,
+                self._in_a_row,
+            )
 
 
 class LeakDetector:
@@ -99,4 +214,6 @@ class LeakDetector:
         age = self._home.now() - entry.acquired_at
         borrower = self._home.task_name(entry.borrower)
         call_site = f" at {entry.call_site}" if entry.call_site else ""
-        return f"{entry.transport} was borrowed {age:.1f} s ago by task {borrower!r}{call_site}"
+        return make_printable(
+            f"{entry.transport} was borrowed {age:.1f} s ago by task {borrower!r}{call_site}"
+        )

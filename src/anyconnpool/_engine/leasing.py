@@ -22,7 +22,7 @@ from anyconnpool._engine.connection import (
     entry_of,
 )
 from anyconnpool._engine.event_loop import HomeLoop
-from anyconnpool._engine.leaks import BorrowCounts, find_call_site
+from anyconnpool._engine.leaks import BorrowCounts, SelfWaits, UnansweredSends, find_call_site
 from anyconnpool._engine.replay import Attempt
 from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimit, TimeLimits
@@ -32,6 +32,7 @@ from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import Exchange
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.deadline import Deadline, describe_timeout
+from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool.events import (
     AcquireTimedOut,
@@ -79,6 +80,8 @@ class Leasing:
         self._checkpoint_if_cancelled = home.checkpoint_if_cancelled
         self._current_task = home.current_task
         self._borrow_counts = BorrowCounts(held)
+        self._unanswered = UnansweredSends(settings.name)
+        self._self_waits = SelfWaits(settings.name, self._borrow_counts, home)
         self._turns = 0
         #: whether the pool's block has not ended yet
         self.running = True
@@ -106,10 +109,11 @@ class Leasing:
         self._turns += 1
         if entry is None:
             entry = await self._wait_for_entry(timeout)
-        elif not self._turns & _TURN_MASK:
-            # Only now: whoever asks meanwhile must not overtake.
-            await self._pause_holding(entry)
-        entry.borrower = self._current_task()
+        else:
+            if not self._turns & _TURN_MASK:
+                # Only now: whoever asks meanwhile must not overtake.
+                await self._pause_holding(entry)
+            entry.borrower = self._current_task()
         connection = kind(self, entry)
         if context is not None:
             context.connection = connection
@@ -278,7 +282,15 @@ class Leasing:
         finally:
             self._machine.unwatch(watcher)
         if watcher.error is not None:
-            raise watcher.take_error()
+            raise _error_of(watcher)
+
+    def note_unanswered(self) -> None:
+        """Take note that a connection will be closed because a reply may follow its last send."""
+        self._unanswered.note(self._machine.statistics())
+
+    def warn_of_self_waits(self) -> None:
+        """Log the tasks that have been waiting for connections that they hold themselves."""
+        self._self_waits.look(self._machine.waiters(), self._machine.statistics())
 
     def count_replay(self, error: Exception) -> None:
         """Count an exchange that is repeated.
@@ -334,6 +346,7 @@ class Leasing:
     async def _wait_for_entry(self, timeout: float) -> PoolEntry[Transport]:
         signal = self._new_signal()
         waiter: Waiter[Transport] = Waiter(signal.set)
+        waiter.task = self._current_task()
         if not self._machine.join(waiter, self.now()):
             raise PoolFull(
                 self._machine.statistics(),
@@ -352,17 +365,24 @@ class Leasing:
             raise
         if waiter.entry is None:
             raise self._failure(waiter, timeout)
+        waiter.entry.borrower = waiter.task
         return waiter.entry
 
     def _failure(self, waiter: Waiter[Transport], timeout: float) -> Exception:
         if waiter.error is not None:
-            return waiter.take_error()
+            return _error_of(waiter)
         self._machine.totals.timed_out += 1
         statistics = self._machine.statistics()
         held = self._borrow_counts.of(self._current_task(), statistics)
         error = AcquireTimeout(timeout, statistics, self._machine.last_connect_error, held)
         self._machine.abandon(waiter, self.now())
         return error
+
+
+def _error_of(waiter: Waiter[Transport]) -> Exception:
+    """Return the error that a task was woken with, as an object of its own."""
+    error = waiter.take_error()
+    return copy_for_caller(error) if waiter.shares_error else error
 
 
 class ObservedLeasing(Leasing):

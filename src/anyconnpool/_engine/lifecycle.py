@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import copy_context
-from types import NoneType
+from types import NoneType, TracebackType
 from typing import Any, TypeAlias, cast
 
 from anyio import (
@@ -16,8 +17,9 @@ from anyio import (
     create_task_group,
     get_cancelled_exc_class,
     move_on_after,
+    sleep,
 )
-from anyio.abc import ByteStreamConnectable
+from anyio.abc import ByteStreamConnectable, TaskGroup
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, State
@@ -40,6 +42,12 @@ MachineFactory: TypeAlias = Callable[
     [Settings, CapacityLimiter, Callable[[], None]],
     PoolStateMachine[Transport],
 ]
+
+
+_logger = logging.getLogger("anyconnpool.pool")
+
+# How often to look whether everything is closed, where nobody tells, in seconds.
+_SHORT = 0.01
 
 
 class RunningPool:
@@ -129,6 +137,7 @@ class RunningPool:
         self._connection_tasks.run_actions()
 
     def _look_for_leaks(self) -> None:
+        self.leasing.warn_of_self_waits()
         if self._settings.leak_after < math.inf:
             self._leaks.log_leaks(self.held())
 
@@ -195,20 +204,27 @@ class PoolLifecycle:
         group; the body was cancelled for it.
         """
         body_error: BaseException | None = None
+        hurry = False
+        group = _TasksOfOneTask(self._tasks, self._home)
         try:
             try:
-                async with self._tasks:
+                async with group:
                     try:
                         yield
                     except BaseException as error:
                         body_error = error
-                    await self._leave(hurry=not isinstance(body_error, (Exception, NoneType)))
+                    hurry = not isinstance(body_error, (Exception, NoneType))
+                    await self._leave(hurry=hurry and group.at_home())
+                    if not group.at_home():
+                        await self._wait_closed()
             finally:
                 await self._dispose_of_the_rest()
         except BaseException as error:
             cancelled = get_cancelled_exc_class()
-            if body_error is None:
+            if body_error is None or (group.left_elsewhere and hurry):
                 raise
+            if group.left_elsewhere:
+                _logger.error("%s", error)
             if isinstance(body_error, cancelled) and not isinstance(error, cancelled):
                 raise
             if isinstance(body_error, Exception) and isinstance(error, cancelled):
@@ -218,6 +234,12 @@ class PoolLifecycle:
                 raise body_error
             finally:
                 body_error = None
+
+    async def _wait_closed(self) -> None:
+        """Wait until the pools' tasks have closed everything; nobody waits for these tasks."""
+        with move_on_after(self._close_timeout + _SHORT):
+            while any(pool.held() for pool in self._pools):  # noqa: ASYNC110
+                await sleep(_SHORT)
 
     async def _dispose_of_the_rest(self) -> None:
         """Close what is open because its task was natively cancelled before its first step.
@@ -251,6 +273,47 @@ class PoolLifecycle:
             self._alarms.stop()
             for pool in self._pools:
                 pool.seize(silent=hurry)
+
+
+class _TasksOfOneTask:
+    """Enter and leave a task group, in one and the same task.
+
+    AnyIO's text for a group that is left in another task speaks of cancel scopes, and trio
+    doesn't survive it.
+
+    :param tasks: the group
+    :param home: the event loop of the pool
+    """
+
+    def __init__(self, tasks: TaskGroup, home: HomeLoop) -> None:
+        self._tasks = tasks
+        self._home = home
+        self._task: object = None
+        self.left_elsewhere = False
+
+    def at_home(self) -> bool:
+        """Return whether this is the task that has entered the group."""
+        return self._home.current_task() is self._task
+
+    async def __aenter__(self) -> None:
+        await self._tasks.__aenter__()
+        self._task = self._home.current_task()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        if self.at_home():
+            return await self._tasks.__aexit__(exc_type, exc_val, exc_tb)
+        self.left_elsewhere = True
+        entered, left = map(self._home.task_name, (self._task, self._home.current_task()))
+        raise RuntimeError(
+            f"pool {self._home.name!r}: its async with block was entered in task {entered!r} and "
+            f"left in task {left!r}: enter and leave it in one task, for example in a task of its "
+            f"own that waits for an event in the block; the pool is closed all the same"
+        )
 
 
 async def _run_within(

@@ -6,7 +6,6 @@ operating system. With a :class:`Retry` the caller says that the request may be 
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
@@ -16,7 +15,9 @@ from anyio import BrokenResourceError, EndOfStream, IncompleteRead, sleep
 from anyconnpool._engine.connection import PooledConnection, has_failed
 from anyconnpool._exceptions import PoolError
 from anyconnpool._retry import Retry
+from anyconnpool._util.checks import advise
 from anyconnpool._util.deadline import Deadline
+from anyconnpool._util.errors import is_hang_up
 from anyconnpool._util.log import describe_with_cause
 
 T = TypeVar("T")
@@ -24,8 +25,6 @@ T = TypeVar("T")
 # So many dead connections are replaced in one exchange before they count as tries: more than a pool
 # usually has, so that a restart of the server costs nothing, and still an end.
 _FREE_REPLACEMENTS = 100
-# AnyIO lets an alert of TLS, other than the closing one, through as it is.
-_HANG_UPS = (BrokenResourceError, EndOfStream, IncompleteRead, ConnectionError, ssl.SSLError)
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -37,14 +36,6 @@ def is_retryable(error: BaseException) -> bool:
     if isinstance(error, (PoolError, TimeoutError)):
         return False
     return isinstance(error, (OSError, BrokenResourceError, EndOfStream, IncompleteRead))
-
-
-def is_hang_up(error: BaseException) -> bool:
-    """Return whether an operation on a dead connection fails like this.
-
-    Any other ``OSError`` comes from something else that the user's code did.
-    """
-    return isinstance(error, _HANG_UPS)
 
 
 class Attempt:
@@ -118,4 +109,5 @@ def check_retry(retry: object) -> None:
     :raises TypeError: if it is not a :class:`Retry` or ``None``
     """
     if retry is not None and not isinstance(retry, Retry):
-        raise TypeError(f"retry must be a Retry, not {type(retry).__name__}")
+        given = "the class itself" if retry is Retry else type(retry).__name__
+        raise TypeError(f"retry must be a Retry, not {given}{advise(Retry, retry)}")

@@ -13,6 +13,7 @@ from anyconnpool._core.states import Action, PoolEntry
 from anyconnpool._engine.alarms import Alarms
 from anyconnpool._engine.connection import run_hook
 from anyconnpool._engine.connector import Connector
+from anyconnpool._engine.leaks import UnreadGreetings
 from anyconnpool._engine.replay import is_retryable
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._exceptions import PoolError
@@ -54,6 +55,7 @@ class ConnectionTasks:
         self._now = now
         self._tasks = tasks
         self._checks = OutageLog(_logger, settings.name, "the check hook")
+        self._greetings = UnreadGreetings(settings.name)
         self._scopes: set[CancelScope] = set()
         #: what ends the grace of a connection that is being closed
         self._graces: dict[PoolEntry[Transport], CancelScope] = {}
@@ -154,6 +156,7 @@ class ConnectionTasks:
     @defer_interrupts
     async def _close(self, entry: PoolEntry[Transport]) -> None:
         try:
+            self._greetings.note(entry, self._machine.totals.reused)
             reason = entry.close_reason.value
             _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.transport, reason)
             if entry.ended_early:

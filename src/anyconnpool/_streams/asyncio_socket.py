@@ -34,15 +34,23 @@ from typing import Any, Final, NoReturn, cast
 
 from anyio import (
     BrokenResourceError,
-    BusyResourceError,
     CancelScope,
     ClosedResourceError,
     EndOfStream,
 )
 from anyio.lowlevel import RunVar, current_token
 
+from anyconnpool._exceptions import StreamBusy
 from anyconnpool._streams.kernel import KernelLook
-from anyconnpool._streams.socket_stream import TURN_MASK, PoolSocketStream
+from anyconnpool._streams.socket_stream import (
+    CLOSED_HERE,
+    ENDED,
+    EOF_SENT,
+    TURN_MASK,
+    PoolSocketStream,
+    broken_error,
+)
+from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.liveness import ALIVE, CLOSED, UNREAD, Liveness
 
 #: how many bytes may wait before reading pauses, and at how many it goes on
@@ -271,7 +279,7 @@ class AsyncioSocketStream(PoolSocketStream):
             if self._receives_no_more:
                 self._raise_unreceivable()
             if self._receiver is not None:
-                raise BusyResourceError("reading from")
+                raise StreamBusy("reading from")
             self._receiver = self._home.loop.create_future()
             try:
                 await self._receiver
@@ -303,13 +311,12 @@ class AsyncioSocketStream(PoolSocketStream):
 
     def _raise_unreceivable(self) -> NoReturn:
         if self._interruption is not None:
-            # Not with the traceback of the last time: it would grow from call to call.
-            raise self._interruption.with_traceback(None)
+            raise copy_for_caller(self._interruption)
         if self._closed:
-            raise ClosedResourceError
+            raise ClosedResourceError(CLOSED_HERE)
         if self._error is not None:
-            raise BrokenResourceError from self._error
-        raise EndOfStream
+            raise broken_error(self._error) from self._error
+        raise EndOfStream(ENDED)
 
     async def send(self, item: bytes) -> None:
         """Send bytes, and wait until the kernel has all of them.
@@ -323,7 +330,7 @@ class AsyncioSocketStream(PoolSocketStream):
         :raises BusyResourceError: if another task waits in ``send``
         """
         if self._sender is not None:
-            raise BusyResourceError("writing to")
+            raise StreamBusy("writing to")
         home = self._home
         await home.check()
         home.operations += 1
@@ -363,7 +370,7 @@ class AsyncioSocketStream(PoolSocketStream):
 
     async def _drain(self) -> None:
         if self._sender is not None:
-            raise BusyResourceError("writing to")
+            raise StreamBusy("writing to")
         while self._write_paused and not (self._lost or self._closed or self._interruption):
             self._sender = self._home.loop.create_future()
             try:
@@ -375,13 +382,14 @@ class AsyncioSocketStream(PoolSocketStream):
 
     def _raise_unsendable(self) -> NoReturn:
         if self._interruption is not None:
-            # Not with the traceback of the last time: it would grow from call to call.
-            raise self._interruption.with_traceback(None)
+            raise copy_for_caller(self._interruption)
         if self._closed:
-            raise ClosedResourceError
+            raise ClosedResourceError(CLOSED_HERE)
         if self._error is None and self._eof_sent:
-            raise BrokenResourceError from BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-        raise BrokenResourceError from self._error
+            raise BrokenResourceError(EOF_SENT) from BrokenPipeError(
+                errno.EPIPE, os.strerror(errno.EPIPE)
+            )
+        raise broken_error(self._error) from self._error
 
     async def send_eof(self) -> None:
         """Say that nothing more will be sent; what the peer sends can still be received.
@@ -390,7 +398,7 @@ class AsyncioSocketStream(PoolSocketStream):
         """
         await self._home.check()
         if self._closed:
-            raise ClosedResourceError
+            raise ClosedResourceError(CLOSED_HERE)
         self._eof_sent = self._sends_no_more = True
         if not self._transport.is_closing():
             # It fails if the connection is lost and the loop doesn't know it yet.

@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from io import BytesIO
 from typing import Any, NoReturn, SupportsIndex, cast
 
-from anyio import ClosedResourceError, DelimiterNotFound, EndOfStream, IncompleteRead
+from anyio import ClosedResourceError, EndOfStream
 from anyio.abc import AnyByteReceiveStream, AnyByteStream, ByteReceiveStream, ByteStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from anyconnpool._exceptions import FrameCut, FrameTooLong
 from anyconnpool._streams.probes import Look, attributes_of
-from anyconnpool._util.checks import check_delimiter, check_size
+from anyconnpool._util.checks import as_bytes, check_delimiter, check_size
 from anyconnpool._util.interrupts import defer_interrupts
 
 # asyncio receives 256 KiB at most in one go: asking for as much leaves nothing behind in AnyIO.
@@ -27,27 +28,30 @@ _CHUNK = 262_144
 TURN_MASK = 255
 
 
-class _ClosedStream(ByteStream):
-    """Take the place of a stream that was closed or given back: refuse every use."""
+class ClosedStream(ByteStream):
+    """Take the place of a stream that was closed or given back: refuse every use.
+
+    :param text: says what has happened to it, and what to do
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
     async def receive(self, max_bytes: int = 65536) -> NoReturn:
-        raise ClosedResourceError
+        raise ClosedResourceError(self.text)
 
     async def send(self, item: bytes) -> NoReturn:
-        raise ClosedResourceError
+        raise ClosedResourceError(self.text)
 
     async def send_eof(self) -> NoReturn:
-        raise ClosedResourceError
+        raise ClosedResourceError(self.text)
 
     async def aclose(self) -> None:
         """Do nothing: closing twice does no harm."""
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        raise ClosedResourceError
-
-
-_CLOSED = _ClosedStream()
+        raise ClosedResourceError(self.text)
 
 
 class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
@@ -57,6 +61,9 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
     """
 
     receive_stream: AnyByteReceiveStream
+
+    #: takes the place of the stream when this one has ended
+    _closed_stream = ClosedStream("this stream was closed already")
 
     def __init__(self, stream: AnyByteStream) -> None:
         self._begin(stream, isinstance(stream, ByteReceiveStream))
@@ -100,6 +107,8 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         :raises ~anyio.ClosedResourceError: if this stream was closed or given back
         """
         self._check_open()
+        if isinstance(data, str):
+            raise TypeError("data must be bytes, not str: encode it first")
         self._data = self.buffer + bytes(data)
         self._position = 0
 
@@ -110,7 +119,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
 
     def _end(self) -> AnyByteStream:
         stream = self._stream
-        self.receive_stream = self._stream = _CLOSED
+        self.receive_stream = self._stream = self._closed_stream
         self._data = b""
         self._position = 0
         self._ended = True
@@ -118,7 +127,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
 
     def _check_open(self) -> None:
         if self._ended:
-            raise ClosedResourceError
+            raise ClosedResourceError(self._closed_stream.text)
 
     async def send(self, item: bytes) -> None:
         """Send all of the bytes.
@@ -129,6 +138,8 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         :raises ~anyio.BrokenResourceError: if the connection is broken
         :raises ~anyio.ClosedResourceError: if this stream was closed or given back
         """
+        if type(item) is not bytes:
+            item = as_bytes("what is sent", item)
         self._reply_owed = self._has_sent = True
         self._unfinished += 1
         await self._stream.send(item)
@@ -162,22 +173,28 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         :raises ~anyio.IncompleteRead: if the peer closed before; what arrived stays buffered
         :raises ValueError: if ``nbytes`` is negative
         """
-        if nbytes < 1:
-            check_size("nbytes", nbytes, 0)
-            self._check_open()
-            return b""
-        self._turns += 1
-        if not self._turns & TURN_MASK:
-            await self._give_turn()
-        if self._position + nbytes > len(self._data):
-            try:
+        try:
+            if nbytes < 1:
+                check_size("nbytes", nbytes, 0)
+                self._check_open()
+                return b""
+            self._turns += 1
+            if not self._turns & TURN_MASK:
+                await self._give_turn()
+            if self._position + nbytes > len(self._data):
+                if type(nbytes) is not int:
+                    check_size("nbytes", nbytes)
                 if self._position == len(self._data):
                     await self._fill()
                 if self._position + nbytes > len(self._data):
                     return await self._wait_exactly(nbytes)
-            except EndOfStream as exc:
-                raise IncompleteRead from exc
-        return self._take(nbytes)
+            return self._take(nbytes)
+        except TypeError:
+            # Checked only now: where all is right, it costs nothing.
+            check_size("nbytes", nbytes)
+            raise
+        except EndOfStream as exc:
+            raise FrameCut(len(self._data) - self._position) from exc
 
     async def receive_until(self, delimiter: bytes, max_bytes: int) -> bytes:
         """Receive up to a delimiter, which is removed and not returned.
@@ -189,17 +206,21 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         :raises ~anyio.IncompleteRead: if the peer closed before; what arrived stays buffered
         :raises ValueError: if the delimiter is empty or ``max_bytes`` less than 1
         """
-        if not delimiter or max_bytes < 1:
+        try:
+            if not delimiter or max_bytes < 1:
+                check_delimiter(delimiter, max_bytes)
+            self._turns += 1
+            if not self._turns & TURN_MASK:
+                await self._give_turn()
+            taken = self._take_until(delimiter, max_bytes)
+        except TypeError:
             check_delimiter(delimiter, max_bytes)
-        self._turns += 1
-        if not self._turns & TURN_MASK:
-            await self._give_turn()
-        taken = self._take_until(delimiter, max_bytes)
+            raise
         if taken is None:
             try:
                 taken = await self._wait_until(delimiter, max_bytes)
             except EndOfStream as exc:
-                raise IncompleteRead from exc
+                raise FrameCut(len(self._data) - self._position) from exc
         return taken
 
     def _take_until(self, delimiter: bytes, max_bytes: int) -> bytes | None:
@@ -223,7 +244,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         taken = self._take_until(delimiter, max_bytes)
         if taken is None:
             self._unfinished += 1
-            raise DelimiterNotFound(max_bytes)
+            raise FrameTooLong(max_bytes)
         return taken
 
     def _take(self, nbytes: int) -> bytes:

@@ -6,14 +6,28 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from anyio import DelimiterNotFound, EndOfStream, IncompleteRead, move_on_after
+from anyio import EndOfStream, move_on_after
 from anyio.abc import AnyByteStream
 
-from anyconnpool._formats import FrameFormat, PackageFormat, choose_package_format, frame_line
+from anyconnpool._exceptions import FrameCut, FrameTooLong
+from anyconnpool._formats import (
+    FrameFormat,
+    PackageFormat,
+    check_frame_format,
+    choose_package_format,
+    encode_frame,
+    frame_line,
+)
 from anyconnpool._streams.buffered import TURN_MASK, ReadAheadStream
 from anyconnpool._streams.probes import look_for
 from anyconnpool._streams.socket_stream import PoolSocketStream
-from anyconnpool._util.checks import as_bytes, check_delimiter, check_duration, check_size
+from anyconnpool._util.checks import (
+    as_bytes,
+    check_delimiter,
+    check_duration,
+    check_size,
+    quoted,
+)
 from anyconnpool._util.deadline import describe_timeout, time_limit
 from anyconnpool._util.liveness import Liveness
 
@@ -108,7 +122,7 @@ def package_exchange(data: bytes, format: PackageFormat) -> Exchange[bytes]:
 
 def frame_exchange(data: DataT, format: FrameFormat[DataT, FrameT]) -> Exchange[FrameT]:
     """Frame what :meth:`FramedStream.send_receive_frame` does."""
-    return Exchange(format.encode(data), lambda stream: stream.receive_frame(format))
+    return Exchange(encode_frame(data, format), lambda stream: stream.receive_frame(format))
 
 
 class FramedStream(ReadAheadStream):
@@ -133,7 +147,10 @@ class FramedStream(ReadAheadStream):
         package_format: PackageFormat = _DEFAULT_FORMAT,
         max_line_bytes: int = 65_536,
     ) -> None:
+        if not (hasattr(stream, "receive") or hasattr(stream, "send")):
+            raise TypeError(f"stream must be a byte stream of AnyIO's, not {quoted(stream)}")
         check_size("max_line_bytes", max_line_bytes)
+        package_format = choose_package_format(package_format, _DEFAULT_FORMAT)
         super().__init__(stream)
         self._defaults: FrameDefaults = _ChosenDefaults(package_format, max_line_bytes)
 
@@ -162,7 +179,7 @@ class FramedStream(ReadAheadStream):
         :param format: the format
         :raises Exception: what the format raises if the data can't be sent; nothing is sent then
         """
-        await self.send(format.encode(data))
+        await self.send(encode_frame(data, format))
 
     async def receive_line(self, *, newline: bytes = b"\n", max_bytes: int | None = None) -> bytes:
         r"""Receive a line.
@@ -177,14 +194,21 @@ class FramedStream(ReadAheadStream):
         :raises ValueError: if the newline is empty or ``max_bytes`` less than 1
         """
         limit = self._defaults.max_line_bytes if max_bytes is None else max_bytes
-        if not newline or limit < 1:
+        try:
+            if not newline or limit < 1:
+                check_delimiter(newline, limit)
+            # What ReadAheadStream._take_until() does; the call would cost a tenth of a buffered
+            # line.
+            size = len(newline)
+            self._turns += 1
+            if not self._turns & TURN_MASK:
+                await self._give_turn()
+            data, start = self._data, self._position
+            end = data.find(newline, start, start + limit + size)
+        except TypeError:
+            # Checked only now: where all is right, it costs nothing.
             check_delimiter(newline, limit)
-        self._turns += 1
-        if not self._turns & TURN_MASK:
-            await self._give_turn()
-        # What ReadAheadStream._take_until() does; the call would cost a tenth of a buffered line.
-        data, start, size = self._data, self._position, len(newline)
-        end = data.find(newline, start, start + limit + size)
+            raise
         if end >= 0:
             self._position = end + size
             self._reply_owed = False
@@ -251,6 +275,8 @@ class FramedStream(ReadAheadStream):
         if not self._turns & TURN_MASK:
             await self._give_turn()
         frame = self._take_frame(format, max_bytes)
+        if frame is None:
+            check_frame_format(format)
         while frame is None:
             try:
                 await self._fill()
@@ -272,20 +298,31 @@ class FramedStream(ReadAheadStream):
             return None
         # Until the frame is known to be good: whatever is raised makes the connection unfit.
         self._unfinished += 1
-        found = format.decode(data, start, eof)
+        try:
+            found = format.decode(data, start, eof)
+        except (AttributeError, TypeError):
+            check_frame_format(format)
+            raise
         if found is None:
             if len(data) - start >= max_bytes:
-                raise DelimiterNotFound(max_bytes)
+                raise FrameTooLong(max_bytes)
             self._unfinished -= 1
             return None
-        frame, end = found
-        if not start < end <= len(data):
+        try:
+            frame, end = found
+            within = start < end <= len(data)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"decode() of {format!r} must return None, or a tuple of the frame and the index "
+                f"at which it ends, not {type(found).__name__}"
+            ) from None
+        if not within:
             raise ValueError(
                 f"{format!r} found a frame that ends at {end}: it has to end after {start}, where "
                 f"it begins, and not after {len(data)}, where the buffer ends"
             )
         if end - start > max_bytes:
-            raise DelimiterNotFound(max_bytes)
+            raise FrameTooLong(max_bytes)
         self._unfinished -= 1
         self._position = end
         self._reply_owed = False
@@ -456,7 +493,7 @@ class FramedStream(ReadAheadStream):
 
     def _raise_if_within_frame(self, cause: EndOfStream) -> None:
         if self._position < len(self._data):
-            raise IncompleteRead from cause
+            raise FrameCut(len(self._data) - self._position) from cause
 
     async def _gather_burst(self, quiet: float, max_bytes: int) -> None:
         arrived = 0

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from anyio import BrokenResourceError
 from anyio.abc import SocketStream
 
 from anyconnpool._streams.probes import LivenessAttribute
@@ -14,6 +15,20 @@ from anyconnpool._util.liveness import Liveness
 #: Of so many operations that don't have to wait, less one, the last gives the other tasks a turn.
 #: It is a bit mask. 256 operations made the others wait for 3 to 5 ms, 32 an eighth of that.
 TURN_MASK: Final = 31
+
+#: The texts of AnyIO's errors, which have none of their own.
+ENDED: Final = "the peer has closed the connection"
+CLOSED_HERE: Final = "this end has closed the connection: it can't be used any more"
+EOF_SENT: Final = "send_eof() was called: nothing can be sent any more"
+
+
+def broken_error(cause: BaseException | None) -> BrokenResourceError:
+    """Make the error of a connection that is lost.
+
+    :param cause: why, if that is known
+    """
+    why = f": {cause}" if cause is not None and str(cause) else ""
+    return BrokenResourceError(f"the connection is lost{why}")
 
 
 class PoolSocketStream(SocketStream):
@@ -56,6 +71,8 @@ class PoolSocketStream(SocketStream):
     @abstractmethod
     def interrupt(self, error: Exception) -> None:
         """Make the receive and the send under way, and every later one, raise an error.
+
+        Each raises a copy of it, so that no two tasks share one.
 
         What has arrived and was not received is dropped. The stream stays open until
         :meth:`aclose`. Of several errors the first counts; a closed stream stays closed.

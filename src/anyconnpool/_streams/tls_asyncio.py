@@ -15,9 +15,11 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from anyio import BrokenResourceError, BusyResourceError, EndOfStream
+from anyio import EndOfStream
 
+from anyconnpool._exceptions import StreamBusy
 from anyconnpool._streams.asyncio_socket import AsyncioSocketStream
+from anyconnpool._streams.socket_stream import ENDED, broken_error
 from anyconnpool._streams.tls import (
     MAX_READS,
     SLICE_SIZE,
@@ -71,9 +73,9 @@ class AsyncioTLSStream(AsyncioSocketStream):
         while not codec.established:
             raise_handshake_error(codec)
             if self._error is not None:
-                raise BrokenResourceError from self._error
+                raise broken_error(self._error) from self._error
             if self._receives_no_more:
-                raise EndOfStream
+                raise EndOfStream(ENDED)
             self._receiver = self._home.loop.create_future()
             try:
                 await self._receiver
@@ -184,7 +186,7 @@ class AsyncioTLSStream(AsyncioSocketStream):
         :raises BusyResourceError: if another task waits in ``send``
         """
         if self._slicing:
-            raise BusyResourceError("writing to")
+            raise StreamBusy("writing to")
         if len(item) <= SLICE_SIZE:
             await super().send(item)
             return
@@ -235,7 +237,7 @@ class AsyncioTLSStream(AsyncioSocketStream):
         finally:
             await super().aclose()
         if polite and self._error is not None and not self._codec.closed:
-            raise BrokenResourceError from self._error
+            raise broken_error(self._error) from self._error
 
     async def _exchange_goodbyes(self) -> None:
         self._mark_closed()

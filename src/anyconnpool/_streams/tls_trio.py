@@ -17,8 +17,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import trio
-from anyio import BrokenResourceError, BusyResourceError
+from anyio import BrokenResourceError
 
+from anyconnpool._exceptions import StreamBusy
+from anyconnpool._streams.socket_stream import broken_error
 from anyconnpool._streams.tls import (
     MAX_READS,
     SLICE_SIZE,
@@ -185,7 +187,7 @@ class TrioTLSStream(TrioSocketStream):
         :raises BusyResourceError: if another task is in ``send``
         """
         if self._sending:
-            raise BusyResourceError("writing to")
+            raise StreamBusy("writing to")
         self._sending = True
         try:
             data = item if len(item) <= SLICE_SIZE else memoryview(item)
@@ -208,7 +210,7 @@ class TrioTLSStream(TrioSocketStream):
             records = self._unsent + self._codec.encrypt(data)
         except ssl.SSLError as error:
             self._break(error)
-            raise BrokenResourceError from error
+            raise broken_error(error) from error
         self._unsent = b""
         try:
             sent = self._sock.send(records)
@@ -216,7 +218,7 @@ class TrioTLSStream(TrioSocketStream):
             return records
         except OSError as error:
             self._send_error = error.with_traceback(None)
-            raise BrokenResourceError from error
+            raise broken_error(error) from error
         return memoryview(records)[sent:] if sent < len(records) else b""
 
     async def _send_rest(self, records: bytes | memoryview) -> None:
@@ -236,7 +238,7 @@ class TrioTLSStream(TrioSocketStream):
     def _raise_if_unsendable(self) -> None:
         super()._raise_if_unsendable()
         if self._send_error is not None:
-            raise BrokenResourceError from self._send_error
+            raise broken_error(self._send_error) from self._send_error
 
     def _break(self, error: OSError) -> None:
         """Give up the connection: no operation succeeds any more, and there is no goodbye."""
@@ -279,7 +281,7 @@ class TrioTLSStream(TrioSocketStream):
             # Cancelled before, it closes at once.
             await super().aclose()
         if polite and self._error is not None and not self._codec.closed:
-            raise BrokenResourceError from self._error
+            raise broken_error(self._error) from self._error
 
     async def _exchange_goodbyes(self) -> None:
         codec = self._codec

@@ -20,6 +20,7 @@ from anyio.streams.tls import TLSStream
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._streams.probes import attributes_of, look_for
 from anyconnpool._streams.socket_stream import PoolSocketStream
+from anyconnpool._util.checks import make_printable
 from anyconnpool._util.liveness import CLOSED, Liveness
 
 _logger = logging.getLogger("anyconnpool.pool")
@@ -72,7 +73,7 @@ class Transport:
         self.early = b""
 
     def __repr__(self) -> str:
-        return f"{self.local_address} -> {self.remote_address}"
+        return make_printable(f"{self.local_address} -> {self.remote_address}")
 
     def _look_safely(self) -> Liveness:
         """Look; what can't be looked at counts as closed."""

@@ -16,11 +16,19 @@ import socket
 from contextlib import suppress
 
 import trio
-from anyio import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream
+from anyio import ClosedResourceError, EndOfStream
 from anyio.lowlevel import RunVar
 
+from anyconnpool._exceptions import StreamBusy
 from anyconnpool._streams.kernel import KernelLook
-from anyconnpool._streams.socket_stream import TURN_MASK, PoolSocketStream
+from anyconnpool._streams.socket_stream import (
+    CLOSED_HERE,
+    ENDED,
+    TURN_MASK,
+    PoolSocketStream,
+    broken_error,
+)
+from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.liveness import CLOSED, Liveness
 
 
@@ -93,7 +101,7 @@ class TrioSocketStream(PoolSocketStream):
         if max_bytes < 1:
             raise ValueError("max_bytes must be a positive integer")
         if self._receiving:
-            raise BusyResourceError("reading from")
+            raise StreamBusy("reading from")
         self._receiving = True
         try:
             await self._checkpoint()
@@ -132,14 +140,13 @@ class TrioSocketStream(PoolSocketStream):
 
     def _raise_if_ended(self) -> None:
         if self._interruption is not None:
-            # Not with the traceback of the last time: it would grow from call to call.
-            raise self._interruption.with_traceback(None)
+            raise copy_for_caller(self._interruption)
         if self._closed:
-            raise ClosedResourceError
+            raise ClosedResourceError(CLOSED_HERE)
         if self._error is not None:
-            raise BrokenResourceError from self._error
+            raise broken_error(self._error) from self._error
         if self._eof:
-            raise EndOfStream
+            raise EndOfStream(ENDED)
 
     async def _checkpoint(self) -> None:
         home = self._home
@@ -161,7 +168,7 @@ class TrioSocketStream(PoolSocketStream):
         :raises BusyResourceError: if another task is in ``send``
         """
         if self._sending:
-            raise BusyResourceError("writing to")
+            raise StreamBusy("writing to")
         self._sending = True
         try:
             await self._checkpoint()
@@ -195,14 +202,13 @@ class TrioSocketStream(PoolSocketStream):
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise BrokenResourceError from error
+            raise broken_error(error) from error
 
     def _raise_if_unsendable(self) -> None:
         if self._interruption is not None:
-            # Not with the traceback of the last time: it would grow from call to call.
-            raise self._interruption.with_traceback(None)
+            raise copy_for_caller(self._interruption)
         if self._closed:
-            raise ClosedResourceError
+            raise ClosedResourceError(CLOSED_HERE)
 
     async def send_eof(self) -> None:
         """Say that nothing more will be sent; what the peer sends can still be received.
@@ -211,7 +217,7 @@ class TrioSocketStream(PoolSocketStream):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed:
-            raise ClosedResourceError
+            raise ClosedResourceError(CLOSED_HERE)
         # It fails if the connection is lost, which the next receive will say.
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)

@@ -23,7 +23,10 @@ def describe_timeout(subject: str, seconds: float, sent: int, received: int) -> 
     :param sent: how many bytes were to be sent
     :param received: how many bytes were received
     """
-    return f"{subject} within {seconds:g} s: sent {sent} bytes, received {received}"
+    whole = ", which is not the whole reply" if received else ""
+    return (
+        f"{subject} within {round(seconds, 3):g} s: sent {sent} bytes, received {received}{whole}"
+    )
 
 
 def time_limit(

@@ -10,6 +10,9 @@ import warnings
 
 from anyio import ConnectionFailed
 
+from anyconnpool._util.checks import make_printable
+from anyconnpool._util.functions import NotAsyncError
+
 # A log that somebody watches should say that an outage goes on, not that it goes on and on.
 _INTERVAL = 60.0
 
@@ -19,9 +22,9 @@ def describe_error(error: Exception) -> str:
 
     The text of what a user's hook raises may quote what it has received.
     """
-    return (
-        describe_with_cause(error) if isinstance(error, ConnectionFailed) else type(error).__name__
-    )
+    if isinstance(error, (ConnectionFailed, NotAsyncError)):
+        return describe_with_cause(error)
+    return type(error).__name__
 
 
 def describe_with_cause(error: BaseException) -> str:
@@ -29,13 +32,14 @@ def describe_with_cause(error: BaseException) -> str:
 
     AnyIO's text for a refused connection, and for a process out of descriptors, is the same.
     """
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     root = error
     while root.__cause__ is not None:
         root = root.__cause__
-    if not isinstance(root, OSError) or str(root) in text:
-        return text
-    return f"{text} ({root})"
+    if isinstance(root, OSError) and (root.strerror or str(root)) not in text:
+        text = f"{text} ({root})"
+    # A hook may have quoted what a hostile server sent.
+    return make_printable(text)
 
 
 class OutageLog:

@@ -6,6 +6,8 @@ assertion for the end of a test.
 
 from __future__ import annotations
 
+from typing import Any as _Any
+
 from anyconnpool.testing._assert_clean import assert_clean
 from anyconnpool.testing._fault_proxy import FaultProxy
 from anyconnpool.testing._faults import Faults, Flow
@@ -25,3 +27,10 @@ __all__ = [
     "assert_clean",
     "virtual_clock_backend",
 ]
+
+# What is public says where it is to be imported from: in tracebacks, and to pickle.
+_value: _Any = None
+for _value in [globals()[_name] for _name in __all__]:
+    if _value.__module__.startswith(f"{__name__}."):
+        _value.__module__ = __name__
+del _value

@@ -1,0 +1,69 @@
+"""Functions of the user's: whether they are asynchronous, and what they are called in errors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+from anyconnpool._util.checks import make_printable
+
+T = TypeVar("T")
+
+
+class NotAsyncError(TypeError):
+    """A function of the user's that should be asynchronous is not; the text is for the log, too.
+
+    To those who read it or pickle it, it is a plain :exc:`TypeError`.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TypeError, self.args
+
+
+NotAsyncError.__module__, NotAsyncError.__name__ = "builtins", "TypeError"
+NotAsyncError.__qualname__ = "TypeError"
+
+
+def is_async_function(function: object) -> bool:
+    """Return whether calling it only makes something that has yet to be awaited or iterated."""
+    while isinstance(function, partial):
+        function = function.func
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.isasyncgenfunction(function)
+        or inspect.isgeneratorfunction(function)
+    )
+
+
+def describe_function(function: Any) -> str:
+    """Return what a function is called; its arguments, if it has some already, may be secret."""
+    while isinstance(function, partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return make_printable(str(name))
+
+
+def as_awaitable(result: Awaitable[T], function: object, role: str) -> Awaitable[T]:
+    """Return what a function of the user's has returned, if it can be awaited.
+
+    :param result: what it has returned
+    :param function: the function
+    :param role: what it is to the pool, as in "on_connect"
+    :raises TypeError: if nothing is there to be awaited
+    """
+    if hasattr(result, "__await__") or inspect.isawaitable(result):
+        return result
+    raise NotAsyncError(
+        f"{role} must be an async function, but {describe_function(function)} returned "
+        f"{type(result).__name__}, which can't be awaited"
+    )
+
+
+def refuse_plain_with(self: object, *args: object) -> NoReturn:
+    """Be the ``__enter__`` and ``__exit__`` of what is an asynchronous context manager.
+
+    :raises TypeError: always
+    """
+    raise TypeError(f'a {type(self).__name__} is entered by "async with", not by "with"')
