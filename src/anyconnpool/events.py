@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from anyconnpool._statistics import CloseReason, PoolStatistics
+from anyconnpool._util.cancellation import ends_program
 
 _logger = logging.getLogger("anyconnpool.observers")
 
@@ -218,5 +219,7 @@ def notify(observers: Iterable[Observer], event: PoolEvent) -> None:
     for observer in observers:
         try:
             observer(event)
-        except Exception:
+        except BaseException as error:
+            if ends_program(error):
+                raise
             _logger.exception("pool %s: an observer failed at %s", event.pool, type(event).__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn
 
 import anyio
@@ -182,32 +182,3 @@ async def test_what_a_login_left_unread_waits_for_the_first_borrower() -> None:
         async with pool.acquire() as connection:
             assert not connection.reused
             assert await connection.receive_line() == b"two"
-
-
-class Fatal(BaseException):
-    """What nobody catches."""
-
-
-async def test_what_nobody_catches_in_a_hook_ends_the_block() -> None:
-    """It comes out of the block in a group, whoever waits is cancelled, and all is closed."""
-    network = MemoryNetwork()
-
-    async def log_in(connection: PooledConnection) -> None:
-        raise Fatal
-
-    with pytest.raises(BaseException, match=r"TaskGroup|nursery") as caught:
-        async with ConnectionPool(network, on_connect=log_in) as pool:
-            await pool.acquire()
-    assert all(isinstance(leaf, Fatal) for leaf in leaves_of(caught.value))
-    assert network.attempts
-    assert network.open_now == 0
-
-
-def leaves_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions that a group is made of, or a single one."""
-    inner = getattr(error, "exceptions", None)
-    if inner is None:
-        yield error
-    else:
-        for each in inner:
-            yield from leaves_of(each)
