@@ -141,6 +141,7 @@ class PoolLifecycle:
         self._tasks = create_task_group()
         self._scopes: list[CancelScope] = []
         self._pools: dict[RunningPool, None] = {}
+        self._leaving = False
 
     def start(
         self,
@@ -158,7 +159,9 @@ class PoolLifecycle:
         return pool
 
     def stop(self, pool: RunningPool) -> None:
-        """End a pool that has nothing borrowed, inside the block."""
+        """End a pool that has nothing borrowed, inside the block; at its end they all end."""
+        if self._leaving:
+            return
         pool.end()
         del self._pools[pool]
         pool.ended()
@@ -225,6 +228,8 @@ class PoolLifecycle:
 
     async def _leave(self, *, hurry: bool) -> None:
         """End all pools; borrowers get some time, except if the block was cancelled."""
+        # From here on, no pool comes and none goes.
+        self._leaving = True
         for pool in self._pools:
             pool.end()
         for scope in self._scopes:
