@@ -238,6 +238,7 @@ class Acquirer(Protocol):
 class AcquireContext:
     """Acquire a connection when entered or awaited; :meth:`ConnectionPool.acquire` returns it.
 
+    It can be used once, in one of the two ways; a second use is a :exc:`RuntimeError`.
     ``async with`` releases the connection at the end of the block. ``await`` returns the
     connection; release that with :meth:`PooledConnection.aclose`, or use it in an ``async with`` of
     its own.
@@ -246,7 +247,8 @@ class AcquireContext:
     __slots__ = ("_acquirer", "_timeout", "connection")
 
     def __init__(self, acquirer: Acquirer, timeout: float) -> None:
-        self._acquirer = acquirer
+        #: ``None`` when it was used
+        self._acquirer: Acquirer | None = acquirer
         self._timeout = timeout
         #: what was acquired by entering
         self.connection: PooledConnection | None = None
@@ -254,11 +256,10 @@ class AcquireContext:
     # No coroutine functions themselves: one coroutine each way is enough. Pyright asks what enters
     # a context for a CoroutineType; mypy gives every coroutine function the wider type.
     def __aenter__(self) -> CoroutineType[Any, Any, PooledConnection]:
-        if self.connection is not None:
-            raise RuntimeError(
-                "this acquire() is entered already: call acquire() again for another borrow"
-            )
-        return self._acquirer.acquire(self._timeout, self)  # type: ignore[return-value]
+        acquirer, self._acquirer = self._acquirer, None
+        if acquirer is None:
+            raise _used_twice()
+        return acquirer.acquire(self._timeout, self)  # type: ignore[return-value]
 
     @defer_interrupts
     def __aexit__(
@@ -273,7 +274,16 @@ class AcquireContext:
         return connection.__aexit__(exc_type, exc_val, exc_tb)  # type: ignore[return-value]
 
     def __await__(self) -> Generator[Any, Any, PooledConnection]:
-        return self._acquirer.acquire(self._timeout).__await__()
+        acquirer, self._acquirer = self._acquirer, None
+        if acquirer is None:
+            raise _used_twice()
+        return acquirer.acquire(self._timeout).__await__()
+
+
+def _used_twice() -> RuntimeError:
+    return RuntimeError(
+        "this acquire() was entered or awaited already: call acquire() again for another borrow"
+    )
 
 
 async def _do_nothing() -> None:

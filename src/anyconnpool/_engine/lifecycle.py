@@ -250,3 +250,13 @@ async def _run_within(
 ) -> None:
     with scope:
         await function()
+
+
+def still_in_block(subject: str) -> RuntimeError:
+    """Return the error of a pool or manager that is entered while its last block is ending.
+
+    :param subject: which one
+    """
+    return RuntimeError(
+        f"{subject} is still being left: enter it again when its async with block has ended"
+    )
