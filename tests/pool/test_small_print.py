@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn
 
 import anyio
@@ -102,8 +102,8 @@ async def await_acquire(context: AcquireContext) -> None:
 @table("second", [enter_acquire, await_acquire])
 @table("at_once", [False, True])
 async def test_one_acquire_is_one_borrow(
-    first: Callable[[AcquireContext], Awaitable[None]],
-    second: Callable[[AcquireContext], Awaitable[None]],
+    first: Callable[[AcquireContext], Coroutine[Any, Any, None]],
+    second: Callable[[AcquireContext], Coroutine[Any, Any, None]],
     at_once: bool,
 ) -> None:
     """A second use of either kind is refused, and the first one loses nothing."""

@@ -25,8 +25,17 @@ class Owner(Protocol):
 
     now: Callable[[], float]
 
+    def check_home(self) -> None:
+        """Refuse to be used from another event loop or thread.
+
+        :raises PoolError: if the running event loop, if any, is not the pool's
+        """
+
     def release(self, entry: PoolEntry[Transport], reason: CloseReason | None) -> None:
-        """Take a connection back; with a reason, to close it."""
+        """Take a connection back; with a reason, to close it.
+
+        :raises PoolError: in another event loop or thread: nothing has changed then
+        """
 
     def detach(self, entry: PoolEntry[Transport]) -> bool:
         """Take a connection out of the pool for good; false if it has been closed already."""
@@ -51,6 +60,7 @@ class PooledConnection(FramedStream):
         self._defaults = owner.settings
         self._owner = owner
         self._entry = entry
+        entry.connection = self
         # An exception that was being handled already says nothing about this borrow.
         self._handled = sys.exc_info()[1]
         if transport.early:
@@ -130,7 +140,9 @@ class PooledConnection(FramedStream):
     def discard(self) -> None:
         """Give the connection back to be closed instead of reused, without waiting.
 
-        :raises ~anyio.ClosedResourceError: if it was given back already
+        :raises ~anyio.ClosedResourceError: if it was given back already; :exc:`PoolClosed`, which
+            is one, if the pool's block ended and it was closed
+        :raises PoolError: in another event loop or thread
         """
         self._check_open()
         self._finish(CloseReason.DISCARDED)
@@ -140,10 +152,12 @@ class PooledConnection(FramedStream):
         """Take the connection out of the pool for good, without waiting; its slot is free.
 
         :return: the stream, with what was buffered; the caller has to close it
-        :raises ~anyio.ClosedResourceError: if it was given back already, or the pool's block
-            ended and the connection was closed
+        :raises ~anyio.ClosedResourceError: if it was given back already; :exc:`PoolClosed`, which
+            is one, if the pool's block ended and it was closed
+        :raises PoolError: in another event loop or thread
         """
         self._check_open()
+        self._owner.check_home()
         buffered = self.buffer
         stream = self._end()
         if not self._owner.detach(self._entry):
@@ -164,8 +178,13 @@ class PooledConnection(FramedStream):
         return None
 
     def _finish(self, reason: CloseReason | None) -> None:
-        self._end()
-        self._owner.release(self._entry, reason)
+        entry = self._entry
+        try:
+            self._owner.release(entry, reason)
+        finally:
+            # Unless that was refused, in another event loop or thread.
+            if entry.connection is not self:
+                self._end()
 
 
 class ConnectedStream(PooledConnection):
@@ -183,6 +202,7 @@ class ConnectedStream(PooledConnection):
         """
         if self._ended:
             return
+        self._owner.check_home()
         stream = self._end()
         try:
             await stream.aclose()
@@ -203,6 +223,19 @@ class ConnectedStream(PooledConnection):
 def entry_of(connection: PooledConnection) -> PoolEntry[Transport]:
     """Return the entry of a borrowed connection, which its borrower has no business with."""
     return connection._entry  # pyright: ignore[reportPrivateUsage]
+
+
+def revoke(entry: PoolEntry[Transport], make_error: Callable[[], Exception]) -> None:
+    """End a borrow from outside: what its borrower does or goes on to do with it raises this.
+
+    :param make_error: makes an error for each call
+    """
+    connection, entry.connection = entry.connection, None
+    if isinstance(connection, PooledConnection) and not connection._ended:  # pyright: ignore[reportPrivateUsage]
+        connection._revoke(make_error)  # pyright: ignore[reportPrivateUsage]
+    stream = entry.transport.own
+    if stream is not None:
+        stream.interrupt(make_error())
 
 
 def has_failed(connection: PooledConnection) -> bool:
@@ -268,7 +301,7 @@ class AcquireContext:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> CoroutineType[Any, Any, None]:
-        connection, self.connection = self.connection, None
+        connection = self.connection
         if connection is None:
             return _do_nothing()  # type: ignore[return-value]
         return connection.__aexit__(exc_type, exc_val, exc_tb)  # type: ignore[return-value]
@@ -301,8 +334,12 @@ class _HookOwner:
         self.settings = settings
         self.now = now
 
+    def check_home(self) -> None:
+        """Do nothing: the pool notices nothing of what a hook does."""
+
     def release(self, entry: PoolEntry[Transport], reason: CloseReason | None) -> None:
-        """Do nothing: a hook can't release what it has not acquired."""
+        """Take the connection back from the hook, but not from the pool's task."""
+        entry.connection = None
 
     def detach(self, entry: PoolEntry[Transport]) -> bool:
         """Refuse.

@@ -28,23 +28,29 @@ TURN_MASK = 255
 
 
 class _ClosedStream(ByteStream):
-    """Take the place of a stream that was closed or given back: refuse every use."""
+    """Take the place of a stream that was closed or given back: refuse every use.
+
+    :param make_error: makes what is raised
+    """
+
+    def __init__(self, make_error: Callable[[], Exception] = ClosedResourceError) -> None:
+        self.make_error = make_error
 
     async def receive(self, max_bytes: int = 65536) -> NoReturn:
-        raise ClosedResourceError
+        raise self.make_error()
 
     async def send(self, item: bytes) -> NoReturn:
-        raise ClosedResourceError
+        raise self.make_error()
 
     async def send_eof(self) -> NoReturn:
-        raise ClosedResourceError
+        raise self.make_error()
 
     async def aclose(self) -> None:
         """Do nothing: closing twice does no harm."""
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        raise ClosedResourceError
+        raise self.make_error()
 
 
 _CLOSED = _ClosedStream()
@@ -116,9 +122,21 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._ended = True
         return stream
 
+    def _revoke(self, make_error: Callable[[], Exception]) -> None:
+        """End the use of the stream from outside: what is under way and what follows raises this.
+
+        :param make_error: makes an error for each call
+        """
+        self._end()
+        self.receive_stream = self._stream = _ClosedStream(make_error)
+
     def _check_open(self) -> None:
         if self._ended:
-            raise ClosedResourceError
+            raise self._closed_error()
+
+    def _closed_error(self) -> Exception:
+        stream = self._stream
+        return stream.make_error() if isinstance(stream, _ClosedStream) else ClosedResourceError()
 
     async def send(self, item: bytes) -> None:
         """Send all of the bytes.
@@ -131,13 +149,22 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         """
         self._reply_owed = self._has_sent = True
         self._unfinished += 1
-        await self._stream.send(item)
+        try:
+            await self._stream.send(item)
+        except Exception:
+            # Closed under its hands, streams raise this and that.
+            self._check_open()
+            raise
         self._unfinished -= 1
 
     async def send_eof(self) -> None:
         """Let the peer know that nothing more will be sent; a pool doesn't reuse the connection."""
         self._unfinished += 1
-        await self._stream.send_eof()
+        try:
+            await self._stream.send_eof()
+        except Exception:
+            self._check_open()
+            raise
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what has arrived, waiting for the first byte.
@@ -250,11 +277,18 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._unfinished += 1
         stream = self._stream
         chunk = b""
-        while not chunk:
-            if self._limits_chunks:
-                chunk = await cast("ByteReceiveStream", stream).receive(_CHUNK)
-            else:
-                chunk = await stream.receive()
+        try:
+            while not chunk:
+                if self._limits_chunks:
+                    chunk = await cast("ByteReceiveStream", stream).receive(_CHUNK)
+                else:
+                    chunk = await stream.receive()
+        except Exception:
+            # Closed under its hands, streams raise this and that.
+            self._check_open()
+            raise
+        if self._ended:
+            raise self._closed_error()
         self._unfinished -= 1
         self._bytes_received += len(chunk)
         return chunk
@@ -277,7 +311,8 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
                     chunk, self._data = chunk[:missing], chunk[missing:]
                 missing -= gathered.write(chunk)
         except BaseException:
-            self._data = skipped + gathered.getvalue() + self._data
+            if not self._ended:
+                self._data = skipped + gathered.getvalue() + self._data
             raise
         self._reply_owed = False
         return gathered.getvalue()
@@ -317,4 +352,5 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
                 chunk = await next_chunk()
                 gathered += chunk
         finally:
-            self._data = bytes(gathered) + self._data
+            if not self._ended:
+                self._data = bytes(gathered) + self._data
