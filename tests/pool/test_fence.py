@@ -295,3 +295,20 @@ def test_groups_of_errors_are_exceptions() -> None:
                 await pool.acquire()
 
     anyio.run(run)
+
+
+def test_what_ends_the_program_is_not_replaced_by_an_error_of_the_body() -> None:
+    """Ctrl-C while the block is left for an error leaves it, with that error as its context."""
+    pytest.importorskip("trio")
+
+    async def interrupt(number: int) -> None:
+        raise KeyboardInterrupt
+
+    async def run() -> None:
+        async with ConnectionPool(MemoryNetwork(on_close=interrupt)) as pool:
+            await fill(pool, 1)
+            raise LookupError
+
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        anyio.run(run, backend="trio")
+    assert any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves_of(caught.value))

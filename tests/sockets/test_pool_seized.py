@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -66,9 +67,9 @@ async def receive_much(connection: PooledConnection) -> object:
     return await connection.receive_exactly(1000)
 
 
-async def send_much(connection: PooledConnection) -> object:
+async def send_much(connection: PooledConnection) -> None:
     await connection.send_line(b"jam")
-    return await connection.send(bytes(32_000_000))
+    await connection.send(bytes(32_000_000))
 
 
 UNDER_WAY: list[Callable[[PooledConnection], Awaitable[object]]] = [
@@ -150,7 +151,7 @@ async def test_what_a_borrower_does_after_the_grace_raises_pool_closed(
             assert connection.buffer == b""
             for number, call in enumerate(AFTERWARDS):
                 with in_case("afterwards", number):
-                    await expect_closed(lambda call=call, used=connection: call(used))
+                    await expect_closed(partial(call, connection))
             await connection.aclose()
     assert pool.statistics().closed == {"seized": len(busy) + 3}
 

@@ -29,7 +29,7 @@ from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimits
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close
-from anyconnpool._util.cancellation import redeliver_native_cancellation
+from anyconnpool._util.cancellation import ends_program, redeliver_native_cancellation
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted, notify
 
@@ -186,6 +186,7 @@ class PoolLifecycle:
         group; the body was cancelled for it.
         """
         body_error: BaseException | None = None
+        caught = False
         try:
             try:
                 async with self._tasks:
@@ -198,13 +199,14 @@ class PoolLifecycle:
                 await self._dispose_of_the_rest()
         except BaseException as error:
             cancelled = get_cancelled_exc_class()
-            if body_error is None:
+            if body_error is None or ends_program(error):
                 raise
             if isinstance(body_error, cancelled) and not isinstance(error, cancelled):
                 raise
-            if isinstance(body_error, Exception) and isinstance(error, cancelled):
-                redeliver_native_cancellation()
+            caught = isinstance(error, cancelled)
         if body_error is not None:
+            if isinstance(body_error, Exception):
+                redeliver_native_cancellation(caught=caught)
             try:
                 raise body_error
             finally:

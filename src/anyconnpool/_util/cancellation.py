@@ -74,19 +74,25 @@ def survive_stray_cancellation() -> Generator[None]:
         _uncancel()
 
 
-def redeliver_native_cancellation() -> None:
-    """Have a native ``task.cancel()`` that was caught raised again at the next ``await``.
+def redeliver_native_cancellation(*, caught: bool) -> None:
+    """Do with a native ``task.cancel()`` what asyncio's TaskGroup does when it raises an error.
 
-    A cancelled scope of AnyIO does so by itself. asyncio's task groups do the same when both their
-    body and their parent have something to raise.
+    That of Python 3.13 has it raised again at the next ``await``. Those of 3.11 and 3.12 leave it
+    to whoever counts it (``task.cancelling()``): ``asyncio.timeout()`` can't take back there what
+    is to be raised again. 3.10 has no TaskGroup and no count: what isn't raised again is lost. A
+    cancelled scope of AnyIO goes on to cancel by itself.
+
+    :param caught: whether a cancellation was caught that is not raised now
     """
-    if _is_cancelled_by_scope():
+    task = _native_task()
+    if task is None or _is_cancelled_by_scope():
         return
-    task = asyncio.current_task()
-    assert task is not None
-    if sys.version_info >= (3, 11):
-        task.uncancel()
-    task.cancel()
+    if sys.version_info >= (3, 13):
+        if task.cancelling():
+            task.uncancel()
+            task.cancel()
+    elif sys.version_info < (3, 11) and caught:
+        task.cancel()
 
 
 def _is_cancelled_by_scope() -> bool:
@@ -112,10 +118,14 @@ def _find_cancellation(error: BaseException) -> BaseException | None:
 
 def _uncancel() -> None:
     """Take back a native cancellation of the running task, if there was one."""
-    if sys.version_info >= (3, 11):
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:
-            return  # trio has none
-        if task is not None:
-            task.uncancel()
+    task = _native_task()
+    if sys.version_info >= (3, 11) and task is not None:
+        task.uncancel()
+
+
+def _native_task() -> asyncio.Task[object] | None:
+    """Return the running task of asyncio; None on trio."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
