@@ -55,8 +55,9 @@ class PoolError(Exception):
 class PoolClosed(PoolError, ClosedResourceError):
     """Raised when a pool is used outside its ``async with`` block.
 
-    Also raised in tasks that wait in acquire when the block ends. A connection that was given back
-    raises :exc:`anyio.ClosedResourceError` instead.
+    Also raised in tasks that wait in acquire when the block ends, and by all that is done with a
+    connection that was still borrowed when ``close_timeout`` was over. A connection that was given
+    back raises :exc:`anyio.ClosedResourceError` instead.
 
     :ivar name: the pool's name
     """

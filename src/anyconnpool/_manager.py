@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._engine.connection import AcquireContext, PooledConnection
 from anyconnpool._engine.leasing import Leasing
-from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
+from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool, still_in_block
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import FrameFormat, PackageFormat
 from anyconnpool._pool import ConnectionPool
@@ -155,6 +155,8 @@ class PoolManager(AsyncContextManagerMixin):
         self._lifecycle: PoolLifecycle | None = None
         self._shared_limit: SharedLimit[Transport] = SharedLimit(max_total)
         self._ended = False
+        #: whether its block has been entered and has not ended to the last
+        self._in_block = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self._running)} pools>"
@@ -174,9 +176,12 @@ class PoolManager(AsyncContextManagerMixin):
     @defer_interrupts
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        self._lifecycle = lifecycle = PoolLifecycle("manager", self._close_timeout)
-        self._ended = False
+        if self._in_block:
+            raise still_in_block("the manager")
+        self._in_block = True
         try:
+            self._lifecycle = lifecycle = PoolLifecycle("manager", self._close_timeout)
+            self._ended = False
             async with lifecycle.run():
                 lifecycle.spawn(self._drop_unused)
                 try:
@@ -187,6 +192,7 @@ class PoolManager(AsyncContextManagerMixin):
         finally:
             self._running.clear()
             self._empty_since.clear()
+            self._in_block = False
 
     @defer_interrupts
     def pool(self, remote: Remote) -> ConnectionPool:

@@ -15,7 +15,7 @@ from anyio.abc import ByteStreamConnectable
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._engine.connection import AcquireContext, ConnectedStream, PooledConnection
 from anyconnpool._engine.leasing import Leasing
-from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
+from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool, still_in_block
 from anyconnpool._engine.replay import Attempt, check_retry, repeat
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import (
@@ -112,6 +112,8 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         self._acquire_timeout = self._settings.acquire_timeout
         self._machine: PoolStateMachine[Transport] | None = None
         self._leasing: Leasing | None = None
+        #: whether its block has been entered and has not ended to the last
+        self._in_block = False
 
     @classmethod
     def from_url(
@@ -189,10 +191,16 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     @defer_interrupts
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        lifecycle = PoolLifecycle(self._settings.name, self._settings.close_timeout)
-        async with lifecycle.run():
-            self._use(lifecycle.start(self._settings, self._connectable))
-            yield self
+        if self._in_block:
+            raise still_in_block(f"pool {self.name!r}")
+        self._in_block = True
+        try:
+            lifecycle = PoolLifecycle(self._settings.name, self._settings.close_timeout)
+            async with lifecycle.run():
+                self._use(lifecycle.start(self._settings, self._connectable))
+                yield self
+        finally:
+            self._in_block = False
 
     def _use(self, running: RunningPool) -> None:
         self._machine = running.machine
@@ -208,7 +216,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         nothing: a connection that was being opened serves the next caller.
 
         :param timeout: limit for all of it, in seconds; by default ``acquire_timeout``
-        :return: an asynchronous context manager that is awaitable too
+        :return: an asynchronous context manager that is awaitable too, to be used once
         :raises PoolClosed: outside the pool's block, or if the block ends meanwhile
         :raises PoolFull: if ``max_waiting`` tasks are waiting already
         :raises AcquireTimeout: if no connection became available in time

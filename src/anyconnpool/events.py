@@ -18,6 +18,7 @@ from functools import partial
 from typing import TypeAlias
 
 from anyconnpool._statistics import CloseReason, PoolStatistics
+from anyconnpool._util.cancellation import ends_program
 from anyconnpool._util.functions import describe_function, is_async_function
 
 _logger = logging.getLogger("anyconnpool.observers")
@@ -277,7 +278,9 @@ class _GuardedObserver:
     def __call__(self, event: PoolEvent) -> None:
         try:
             result = self._observer(event)
-        except Exception:
+        except BaseException as error:
+            if ends_program(error):
+                raise
             self._fail(event, "failed", with_traceback=True)
             return
         if inspect.iscoroutine(result):

@@ -10,6 +10,7 @@ import pytest
 from anyio import get_running_tasks
 
 from anyconnpool import PoolClosed, PoolManager
+from anyconnpool.events import PoolEnded, PoolEvent
 from tests.cases import table
 
 from .network import MemoryNetwork, delayed, fill, hang, settle
@@ -183,3 +184,23 @@ async def test_waiters_of_all_pools_are_told_when_the_block_ends() -> None:
     assert len(told) == 2
     assert all("has been left" in text for text in told)
     assert networks[1].attempts == 0
+
+
+async def test_a_block_can_end_in_the_turn_in_which_pools_are_dropped() -> None:
+    """Each pool ends once, by the one or by the other."""
+    for seconds in range(1, 61):
+        ended: list[str] = []
+
+        def observe(event: PoolEvent, ended: list[str] = ended) -> None:
+            if isinstance(event, PoolEnded):
+                ended.append(event.pool)
+
+        began = anyio.current_time()
+        async with PoolManager(max_idle_time=20, observers=[observe]) as manager:
+            for _ in range(4):
+                network = MemoryNetwork()
+                await fill(manager.pool(network), 1)
+                manager.pool(network).retire()
+            await anyio.sleep_until(began + seconds)
+        assert len(ended) == 4
+        assert anyio.current_time() == began + seconds

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn
 
 import anyio
 import pytest
-from anyio import ConnectionFailed, TypedAttributeLookupError
+from anyio import ConnectionFailed, TypedAttributeLookupError, create_task_group
 from anyio.abc import ByteStream, ByteStreamConnectable
 
-from anyconnpool import ConnectionPool, FramedStream, PooledConnection, PoolFull
+from anyconnpool import ConnectionPool, FramedStream, PooledConnection, PoolFull, PoolManager
+from anyconnpool._engine.connection import AcquireContext
 from tests.cases import table
 
-from .network import MemoryNetwork, peer_of, settle
+from .network import MemoryNetwork, delayed, fill, peer_of, settle
 
 Read = Callable[[PooledConnection], Coroutine[Any, Any, bytes]]
 
@@ -87,15 +88,57 @@ async def test_leaving_an_acquire_twice_does_no_harm() -> None:
         assert (pool.statistics().idle, pool.statistics().size) == (1, 1)
 
 
-async def test_one_acquire_is_one_borrow_at_a_time() -> None:
-    """Entered again while it holds a connection, it would lose that one."""
-    async with ConnectionPool(MemoryNetwork()) as pool:
+async def enter_acquire(context: AcquireContext) -> None:
+    async with context:
+        await settle()
+
+
+async def await_acquire(context: AcquireContext) -> None:
+    async with await context:
+        await settle()
+
+
+@table("first", [enter_acquire, await_acquire])
+@table("second", [enter_acquire, await_acquire])
+@table("at_once", [False, True])
+async def test_one_acquire_is_one_borrow(
+    first: Callable[[AcquireContext], Coroutine[Any, Any, None]],
+    second: Callable[[AcquireContext], Coroutine[Any, Any, None]],
+    at_once: bool,
+) -> None:
+    """A second use of either kind is refused, and the first one loses nothing."""
+    network = MemoryNetwork(delayed(1))
+    async with ConnectionPool(network) as pool:
         context = pool.acquire()
-        async with context:
+        async with create_task_group() as tasks:
+            tasks.start_soon(first, context)
+            if not at_once:
+                await pool.acquire()
+            await settle()
             with pytest.raises(RuntimeError, match=r"call acquire\(\) again"):
-                await context.__aenter__()
-        async with context as connection:
-            assert connection.reused
+                await second(context)
+        assert pool.statistics().in_use == (not at_once)
+
+
+@table("of_manager", [False, True])
+async def test_a_block_that_is_ending_cannot_be_entered_again(of_manager: bool) -> None:
+    """When it has ended, it can; what it has open till then would come on top."""
+    network = MemoryNetwork(on_close=delayed(3))
+    owner = PoolManager() if of_manager else ConnectionPool(network)
+
+    async def enter() -> None:
+        async with owner as entered:
+            pool = entered.pool(network) if isinstance(entered, PoolManager) else entered
+            await fill(pool, 1)
+
+    async with create_task_group() as tasks:
+        tasks.start_soon(enter)
+        await anyio.sleep(1)
+        assert network.open_now == 1
+        with pytest.raises(RuntimeError, match="still being left"):
+            await enter()
+    await enter()
+    assert (network.opened, network.most_open, network.open_now) == (2, 1, 0)
 
 
 async def test_what_is_given_back_while_an_older_error_is_handled_is_lent_again() -> None:
@@ -182,32 +225,3 @@ async def test_what_a_login_left_unread_waits_for_the_first_borrower() -> None:
         async with pool.acquire() as connection:
             assert not connection.reused
             assert await connection.receive_line() == b"two"
-
-
-class Fatal(BaseException):
-    """What nobody catches."""
-
-
-async def test_what_nobody_catches_in_a_hook_ends_the_block() -> None:
-    """It comes out of the block in a group, whoever waits is cancelled, and all is closed."""
-    network = MemoryNetwork()
-
-    async def log_in(connection: PooledConnection) -> None:
-        raise Fatal
-
-    with pytest.raises(BaseException, match=r"TaskGroup|nursery") as caught:
-        async with ConnectionPool(network, on_connect=log_in) as pool:
-            await pool.acquire()
-    assert all(isinstance(leaf, Fatal) for leaf in leaves_of(caught.value))
-    assert network.attempts
-    assert network.open_now == 0
-
-
-def leaves_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions that a group is made of, or a single one."""
-    inner = getattr(error, "exceptions", None)
-    if inner is None:
-        yield error
-    else:
-        for each in inner:
-            yield from leaves_of(each)

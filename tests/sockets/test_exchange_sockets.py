@@ -165,7 +165,7 @@ async def test_hooks_speak_with_the_server(serve: Serve) -> None:
 
 
 async def test_a_check_finds_a_server_that_hangs(serve: Serve) -> None:
-    """One that keeps its sockets open without an answer costs a tenth of a second, not a request."""
+    """One that keeps its sockets open without answering costs a tenth of a second, no request."""
     gate = threading.Event()
     server = serve(echo_when_told(gate))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
 import pytest
 from anyio import create_task_group, from_thread, to_thread
 
-from anyconnpool import ConnectionPool, PoolClosed, PoolError
+from anyconnpool import ConnectionPool, PoolClosed, PooledConnection, PoolError
 from tests.cases import table
 from tests.certificates import client_context
 
@@ -102,6 +102,77 @@ async def test_use_in_a_thread_without_a_loop_is_refused(serve: Serve) -> None:
             await to_thread.run_sync(setattr, pool, "max_size", 3)
         statistics = await to_thread.run_sync(pool.statistics)
         assert statistics.idle == 1
+
+
+async def give_back(connection: PooledConnection) -> None:
+    await connection.aclose()
+
+
+async def leave_block(connection: PooledConnection) -> None:
+    await connection.__aexit__(None, None, None)
+
+
+async def discard(connection: PooledConnection) -> None:
+    connection.discard()
+
+
+async def detach(connection: PooledConnection) -> None:
+    connection.detach()
+
+
+def run_without_loop(
+    use: Callable[[PooledConnection], Coroutine[Any, Any, None]], connection: PooledConnection
+) -> None:
+    coroutine = use(connection)
+    try:
+        coroutine.send(None)
+    finally:
+        coroutine.close()
+
+
+@table("use", [give_back, leave_block, discard, detach])
+@pytest.mark.parametrize("elsewhere", ["asyncio", "trio", ""])
+@table("foreign_code", [False, True])
+async def test_a_connection_is_given_up_in_its_own_event_loop_only(
+    serve: Serve,
+    use: Callable[[PooledConnection], Coroutine[Any, Any, None]],
+    elsewhere: str,
+    foreign_code: bool,
+) -> None:
+    """In another one, or without one, it is refused before anything changes."""
+    if elsewhere:
+        pytest.importorskip(elsewhere)
+    async with serve().pool(max_size=1) as pool:
+        connection = await (pool.connect() if foreign_code else pool.acquire())
+        await ask(connection)
+
+        def run_elsewhere() -> None:
+            if elsewhere:
+                anyio.run(use, connection, backend=elsewhere)
+            else:
+                run_without_loop(use, connection)
+
+        with pytest.raises(PoolError, match="another event loop or thread"):
+            await to_thread.run_sync(run_elsewhere)
+        assert pool.statistics().in_use == 1
+        await ask(connection)
+        await connection.aclose()
+        assert await ask_next(pool) is not foreign_code
+
+
+async def test_an_acquire_that_is_left_elsewhere_can_be_left_at_home(serve: Serve) -> None:
+    """What was refused in another event loop has changed nothing."""
+    async with serve().pool(max_size=1) as pool:
+        context = pool.acquire()
+        await ask(await context.__aenter__())
+
+        async def leave() -> None:
+            await context.__aexit__(None, None, None)
+
+        with pytest.raises(PoolError, match="another event loop or thread"):
+            await to_thread.run_sync(anyio.run, leave)
+        await leave()
+        assert await ask_next(pool)
 
 
 async def test_a_thread_can_use_the_pool_by_way_of_the_loop(serve: Serve) -> None:

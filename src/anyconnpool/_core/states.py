@@ -69,6 +69,7 @@ class PoolEntry(Generic[TransportT]):
         "borrows",
         "call_site",
         "close_reason",
+        "connection",
         "ended_early",
         "expires_at",
         "generation",
@@ -97,6 +98,8 @@ class PoolEntry(Generic[TransportT]):
         self.borrows: int = 0
         #: the task that has borrowed it, of the backend's own kind
         self.borrower: object = None
+        #: what the borrower uses it by, if there is such an object
+        self.connection: object = None
         #: whether something arrived or ended since it was acquired while nobody received
         self.noticed: bool = False
         #: whether the pool hears of what happens on it while it is idle, without a look

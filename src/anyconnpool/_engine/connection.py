@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from itertools import count
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -37,8 +38,17 @@ class Owner(Protocol):
 
     now: Callable[[], float]
 
+    def check_home(self) -> None:
+        """Refuse to be used from another event loop or thread.
+
+        :raises PoolError: if the running event loop, if any, is not the pool's
+        """
+
     def release(self, entry: PoolEntry[Transport], reason: CloseReason | None) -> None:
-        """Take a connection back; with a reason, to close it."""
+        """Take a connection back; with a reason, to close it.
+
+        :raises PoolError: in another event loop or thread: nothing has changed then
+        """
 
     def detach(self, entry: PoolEntry[Transport]) -> bool:
         """Take a connection out of the pool for good; false if it has been closed already."""
@@ -61,8 +71,11 @@ class PooledConnection(FramedStream):
     """
 
     _closed_stream = ClosedStream(
-        "this connection was given back, discarded or detached already: use it inside its async "
-        "with block, or acquire another one"
+        partial(
+            ClosedResourceError,
+            "this connection was given back, discarded or detached already: use it inside its "
+            "async with block, or acquire another one",
+        )
     )
 
     def __init__(self, owner: Owner, entry: PoolEntry[Transport]) -> None:
@@ -71,6 +84,7 @@ class PooledConnection(FramedStream):
         self._defaults = owner.settings
         self._owner = owner
         self._entry = entry
+        entry.connection = self
         # An exception that was being handled already says nothing about this borrow. It is known
         # by a number: kept itself, it would keep all that its traceback leads to, the connection
         # before this one for example, as long as this one is borrowed.
@@ -153,7 +167,9 @@ class PooledConnection(FramedStream):
     def discard(self) -> None:
         """Give the connection back to be closed instead of reused, without waiting.
 
-        :raises ~anyio.ClosedResourceError: if it was given back already
+        :raises ~anyio.ClosedResourceError: if it was given back already; :exc:`PoolClosed`, which
+            is one, if the pool's block ended and it was closed
+        :raises PoolError: in another event loop or thread
         """
         self._check_open()
         self._finish(CloseReason.DISCARDED)
@@ -163,10 +179,12 @@ class PooledConnection(FramedStream):
         """Take the connection out of the pool for good, without waiting; its slot is free.
 
         :return: the stream, with what was buffered; the caller has to close it
-        :raises ~anyio.ClosedResourceError: if it was given back already, or the pool's block
-            ended and the connection was closed
+        :raises ~anyio.ClosedResourceError: if it was given back already; :exc:`PoolClosed`, which
+            is one, if the pool's block ended and it was closed
+        :raises PoolError: in another event loop or thread
         """
         self._check_open()
+        self._owner.check_home()
         buffered = self.buffer
         stream = self._end()
         if not self._owner.detach(self._entry):
@@ -190,8 +208,13 @@ class PooledConnection(FramedStream):
         return None
 
     def _finish(self, reason: CloseReason | None) -> None:
-        self._end()
-        self._owner.release(self._entry, reason)
+        entry = self._entry
+        try:
+            self._owner.release(entry, reason)
+        finally:
+            # Unless that was refused, in another event loop or thread.
+            if entry.connection is not self:
+                self._end()
 
 
 class ConnectedStream(PooledConnection):
@@ -209,6 +232,7 @@ class ConnectedStream(PooledConnection):
         """
         if self._ended:
             return
+        self._owner.check_home()
         stream = self._end()
         try:
             await stream.aclose()
@@ -229,6 +253,19 @@ class ConnectedStream(PooledConnection):
 def entry_of(connection: PooledConnection) -> PoolEntry[Transport]:
     """Return the entry of a borrowed connection, which its borrower has no business with."""
     return connection._entry  # pyright: ignore[reportPrivateUsage]
+
+
+def revoke(entry: PoolEntry[Transport], make_error: Callable[[], Exception]) -> None:
+    """End a borrow from outside: what its borrower does or goes on to do with it raises this.
+
+    :param make_error: makes an error for each call
+    """
+    connection, entry.connection = entry.connection, None
+    if isinstance(connection, PooledConnection) and not connection._ended:  # pyright: ignore[reportPrivateUsage]
+        connection._revoke(make_error)  # pyright: ignore[reportPrivateUsage]
+    stream = entry.transport.own
+    if stream is not None:
+        stream.interrupt(make_error())
 
 
 def has_failed(connection: PooledConnection) -> bool:
@@ -264,6 +301,7 @@ class Acquirer(Protocol):
 class AcquireContext:
     """Acquire a connection when entered or awaited; :meth:`ConnectionPool.acquire` returns it.
 
+    It can be used once, in one of the two ways; a second use is a :exc:`RuntimeError`.
     ``async with`` releases the connection at the end of the block. ``await`` returns the
     connection; release that with :meth:`PooledConnection.aclose`, or use it in an ``async with`` of
     its own.
@@ -272,7 +310,8 @@ class AcquireContext:
     __slots__ = ("_acquirer", "_timeout", "connection")
 
     def __init__(self, acquirer: Acquirer, timeout: float) -> None:
-        self._acquirer = acquirer
+        #: ``None`` when it was used
+        self._acquirer: Acquirer | None = acquirer
         self._timeout = timeout
         #: what was acquired by entering
         self.connection: PooledConnection | None = None
@@ -280,11 +319,10 @@ class AcquireContext:
     # No coroutine functions themselves: one coroutine each way is enough. Pyright asks what enters
     # a context for a CoroutineType; mypy gives every coroutine function the wider type.
     def __aenter__(self) -> CoroutineType[Any, Any, PooledConnection]:
-        if self.connection is not None:
-            raise RuntimeError(
-                "this acquire() is entered already: call acquire() again for another borrow"
-            )
-        return self._acquirer.acquire(self._timeout, self)  # type: ignore[return-value]
+        acquirer, self._acquirer = self._acquirer, None
+        if acquirer is None:
+            raise _used_twice()
+        return acquirer.acquire(self._timeout, self)  # type: ignore[return-value]
 
     @defer_interrupts
     def __aexit__(
@@ -293,13 +331,16 @@ class AcquireContext:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> CoroutineType[Any, Any, None]:
-        connection, self.connection = self.connection, None
+        connection = self.connection
         if connection is None:
             return _do_nothing()  # type: ignore[return-value]
         return connection.__aexit__(exc_type, exc_val, exc_tb)  # type: ignore[return-value]
 
     def __await__(self) -> Generator[Any, Any, PooledConnection]:
-        return self._acquirer.acquire(self._timeout).__await__()
+        acquirer, self._acquirer = self._acquirer, None
+        if acquirer is None:
+            raise _used_twice()
+        return acquirer.acquire(self._timeout).__await__()
 
     # Seen by those who forgot to enter or await it, and unseen by type checkers, which know better.
     if not TYPE_CHECKING:
@@ -310,6 +351,12 @@ class AcquireContext:
                 f"acquire() returns no connection yet, which {name!r} could belong to: write "
                 f'"async with pool.acquire() as connection", or "connection = await pool.acquire()"'
             )
+
+
+def _used_twice() -> RuntimeError:
+    return RuntimeError(
+        "this acquire() was entered or awaited already: call acquire() again for another borrow"
+    )
 
 
 async def _do_nothing() -> None:
@@ -327,8 +374,12 @@ class _HookOwner:
         self.settings = settings
         self.now = now
 
+    def check_home(self) -> None:
+        """Do nothing: the pool notices nothing of what a hook does."""
+
     def release(self, entry: PoolEntry[Transport], reason: CloseReason | None) -> None:
-        """Do nothing: a hook can't release what it has not acquired."""
+        """Take the connection back from the hook, but not from the pool's task."""
+        entry.connection = None
 
     def detach(self, entry: PoolEntry[Transport]) -> bool:
         """Refuse.

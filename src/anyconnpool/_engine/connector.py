@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from anyio import (
@@ -21,7 +22,7 @@ from anyconnpool._engine.connection import run_hook
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.transport import Transport, force_close
-from anyconnpool._util.cancellation import survive_stray_cancellation
+from anyconnpool._util.cancellation import fence
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import OutageLog
 from anyconnpool.events import ConnectionOpened, OpenFailed, notify
@@ -30,6 +31,7 @@ _logger = logging.getLogger("anyconnpool.pool")
 
 # What OpenSSL says, by its version, of an answer that isn't TLS.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_MESSAGE", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+_STREAM_METHODS = ("send", "receive", "aclose")
 
 
 class Connector:
@@ -80,15 +82,10 @@ class Connector:
 
     async def _open_in_time(self, entry: PoolEntry[Transport]) -> None:
         limit = self._settings.connect_timeout
-        with survive_stray_cancellation():
-            with move_on_after(limit):
-                return await self._open(entry)
-            raise ConnectionFailed(
-                f"connecting to {self._settings.name} took longer than connect_timeout, {limit:g} s"
-            )
-        raise ConnectionFailed(
-            f"connecting to {self._settings.name}, or what it waited for, was cancelled"
-        )
+        subject = f"connecting to {self._settings.name}"
+        with fence(subject, ConnectionFailed), move_on_after(limit):
+            return await self._open(entry)
+        raise ConnectionFailed(f"{subject} took longer than connect_timeout, {limit:g} s")
 
     async def _open(self, entry: PoolEntry[Transport]) -> None:
         began = self._now()
@@ -101,11 +98,17 @@ class Connector:
                 await run_hook(entry, self._settings, self._now, hook, greeting=True)
             self._notify(ConnectionOpened(self._settings.name, self._now() - began))
         except BaseException:
-            await force_close(stream)
+            with suppress(Exception), fence("closing", RuntimeError):
+                await force_close(stream)
             raise
 
     def _take_up(self, entry: PoolEntry[Transport], stream: ByteStream) -> None:
         """Put a stream that was opened into its entry."""
+        if not all(callable(getattr(stream, name, None)) for name in _STREAM_METHODS):
+            raise TypeError(
+                f"the connectable of {self._settings.name} returned "
+                f"{type(stream).__name__}, which is not a byte stream"
+            )
         try:
             transport = Transport(stream, self._settings.keepalive, self._settings.name)
         except (AttributeError, ValueError, OSError) as error:

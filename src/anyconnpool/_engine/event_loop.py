@@ -56,6 +56,14 @@ def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     return loop.time
 
 
+def _or_none(find: Callable[[], object]) -> object:
+    """Return what a function finds, or None if there is no event loop."""
+    try:
+        return find()
+    except RuntimeError:
+        return None
+
+
 class HomeLoop:
     """Remember the running event loop, and the process.
 
@@ -64,31 +72,33 @@ class HomeLoop:
 
     __slots__ = (
         "__weakref__",
-        "_home",
-        "_where",
         "checkpoint_if_cancelled",
         "current_task",
         "name",
         "new_signal",
         "now",
+        "token",
+        "where",
     )
 
     def __init__(self, name: str) -> None:
         #: the pool's name
         self.name = name
         token = current_token()
-        self._home: object = token.native_token
+        #: what :attr:`where` returns here, and nowhere else
+        self.token: object = token.native_token
         #: raises if the running task is cancelled, as AnyIO's function of the name does
         self.checkpoint_if_cancelled: Callable[[], Awaitable[None]]
         # What AnyIO asks the backends, without the detour that costs several times as much.
-        if isinstance(self._home, asyncio.AbstractEventLoop):
+        if isinstance(self.token, asyncio.AbstractEventLoop):
             #: returns the loop's time in seconds
-            self.now: Callable[[], float] = _clock_of(self._home)
+            self.now: Callable[[], float] = _clock_of(self.token)
             #: makes a signal, for tasks of this event loop
-            self.new_signal: Callable[[], Signal] = partial(_FutureSignal, self._home)
+            self.new_signal: Callable[[], Signal] = partial(_FutureSignal, self.token)
             #: returns the running task, of the backend's own kind; None outside of any
             self.current_task: Callable[[], object] = asyncio.current_task
-            self._where: Callable[[], object] = asyncio.get_running_loop
+            #: returns what stands for the running event loop; None if there is none
+            self.where: Callable[[], object] = asyncio._get_running_loop
             self.checkpoint_if_cancelled = token.backend_class.checkpoint_if_cancelled
         else:
             from trio import Event
@@ -102,25 +112,21 @@ class HomeLoop:
             self.now = current_clock().current_time
             self.new_signal = Event
             self.current_task = current_task
-            self._where = current_trio_token
+            self.where = partial(_or_none, current_trio_token)
             self.checkpoint_if_cancelled = checkpoint_if_cancelled
             protect_on_trio()
         _homes.add(self)
 
     def leave_to_the_parent(self) -> None:
         """Refuse all use from now on: this is a forked child, the connections are its parent's."""
-        self._home = _PARENT_PROCESS
+        self.token = _PARENT_PROCESS
 
     def check(self) -> None:
         """Refuse to be used from another event loop, thread or process.
 
         :raises PoolError: if the running event loop, if any, is not the remembered one
         """
-        try:
-            here = self._where()
-        except RuntimeError:
-            here = None
-        if here is not self._home:
+        if self.where() is not self.token:
             raise PoolError(f"pool {self.name!r} {self._describe_home()}")
 
     @staticmethod
@@ -129,7 +135,7 @@ class HomeLoop:
         return task.get_name() if isinstance(task, asyncio.Task) else getattr(task, "name", "?")
 
     def _describe_home(self) -> str:
-        if self._home is _PARENT_PROCESS:
+        if self.token is _PARENT_PROCESS:
             return (
                 "belongs to the process that this one was forked from, and so do its connections: "
                 "enter a pool of this process's own"

@@ -20,6 +20,7 @@ from anyconnpool._engine.connection import (
     PooledConnection,
     continue_exchange,
     entry_of,
+    revoke,
 )
 from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.leaks import BorrowCounts, SelfWaits, UnansweredSends, find_call_site
@@ -75,7 +76,9 @@ class Leasing:
         self._machine = machine
         self._connection_tasks = connection_tasks
         self._time_limits = time_limits
-        self._check_home = home.check
+        self.check_home = home.check
+        self._home = home
+        self._where = home.where
         self._new_signal = home.new_signal
         self._checkpoint_if_cancelled = home.checkpoint_if_cancelled
         self._current_task = home.current_task
@@ -102,7 +105,8 @@ class Leasing:
         # What check() does, without a call for it.
         if not self.running:
             raise self._closed_error()
-        self._check_home()
+        if self._where() is not self._home.token:
+            self.check_home()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
         entry = self._machine.acquire(self.now())
@@ -125,7 +129,9 @@ class Leasing:
 
         :raises PoolFull: if there is none
         """
-        self.check()
+        if not self.running:
+            raise self._closed_error()
+        self.check_home()
         entry = self._machine.acquire(self.now())
         if entry is None:
             raise PoolFull(
@@ -153,7 +159,8 @@ class Leasing:
         # What check() does, without a call for it.
         if not self.running:
             raise self._closed_error()
-        self._check_home()
+        if self._where() is not self._home.token:
+            self.check_home()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
         whole = exchange.whole
@@ -253,19 +260,30 @@ class Leasing:
 
     @defer_interrupts
     def release(self, entry: PoolEntry[Transport], reason: CloseReason | None) -> None:
-        """Take a connection back; with a reason, to close it."""
-        entry.borrower = None
+        """Take a connection back; with a reason, to close it.
+
+        :raises PoolError: in another event loop or thread: nothing has changed then
+        """
+        # What check_home() does, without a call for it.
+        if self._where() is not self._home.token:
+            self.check_home()
+        entry.borrower = entry.connection = None
         self._machine.release(entry, self.now(), reason)
 
     @defer_interrupts
     def detach(self, entry: PoolEntry[Transport]) -> bool:
         """Take a connection out of the pool for good; false if it has been closed already."""
-        entry.borrower = None
+        entry.borrower = entry.connection = None
         return self._machine.detach(entry, self.now())
 
     @defer_interrupts
     def seize(self, entry: PoolEntry[Transport]) -> None:
-        """Close a connection that somebody still holds; do nothing if nobody does."""
+        """Close a connection that somebody still holds; do nothing if nobody does.
+
+        Whatever its borrower has under way on it, or goes on to do, raises :exc:`PoolClosed`.
+        """
+        if entry.state is State.IN_USE:
+            revoke(entry, self._seized_error)
         self._machine.seize(entry, self.now())
 
     @defer_interrupts
@@ -329,10 +347,17 @@ class Leasing:
         """
         if not self.running:
             raise self._closed_error()
-        self._check_home()
+        self.check_home()
 
     def _closed_error(self) -> PoolClosed:
         return PoolClosed(self.settings.name, "has been left: its async with block has ended")
+
+    def _seized_error(self) -> PoolClosed:
+        return PoolClosed(
+            self.settings.name,
+            "has been left: its async with block has ended, and this connection was closed, which "
+            "was still borrowed",
+        )
 
     async def _pause_holding(self, entry: PoolEntry[Transport]) -> None:
         """Give the other tasks a turn; cancelled, take back what nobody has used."""

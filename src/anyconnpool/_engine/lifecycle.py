@@ -34,7 +34,7 @@ from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimits
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport, force_close
-from anyconnpool._util.cancellation import redeliver_native_cancellation
+from anyconnpool._util.cancellation import ends_program, redeliver_native_cancellation
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted, notify
 
@@ -160,6 +160,7 @@ class PoolLifecycle:
         self._alarms = Alarms(self._pool_tasks, self._home.now)
         self._scopes: list[CancelScope] = []
         self._pools: dict[RunningPool, None] = {}
+        self._leaving = False
 
     def start(
         self,
@@ -179,7 +180,9 @@ class PoolLifecycle:
         return pool
 
     def stop(self, pool: RunningPool) -> None:
-        """End a pool that has nothing borrowed, inside the block."""
+        """End a pool that has nothing borrowed, inside the block; at its end they all end."""
+        if self._leaving:
+            return
         pool.end()
         del self._pools[pool]
         pool.ended()
@@ -206,6 +209,7 @@ class PoolLifecycle:
         body_error: BaseException | None = None
         hurry = False
         group = _TasksOfOneTask(self._tasks, self._home)
+        caught = False
         try:
             try:
                 async with group:
@@ -221,15 +225,16 @@ class PoolLifecycle:
                 await self._dispose_of_the_rest()
         except BaseException as error:
             cancelled = get_cancelled_exc_class()
-            if body_error is None or (group.left_elsewhere and hurry):
+            if body_error is None or ends_program(error) or (group.left_elsewhere and hurry):
                 raise
             if group.left_elsewhere:
                 _logger.error("%s", error)
             if isinstance(body_error, cancelled) and not isinstance(error, cancelled):
                 raise
-            if isinstance(body_error, Exception) and isinstance(error, cancelled):
-                redeliver_native_cancellation()
+            caught = isinstance(error, cancelled)
         if body_error is not None:
+            if isinstance(body_error, Exception):
+                redeliver_native_cancellation(caught=caught)
             try:
                 raise body_error
             finally:
@@ -259,6 +264,8 @@ class PoolLifecycle:
 
     async def _leave(self, *, hurry: bool) -> None:
         """End all pools; borrowers get some time, except if the block was cancelled."""
+        # From here on, no pool comes and none goes.
+        self._leaving = True
         for pool in self._pools:
             pool.end()
         for scope in self._scopes:
@@ -321,3 +328,13 @@ async def _run_within(
 ) -> None:
     with scope:
         await function()
+
+
+def still_in_block(subject: str) -> RuntimeError:
+    """Return the error of a pool or manager that is entered while its last block is ending.
+
+    :param subject: which one
+    """
+    return RuntimeError(
+        f"{subject} is still being left: enter it again when its async with block has ended"
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
-from anyio import CancelScope, fail_after
+from anyio import CancelScope, ConnectionFailed, fail_after
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry
@@ -20,7 +21,7 @@ from anyconnpool._exceptions import PoolError
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.transport import Transport
-from anyconnpool._util.cancellation import survive_stray_cancellation
+from anyconnpool._util.cancellation import fence
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import Liveness
 from anyconnpool._util.log import OutageLog
@@ -105,15 +106,15 @@ class ConnectionTasks:
             if self._stopped:
                 scope.cancel()
             try:
-                with survive_stray_cancellation():
-                    await work(entry)
+                await work(entry)
             finally:
                 self._scopes.remove(scope)
 
     async def _open(self, entry: PoolEntry[Transport]) -> None:
         try:
             # Cancelled here, the connector leaves nothing open.
-            await self._connector.open(entry)
+            with fence(f"connecting to {self._settings.name}", ConnectionFailed):
+                await self._connector.open(entry)
         except Exception as error:
             self._machine.open_failed(entry, error, self._now(), passing=is_retryable(error))
         except BaseException:
@@ -141,17 +142,15 @@ class ConnectionTasks:
     async def _ask_peer(self, entry: PoolEntry[Transport]) -> Liveness | CloseReason:
         check = self._settings.check
         assert check is not None
-        error: Exception = PoolError("the hook, or what it waited for, was cancelled")
         try:
-            with survive_stray_cancellation(), fail_after(self._settings.connect_timeout):
+            with fence("the hook", PoolError), fail_after(self._settings.connect_timeout):
                 await run_hook(entry, self._settings, self._now, check, greeting=False)
                 self._checks.succeeded(self._now())
                 # The peer may have said more, or hung up, after its answer.
                 return entry.look()
-        except Exception as raised:
-            error = raised
-        self._checks.failed(error, self._now())
-        return CloseReason.CHECK_FAILED
+        except Exception as error:
+            self._checks.failed(error, self._now())
+            return CloseReason.CHECK_FAILED
 
     @defer_interrupts
     async def _close(self, entry: PoolEntry[Transport]) -> None:
@@ -161,7 +160,7 @@ class ConnectionTasks:
             _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.transport, reason)
             if entry.ended_early:
                 self._machine.died_unused(self._connector.count_early_end(entry))
-            with survive_stray_cancellation(), CancelScope() as grace:
+            with suppress(Exception), fence("closing", RuntimeError), CancelScope() as grace:
                 self._graces[entry] = grace
                 unhurried = entry.close_reason.orderly and not entry.hurried
                 # Cancelled by the scope, it closes at once.

@@ -9,6 +9,7 @@ shows whether the connection is clean. It knows nothing of pools and frames.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from io import BytesIO
 from typing import Any, NoReturn, SupportsIndex, cast
 
@@ -31,27 +32,27 @@ TURN_MASK = 255
 class ClosedStream(ByteStream):
     """Take the place of a stream that was closed or given back: refuse every use.
 
-    :param text: says what has happened to it, and what to do
+    :param make_error: makes what is raised
     """
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, make_error: Callable[[], Exception]) -> None:
+        self.make_error = make_error
 
     async def receive(self, max_bytes: int = 65536) -> NoReturn:
-        raise ClosedResourceError(self.text)
+        raise self.make_error()
 
     async def send(self, item: bytes) -> NoReturn:
-        raise ClosedResourceError(self.text)
+        raise self.make_error()
 
     async def send_eof(self) -> NoReturn:
-        raise ClosedResourceError(self.text)
+        raise self.make_error()
 
     async def aclose(self) -> None:
         """Do nothing: closing twice does no harm."""
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        raise ClosedResourceError(self.text)
+        raise self.make_error()
 
 
 class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
@@ -63,7 +64,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
     receive_stream: AnyByteReceiveStream
 
     #: takes the place of the stream when this one has ended
-    _closed_stream = ClosedStream("this stream was closed already")
+    _closed_stream = ClosedStream(partial(ClosedResourceError, "this stream was closed already"))
 
     def __init__(self, stream: AnyByteStream) -> None:
         self._begin(stream, isinstance(stream, ByteReceiveStream))
@@ -125,9 +126,22 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._ended = True
         return stream
 
+    def _revoke(self, make_error: Callable[[], Exception]) -> None:
+        """End the use of the stream from outside: what is under way and what follows raises this.
+
+        :param make_error: makes an error for each call
+        """
+        self._end()
+        self.receive_stream = self._stream = ClosedStream(make_error)
+
     def _check_open(self) -> None:
         if self._ended:
-            raise ClosedResourceError(self._closed_stream.text)
+            raise self._closed_error()
+
+    def _closed_error(self) -> Exception:
+        stream = self._stream
+        closed = stream if isinstance(stream, ClosedStream) else self._closed_stream
+        return closed.make_error()
 
     async def send(self, item: bytes) -> None:
         """Send all of the bytes.
@@ -142,13 +156,22 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
             item = as_bytes("what is sent", item)
         self._reply_owed = self._has_sent = True
         self._unfinished += 1
-        await self._stream.send(item)
+        try:
+            await self._stream.send(item)
+        except Exception:
+            # Closed under its hands, streams raise this and that.
+            self._check_open()
+            raise
         self._unfinished -= 1
 
     async def send_eof(self) -> None:
         """Let the peer know that nothing more will be sent; a pool doesn't reuse the connection."""
         self._unfinished += 1
-        await self._stream.send_eof()
+        try:
+            await self._stream.send_eof()
+        except Exception:
+            self._check_open()
+            raise
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what has arrived, waiting for the first byte.
@@ -274,11 +297,18 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._unfinished += 1
         stream = self._stream
         chunk = b""
-        while not chunk:
-            if self._limits_chunks:
-                chunk = await cast("ByteReceiveStream", stream).receive(_CHUNK)
-            else:
-                chunk = await stream.receive()
+        try:
+            while not chunk:
+                if self._limits_chunks:
+                    chunk = await cast("ByteReceiveStream", stream).receive(_CHUNK)
+                else:
+                    chunk = await stream.receive()
+        except Exception:
+            # Closed under its hands, streams raise this and that.
+            self._check_open()
+            raise
+        if self._ended:
+            raise self._closed_error()
         self._unfinished -= 1
         self._bytes_received += len(chunk)
         return chunk
@@ -303,7 +333,8 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
                 # It is not kept while the next one is waited for.
                 chunk = b""
         except BaseException:
-            self._data = skipped + gathered.getvalue() + self._data
+            if not self._ended:
+                self._data = skipped + gathered.getvalue() + self._data
             raise
         self._reply_owed = False
         return gathered.getvalue()
@@ -346,4 +377,5 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
                 gathered.extend(await next_chunk())
                 arrived = len(gathered) > before
         finally:
-            self._data = bytes(gathered) + self._data
+            if not self._ended:
+                self._data = bytes(gathered) + self._data

@@ -20,6 +20,7 @@ from anyio.streams.tls import TLSStream
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._streams.probes import attributes_of, look_for
 from anyconnpool._streams.socket_stream import PoolSocketStream
+from anyconnpool._util.cancellation import ends_program
 from anyconnpool._util.checks import make_printable
 from anyconnpool._util.liveness import CLOSED, Liveness
 
@@ -79,7 +80,9 @@ class Transport:
         """Look; what can't be looked at counts as closed."""
         try:
             return self._look()
-        except Exception:
+        except BaseException as error:
+            if ends_program(error):
+                raise
             _logger.exception("pool %s: looking at %s failed", self.pool, self)
             return CLOSED
 
