@@ -37,7 +37,7 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "max_uses": st.sampled_from([math.inf, math.inf, 1, 2]),
     "check": st.sampled_from([None, ask, ask, ask]),
     "check_after": st.just(3.1),
-    "connect_retry": st.sampled_from([None, None, Retry(1, interval=1.7, jitter=0)]),
+    "connect_retry": st.sampled_from([None, None, Retry(1)]),
     "max_waiting": st.sampled_from([math.inf, math.inf, 0, 1, 2]),
     "idle_order": st.sampled_from(["lifo", "fifo"]),
 }
@@ -212,7 +212,7 @@ class MachineEvents(RuleBasedStateMachine):
         elif good:
             self.opened(entry, spoken, tells, liveness)
         elif fails:
-            self.open_failed(entry, passing=not spoken)
+            self.open_failed(entry, None if spoken or self.settings.connect_retry is None else 1.7)
         else:
             self.opening.remove(entry)
             self.machine.open_cancelled(entry, self.now)
@@ -237,11 +237,11 @@ class MachineEvents(RuleBasedStateMachine):
         assert 0.9 * longest - 1e-6 <= entry.expires_at - self.now <= longest + 1e-6
         self.model.opened(conn, self.now, entry.expires_at)
 
-    def open_failed(self, entry: PoolEntry[int], passing: bool) -> None:
+    def open_failed(self, entry: PoolEntry[int], pause: float | None) -> None:
         self.opening.remove(entry)
         error = ConnectionRefusedError("refused")
-        self.machine.open_failed(entry, error, self.now, passing=passing)
-        self.model.open_failed(self.conns[entry], error, self.now, passing)
+        self.machine.open_failed(entry, error, self.now, pause)
+        self.model.open_failed(self.conns[entry], error, self.now, pause)
 
     def checked(self, entry: PoolEntry[int], liveness: Liveness) -> None:
         self.checking.remove(entry)

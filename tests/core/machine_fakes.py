@@ -118,10 +118,12 @@ class Pool:
         self.machine.opened(entry, now)
         return entry
 
-    def fail(self, error: Exception, *, now: float = 0.0, passing: bool = True) -> PoolEntry[int]:
+    def fail(
+        self, error: Exception, *, now: float = 0.0, pause: float | None = None
+    ) -> PoolEntry[int]:
         """Have the next opening fail."""
         entry = self.ordered(Action.OPEN)
-        self.machine.open_failed(entry, error, now, passing=passing)
+        self.machine.open_failed(entry, error, now, pause)
         return entry
 
     def close(self, *, now: float = 0.0) -> PoolEntry[int]:

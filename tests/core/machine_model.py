@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from anyconnpool import Retry
 from anyconnpool._core.states import PoolEntry, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, PoolStatistics
@@ -230,13 +229,13 @@ class Model:
             self.refill_paused = False
         self._order_missing()
 
-    def open_failed(self, conn: Conn, error: Exception, now: float, passing: bool) -> None:
+    def open_failed(self, conn: Conn, error: Exception, now: float, pause: float | None) -> None:
         self.now = now
         self.failed += 1
         self.last_error = error
         retry = self.settings.connect_retry
-        if retry is not None and passing:
-            self._charge(conn, error, retry)
+        if retry is not None and pause is not None:
+            self._charge(conn, error, retry.count, pause)
         else:
             self.refill_paused = True
             if self.concerned(conn):
@@ -245,7 +244,7 @@ class Model:
                 self._wake_watchers(error)
         self._forget(conn)
 
-    def _charge(self, conn: Conn, error: Exception, retry: Retry) -> None:
+    def _charge(self, conn: Conn, error: Exception, most: float, pause: float) -> None:
         charged = self.concerned(conn)
         if conn.known_failures is None:
             charged = [waiter for waiter in charged if not self.charges[waiter]]
@@ -254,12 +253,12 @@ class Model:
         else:
             self.failures += 1
             self.all_failures += 1
-            self.retry_at = self.now + retry.pause(self.failures)
-            self.refill_paused = self.failures > retry.count
+            self.retry_at = self.now + pause
+            self.refill_paused = self.failures > most
             charged += [waiter for waiter in conn.begun_for if waiter in self.watchers]
         self.charges.update(charged)
         for waiter in charged:
-            if self.charges[waiter] > retry.count:
+            if self.charges[waiter] > most:
                 self.news.append((waiter, error))
                 self.waiters = [other for other in self.waiters if other is not waiter]
                 self.watchers = [other for other in self.watchers if other is not waiter]

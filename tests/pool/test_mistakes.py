@@ -363,6 +363,7 @@ async def test_a_greeting_that_nobody_reads_is_warned_of_once(
             await fill(pool, 1)
             await fill(pool, 1)
             pool.acquire_nowait().discard()
+            await settle()
         assert pool.statistics().closed["unread_data"] == 10
         assert warnings_in(caplog) == []
         await be_greeted(12)

@@ -18,7 +18,7 @@ import trio
 from anyio.lowlevel import checkpoint
 
 import anyconnpool
-from anyconnpool._core import shared_limit, state_machine, states
+from anyconnpool._core import idle_connections, shared_limit, state_machine, states, waiting_line
 from anyconnpool._engine import lifecycle
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ class CostMeter:
             self.count += self._running
             return one is other
 
-        monkeypatch.setattr(state_machine, "deque", CountedDeque)
-        monkeypatch.setattr(state_machine, "OrderedDict", CountedDict)
+        for module in (state_machine, idle_connections):
+            monkeypatch.setattr(module, "deque", CountedDeque)
+        monkeypatch.setattr(waiting_line, "OrderedDict", CountedDict)
         monkeypatch.setattr(shared_limit, "OrderedDict", CountedDict)
         for kind in (states.PoolEntry, states.Waiter, lifecycle.RunningPool):
             monkeypatch.setattr(kind, "__eq__", is_same)

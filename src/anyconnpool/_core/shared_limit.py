@@ -22,7 +22,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable
 from heapq import heappop, heappush, merge
-from itertools import islice, takewhile
+from itertools import count, islice, takewhile
 from typing import TYPE_CHECKING, Generic
 
 from anyconnpool._core.event_lock import EventLock, LockedEvent
@@ -52,8 +52,8 @@ class SharedLimit(Generic[TransportT]):
         self.graceful: OrderedDict[PoolEntry[TransportT], SharedPoolStateMachine[TransportT]] = (
             OrderedDict()
         )
-        #: number of the newest waiter of all
-        self.newest = 0
+        #: numbers the waiters and the attempts of all
+        self.numbers = count()
         #: the time of the latest event
         self.now = 0.0
         #: the lock of all machines: an event of one changes what those of the others read
@@ -156,6 +156,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             settings, slots, run_actions, jitter=jitter, event_lock=shared_limit.event_lock
         )
         self._shared_limit = shared_limit
+        self._numbers = shared_limit.numbers
 
     def needy(self) -> Iterator[int]:
         """Yield the numbers of the waiters for whom there is room here and nothing under way."""
@@ -183,12 +184,13 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         """Run the actions that sharing has led to here."""
         super()._finish_event()
 
-    def _may_wait(self) -> bool:
+    def _may_wait(self, now: float) -> bool:
+        self._line.pass_time(now)
         # Here they wait for room, too, that other pools have.
         self._shared_limit.enlist(self)
         if self._line.needy() >= self._max_waiting and self._shared_limit.is_in_full_use():
             return self._line.has_spare()
-        return super()._may_wait()
+        return super()._may_wait(now)
 
     def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
         first = next(iter(self._waiters)).number if self._waiters else math.inf
@@ -222,13 +224,6 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
     def _open_one(self, now: float) -> None:
         super()._open_one(now)
         self._shared_limit.total += 1
-
-    def _next_number(self) -> int:
-        self._shared_limit.newest += 1
-        return self._shared_limit.newest
-
-    def _newest_number(self) -> int:
-        return self._shared_limit.newest
 
     def _forget(self, entry: PoolEntry[TransportT]) -> None:
         self._shared_limit.total -= 1

@@ -27,6 +27,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Generic
 
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
@@ -98,11 +99,12 @@ class PoolStateMachine(Generic[TransportT]):
         self._idle: IdleConnections[TransportT] = IdleConnections()
         entries = self._idle_entries = self._idle.entries
         self._pop_idle = entries.pop if settings.idle_order == "lifo" else entries.popleft
-        self._line: WaitingLine[TransportT] = WaitingLine(settings.connect_retry)
+        retry = settings.connect_retry
+        self._line: WaitingLine[TransportT] = WaitingLine(retry.count if retry else -1)
         self._waiters = self._line.waiters
         self._watchers = self._line.watchers
-        #: number of the newest waiter
-        self._newest = 0
+        #: numbers the waiters and the attempts to connect, in the order of their beginning
+        self._numbers = count()
         #: those that are being closed and take their time for it
         self._graceful: dict[PoolEntry[TransportT], None] = {}
         #: when :meth:`tick` has to be called, if at all
@@ -149,7 +151,11 @@ class PoolStateMachine(Generic[TransportT]):
                 self._route(entry, now, reason)
             return None
         finally:
-            self._conclude(now)
+            if self._due or lock.postponed:
+                self._conclude(now)
+            else:
+                lock.busy = False
+                self._lock.release()
 
     def join(self, waiter: Waiter[TransportT], now: float) -> bool:
         """Put a task in line, and have a connection opened for it where there is room.
@@ -157,10 +163,9 @@ class PoolStateMachine(Generic[TransportT]):
         :return: false if ``max_waiting`` tasks are waiting for a slot already
         """
         with self._event:
-            self._line.pass_time(now)
-            if not self._may_wait():
+            if self._max_waiting < math.inf and not self._may_wait(now):
                 return False
-            waiter.number = self._next_number()
+            waiter.number = next(self._numbers)
             self._waiters[waiter] = None
             self._balance(now)
             return True
@@ -199,7 +204,11 @@ class PoolStateMachine(Generic[TransportT]):
                 reason = entry.fault(entry.look())
             self._route(entry, now, reason)
         finally:
-            self._conclude(now)
+            if self._due or lock.postponed:
+                self._conclude(now)
+            else:
+                lock.busy = False
+                self._lock.release()
 
     def notice(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take note that something has arrived or ended on a connection while nobody receives."""
@@ -238,7 +247,7 @@ class PoolStateMachine(Generic[TransportT]):
             entry.idle_since = now
             self.totals.opened += 1
             self.last_connect_error = None
-            self._line.succeed(entry, self._newest_number())
+            self._line.succeed(entry, next(self._numbers))
             # Whoever waits gets it as it is: a server may say one thing and hang up.
             reason = None if self._waiters else entry.fault(entry.look())
             if reason is None:
@@ -247,19 +256,20 @@ class PoolStateMachine(Generic[TransportT]):
             self._balance(now)
 
     def open_failed(
-        self, entry: PoolEntry[TransportT], error: Exception, now: float, *, passing: bool
+        self, entry: PoolEntry[TransportT], error: Exception, now: float, pause: float | None
     ) -> None:
         """Give the error to whom it concerns, or have it tried again for them.
 
-        :param passing: whether a repeat may succeed
+        :param pause: how long to wait before that, in seconds; None if it is not to be repeated
         """
         with self._event:
             self.totals.open_failed += 1
             self.last_connect_error = error
             line = self._line
-            failed = line.fail(entry, now) if passing else line.fail_for_good(entry)
+            line.pass_time(now)
+            failed = line.fail_for_good(entry) if pause is None else line.fail(entry, pause, now)
             self._wake_all(failed, error)
-            self._refill_paused = not passing or line.refills_pause()
+            self._refill_paused = pause is None or line.refills_pause()
             self._forget(entry)
             self._balance(now)
 
@@ -351,6 +361,10 @@ class PoolStateMachine(Generic[TransportT]):
         with self._lock:
             return list(self._waiters)
 
+    def failures_in_a_row(self) -> int:
+        """Return how often connecting has failed since the last success, with ``connect_retry``."""
+        return self._line.failures
+
     def unused(self) -> bool:
         """Return whether nothing is open and nobody waits."""
         with self._lock:
@@ -371,7 +385,7 @@ class PoolStateMachine(Generic[TransportT]):
     def watch(self, watcher: Waiter[TransportT]) -> None:
         """Wake a task when enough connections are idle, or with why they can't be opened."""
         with self._event:
-            watcher.number = self._next_number()
+            watcher.number = next(self._numbers)
             self._watchers[watcher] = None
             self._check_ready()
 
@@ -450,15 +464,12 @@ class PoolStateMachine(Generic[TransportT]):
 
     def _conclude(self, now: float) -> None:
         """End an event that has taken the lock without ``with``."""
-        lock = self.event_lock
         try:
-            if self._due:
-                self._balance(now)
+            self._balance(now)
         finally:
-            lock.busy = False
+            self.event_lock.busy = False
             self._lock.release()
-        if self._due or lock.postponed:
-            self._finish_event()
+        self._finish_event()
 
     def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
         """Decide what becomes of a connection that nobody holds any more."""
@@ -601,6 +612,9 @@ class PoolStateMachine(Generic[TransportT]):
         """Have as many connections opened as are missing and have room, or make room for them."""
         if self._drained is not None:
             return
+        # In full use, there is nothing to be done for those who wait.
+        if self._size >= self._max_size and not (self._idle_entries or self._graceful):
+            return
         line = self._line
         line.pass_time(now)
         while self._size < self._max_size and (line.wanted() or self._missing_idle() > 0):
@@ -638,8 +652,9 @@ class PoolStateMachine(Generic[TransportT]):
         self._request(Action.HURRY, entry)
         return entry
 
-    def _may_wait(self) -> bool:
+    def _may_wait(self, now: float) -> bool:
         """Return whether one more task may wait for a slot."""
+        self._line.pass_time(now)
         if self._size < self._max_size:
             return True
         waiting = self._line.needy() - max(self._freeing(), 0)
@@ -667,15 +682,8 @@ class PoolStateMachine(Generic[TransportT]):
         self._slots.acquire_on_behalf_of_nowait(entry)
         self._passing[State.OPENING] += 1
         self._size += 1
-        self._line.begin_attempt(entry, now, self._newest_number())
+        self._line.begin(entry, now, next(self._numbers))
         self._request(Action.OPEN, entry)
-
-    def _next_number(self) -> int:
-        self._newest += 1
-        return self._newest
-
-    def _newest_number(self) -> int:
-        return self._newest
 
     def _fit_slots(self) -> None:
         # After max_size was lowered, the surplus keeps its slots until it is gone.

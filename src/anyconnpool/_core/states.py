@@ -64,7 +64,6 @@ class PoolEntry(Generic[TransportT]):
 
     __slots__ = (
         "acquired_at",
-        "begun_for",
         "borrower",
         "borrows",
         "call_site",
@@ -78,6 +77,7 @@ class PoolEntry(Generic[TransportT]):
         "known_failures",
         "look",
         "noticed",
+        "number",
         "opened_at",
         "recheck_at",
         "slow_at",
@@ -114,9 +114,8 @@ class PoolEntry(Generic[TransportT]):
         #: when an idle one has to be looked into, if it is idle for so long
         self.recheck_at: float = 0.0
         self.expires_at: float = 0.0
-        #: number of the newest waiter who may rely on its being opened, however long that takes;
-        #: None if nobody may
-        self.begun_for: int | None = None
+        #: its number among waiters and attempts to connect, in the order of their beginning
+        self.number: int | None = None
         #: when it has been under way for so long that it may hang
         self.slow_at: float = 0.0
         #: how many connects had failed when it was begun; None if it was begun in a pause
@@ -128,7 +127,7 @@ class PoolEntry(Generic[TransportT]):
 
     def is_for(self, waiter: Waiter[TransportT]) -> bool:
         """Return whether a task waited already when it was begun to open this one."""
-        return self.begun_for is not None and waiter.number <= self.begun_for
+        return self.number is not None and waiter.number < self.number
 
     def fault(self, liveness: Liveness) -> CloseReason | None:
         """Return why a connection that looks like this has to be closed, if so."""
@@ -170,7 +169,7 @@ class Waiter(Generic[TransportT]):
         #: when the housekeeper saw it waiting for the first time, and whether it warned of it
         self.seen_at: float | None = None
         self.warned = False
-        #: counts all waiters of a pool or manager, in the order of their coming
+        #: its number among all waiters and attempts of a pool or manager
         self.number = 0
         #: how many attempts have failed for it
         self.failures = 0

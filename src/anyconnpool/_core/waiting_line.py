@@ -21,7 +21,6 @@ from itertools import islice, takewhile
 from typing import Generic
 
 from anyconnpool._core.states import PoolEntry, TransportT, Waiter
-from anyconnpool._retry import Retry
 
 # So long, in seconds, everybody may rely on what is under way.
 _PATIENCE = 0.1
@@ -30,10 +29,10 @@ _PATIENCE = 0.1
 class WaitingLine(Generic[TransportT]):
     """Count for how many of the tasks that wait a connection may be opened.
 
-    :param retry: the pool's ``connect_retry``
+    :param most_repeats: the ``count`` of ``connect_retry``; negative if there is none
     """
 
-    def __init__(self, retry: Retry | None) -> None:
+    def __init__(self, most_repeats: float) -> None:
         self.waiters: OrderedDict[Waiter[TransportT], None] = OrderedDict()
         #: those who wait until enough connections are idle
         self.watchers: dict[Waiter[TransportT], None] = {}
@@ -42,10 +41,10 @@ class WaitingLine(Generic[TransportT]):
         self._all_failures = 0
         #: whether it is not yet time for the next attempt
         self.pausing = False
-        self._retry = retry
+        self._most_repeats = most_repeats
         self._retry_at = -math.inf
-        #: number of the newest of those who waited for the end of the last outage
-        self._outlasted_by = -1
+        #: numbers below this are those of waiters who waited for the end of the last outage
+        self._ended_at = -1
         #: what everybody may rely on, and the attempts that may hang; the oldest first
         self._fresh: dict[PoolEntry[TransportT], None] = {}
         self._slow: dict[PoolEntry[TransportT], None] = {}
@@ -63,19 +62,16 @@ class WaitingLine(Generic[TransportT]):
         self._relying = None
         return waiter
 
-    def begin(self, entry: PoolEntry[TransportT], now: float) -> None:
-        """Take note that an entry is under way."""
-        entry.slow_at = now + _PATIENCE
-        self._fresh[entry] = None
+    def begin(self, entry: PoolEntry[TransportT], now: float, number: int | None = None) -> None:
+        """Take note that an entry is under way.
 
-    def begin_attempt(self, entry: PoolEntry[TransportT], now: float, newest: int) -> None:
-        """Take note that an entry is being opened.
-
-        :param newest: number of the newest waiter
+        :param number: its number among waiters and attempts, if it is being opened
         """
-        entry.begun_for = newest
-        entry.known_failures = None if self.pausing else self._all_failures
-        self.begin(entry, now)
+        entry.number = number
+        entry.slow_at = now + _PATIENCE
+        if number is not None:
+            entry.known_failures = None if self.pausing else self._all_failures
+        self._fresh[entry] = None
 
     def end(self, entry: PoolEntry[TransportT]) -> None:
         """Take note that an entry is not under way any more."""
@@ -85,26 +81,26 @@ class WaitingLine(Generic[TransportT]):
             del self._slow[entry]
             self._relying = None
 
-    def succeed(self, entry: PoolEntry[TransportT], newest: int) -> None:
+    def succeed(self, entry: PoolEntry[TransportT], number: int) -> None:
         """Take note that an entry is open, which ends an outage.
 
-        :param newest: number of the newest waiter
+        :param number: that the next waiter or attempt would have
         """
         self.end(entry)
         if self.failures:
-            self._outlasted_by = newest
+            self._ended_at = number
         self.failures = 0
         self.pausing = False
 
-    def fail(self, entry: PoolEntry[TransportT], now: float) -> list[Waiter[TransportT]]:
+    def fail(
+        self, entry: PoolEntry[TransportT], pause: float, now: float
+    ) -> list[Waiter[TransportT]]:
         """Take note that an attempt has failed; return those who have no more tries.
 
         They have left the line.
+
+        :param pause: how long to wait before the next one, in seconds
         """
-        self.pass_time(now)
-        retry = self._retry
-        if retry is None:
-            return self.fail_for_good(entry)
         charged = list(self.concerned(entry, self.waiters))
         if entry.known_failures is None:
             # Begun in a pause, for those who came during it.
@@ -114,13 +110,13 @@ class WaitingLine(Generic[TransportT]):
             self.failures += 1
             self._all_failures += 1
             self.pausing = True
-            self._retry_at = now + retry.pause(self.failures)
+            self._retry_at = now + pause
         else:
             charged = []
         self.end(entry)
         for waiter in charged:
             waiter.failures += 1
-        failed = [waiter for waiter in charged if waiter.failures > retry.count]
+        failed = [waiter for waiter in charged if waiter.failures > self._most_repeats]
         for waiter in failed:
             self.leave(waiter)
             self.watchers.pop(waiter, None)
@@ -148,7 +144,7 @@ class WaitingLine(Generic[TransportT]):
 
     def refills_pause(self) -> bool:
         """Return whether connections that nobody waits for must wait for the next sweep."""
-        return self._retry is None or self.failures > self._retry.count
+        return self.failures > self._most_repeats
 
     def pass_time(self, now: float) -> None:
         """Let everybody rely no longer on what has been under way for too long; end a pause."""
@@ -157,7 +153,7 @@ class WaitingLine(Generic[TransportT]):
             if entry.slow_at > now:
                 break
             del self._fresh[entry]
-            if entry.begun_for is not None:
+            if entry.number is not None:
                 self._slow[entry] = None
                 self._relying = None
         if self.pausing and now >= self._retry_at:
@@ -206,10 +202,10 @@ class WaitingLine(Generic[TransportT]):
 
     def takes_turns(self) -> bool:
         """Return whether there is one attempt at a time, for all who want a connection."""
-        if self._retry is None:
+        if self._most_repeats < 0:
             return False
         oldest = next(iter(self.waiters), None)
-        recovering = oldest is not None and oldest.number <= self._outlasted_by
+        recovering = oldest is not None and oldest.number < self._ended_at
         return recovering or self.failures > 0
 
     def _count_relying(self) -> int:

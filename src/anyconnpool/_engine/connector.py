@@ -74,9 +74,8 @@ class Connector:
 
     def count_early_end(self, entry: PoolEntry[Transport]) -> ConnectionFailed:
         """Log that a connection came to nothing before anybody had used it; return the error."""
-        ended = entry.close_reason is CloseReason.PEER_CLOSED
-        what = "hung up" if ended else "sent something that nobody had asked for"
-        error = ConnectionFailed(f"{self._settings.name} {what} before the new connection was used")
+        text = self._describe_end(entry.close_reason, "the new connection was used")
+        error = ConnectionFailed(text)
         self._outage.failed(error, self._now())
         return error
 
@@ -96,11 +95,26 @@ class Connector:
             hook = self._settings.on_connect
             if hook is not None:
                 await run_hook(entry, self._settings, self._now, hook, greeting=True)
+                self._refuse_unasked(entry)
             self._notify(ConnectionOpened(self._settings.name, self._now() - began))
         except BaseException:
             with suppress(Exception), fence("closing", RuntimeError):
                 await force_close(stream)
             raise
+
+    def _refuse_unasked(self, entry: PoolEntry[Transport]) -> None:
+        """Refuse a connection on which something waits that the hook has not read.
+
+        What the hook has left in its buffer is for the first borrower.
+        """
+        fault = entry.fault(entry.look()) if entry.spoken else None
+        if fault is not None:
+            raise ConnectionFailed(self._describe_end(fault, "on_connect had ended"))
+
+    def _describe_end(self, fault: CloseReason, before: str) -> str:
+        ended = fault is CloseReason.PEER_CLOSED
+        what = "hung up" if ended else "sent something that nobody had asked for"
+        return f"{self._settings.name} {what} before {before}"
 
     def _take_up(self, entry: PoolEntry[Transport], stream: ByteStream) -> None:
         """Put a stream that was opened into its entry."""

@@ -116,13 +116,25 @@ class ConnectionTasks:
             with fence(f"connecting to {self._settings.name}", ConnectionFailed):
                 await self._connector.open(entry)
         except Exception as error:
-            self._machine.open_failed(entry, error, self._now(), passing=is_retryable(error))
+            failure, pause = self._plan_repeat(error)
+            self._machine.open_failed(entry, failure, self._now(), pause)
         except BaseException:
             self._machine.open_cancelled(entry, self._now())
             raise
         else:
             _logger.debug("pool %s: opened %s", self._settings.name, entry.transport)
             self._machine.opened(entry, self._now())
+
+    def _plan_repeat(self, error: Exception) -> tuple[Exception, float | None]:
+        """Return how long to wait before the next attempt, if there is to be one, and the error."""
+        retry = self._settings.connect_retry
+        if retry is None or not is_retryable(error):
+            return error, None
+        try:
+            with fence(f"connect_retry of {self._settings.name}", ConnectionFailed):
+                return error, retry.pause(self._machine.failures_in_a_row() + 1)
+        except Exception as failure:
+            return failure, None
 
     async def _check(self, entry: PoolEntry[Transport]) -> None:
         found: Liveness | CloseReason = Liveness.CLOSED
