@@ -215,7 +215,7 @@ class MachineEvents(RuleBasedStateMachine):
             self.open_failed(entry, None if spoken or self.settings.connect_retry is None else 1.7)
         else:
             self.opening.remove(entry)
-            self.machine.open_cancelled(entry, self.now)
+            self.machine.lost(entry, self.now)
             self.model.open_cancelled(self.conns[entry], self.now)
 
     def opened(

@@ -53,10 +53,6 @@ class Watched(PoolStateMachine[int]):
         """Return the entries that are idle now, those that stood longest first."""
         return [entry for entry in self._idle.entries if entry.state is State.IDLE]
 
-    def _move(self, entry: PoolEntry[int], state: State) -> None:
-        self.moves.append((entry.state, state))
-        super()._move(entry, state)
-
     def _grant(self, entry: PoolEntry[int], now: float) -> None:
         # What else is lent is moved.
         if entry.state in (State.IDLE, State.IN_USE):
@@ -67,6 +63,18 @@ class Watched(PoolStateMachine[int]):
         self.moves.append((entry.state, State.IDLE))
         super()._make_idle(entry, now)
 
+    def watch_moves(self) -> None:
+        """Remember the moves from now on."""
+        self.moves = []
+        group = self._group
+        move = group.move
+
+        def remember(entry: PoolEntry[int], state: State) -> None:
+            self.moves.append((entry.state, state))
+            move(entry, state)
+
+        group.move = remember  # type: ignore[method-assign]
+
 
 class WatchedMachine(Watched):
     def __init__(
@@ -76,7 +84,7 @@ class WatchedMachine(Watched):
         jitter: Callable[[], float],
     ) -> None:
         super().__init__(settings, slots, lambda: None, jitter=jitter)
-        self.moves = []
+        self.watch_moves()
 
 
 class Pool:

@@ -24,7 +24,7 @@ class WatchedSharedMachine(Watched, SharedPoolStateMachine[int]):
     ) -> None:
         super().__init__(settings, slots, lambda: run_actions(self), shared_limit, jitter=jitter)
         self.slots = slots
-        self.moves = []
+        self.watch_moves()
 
 
 class Common:

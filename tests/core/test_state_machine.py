@@ -293,7 +293,7 @@ def test_a_cancelled_opening_is_replaced_while_somebody_waits() -> None:
     """An opening that came to nothing costs the waiter no error."""
     pool = Pool(max_size=1)
     waiter = pool.join()
-    pool.machine.open_cancelled(pool.ordered(Action.OPEN), 0)
+    pool.machine.lost(pool.ordered(Action.OPEN), 0)
     assert pool.open() is waiter.entry
 
 

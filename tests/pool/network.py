@@ -242,7 +242,7 @@ def number_of(connection: FramedStream) -> int:
 
 def slots_of(pool: ConnectionPool) -> CapacityLimiter:
     """Return the slots that the pool's books are kept with."""
-    slots: CapacityLimiter = attrgetter("_machine._slots")(pool)
+    slots: CapacityLimiter = attrgetter("_machine._group._slots")(pool)
     return slots
 
 

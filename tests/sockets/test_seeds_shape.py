@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 async def test_shape_limiter_and_deque(serve: Serve) -> None:
     """A ``CapacityLimiter`` bounds the sockets; a deque under a lock holds the idle ones."""
     async with serve().pool(max_size=2) as pool:
-        slots: CapacityLimiter = attrgetter("_machine._slots")(pool)
+        slots: CapacityLimiter = attrgetter("_machine._group._slots")(pool)
         idle: deque[Any] = attrgetter("_machine._idle.entries")(pool)
         async with pool.acquire() as connection:
             assert (slots.borrowed_tokens, slots.total_tokens, len(idle)) == (1, 2, 0)

@@ -25,9 +25,10 @@ from heapq import heappop, heappush, merge
 from itertools import count, islice, takewhile
 from typing import TYPE_CHECKING, Generic
 
+from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._core.states import PoolEntry, Slots, State, TransportT
+from anyconnpool._core.states import Action, PoolEntry, Slots, State, TransportT
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 
@@ -140,6 +141,47 @@ class SharedLimit(Generic[TransportT]):
         return next(islice(numbers, index, None), math.inf)
 
 
+class SharedConnectionGroup(ConnectionGroup[TransportT]):
+    """A pool's connections, which count for a limit that it shares with other pools."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        max_size: float,
+        machine: SharedPoolStateMachine[TransportT],
+        shared_limit: SharedLimit[TransportT],
+    ) -> None:
+        super().__init__(slots, max_size)
+        self._machine = machine
+        self._shared_limit = shared_limit
+
+    def open(self) -> PoolEntry[TransportT]:
+        self._shared_limit.total += 1
+        return super().open()
+
+    def move(self, entry: PoolEntry[TransportT], state: State) -> None:
+        shared_limit = self._shared_limit
+        shared_limit.closing += (state is State.CLOSING) - (entry.state is State.CLOSING)
+        if entry.state is State.IDLE:
+            del shared_limit.idle[entry]
+        super().move(entry, state)
+
+    def close(self, entry: PoolEntry[TransportT], reason: CloseReason) -> None:
+        super().close(entry, reason)
+        if entry in self.graceful:
+            self._shared_limit.graceful[entry] = self._machine
+
+    def hurry(self) -> PoolEntry[TransportT]:
+        entry = super().hurry()
+        del self._shared_limit.graceful[entry]
+        return entry
+
+    def forget(self, entry: PoolEntry[TransportT]) -> None:
+        self._shared_limit.total -= 1
+        self._shared_limit.graceful.pop(entry, None)
+        super().forget(entry)
+
+
 class SharedPoolStateMachine(PoolStateMachine[TransportT]):
     """A pool's machine that shares a limit with those of other pools."""
 
@@ -152,18 +194,21 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        self._shared_limit = shared_limit
         super().__init__(
             settings, slots, run_actions, jitter=jitter, event_lock=shared_limit.event_lock
         )
-        self._shared_limit = shared_limit
         self._numbers = shared_limit.numbers
+
+    def _make_group(self, slots: Slots) -> ConnectionGroup[TransportT]:
+        return SharedConnectionGroup(slots, self._settings.max_size, self, self._shared_limit)
 
     def needy(self) -> Iterator[int]:
         """Yield the numbers of the waiters for whom there is room here and nothing under way."""
-        room = min(self._line.wanted(), self._max_size - self._size)
+        room = min(self.line.wanted(), self._group.max_size - self._group.size)
         if room <= 0:
             return iter(())
-        return (waiter.number for waiter in islice(self._line.in_need(), int(room)))
+        return (waiter.number for waiter in islice(self.line.in_need(), int(room)))
 
     def open_for_waiter(self) -> None:
         """Have a connection opened for the waiter that has waited longest: a step of sharing."""
@@ -178,18 +223,18 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
 
     def hurry(self) -> None:
         """Have the connection closed at once that has been closing longest: a step of sharing."""
-        self._hurry()
+        self._request(Action.HURRY, self._group.hurry())
 
     def act(self) -> None:
         """Run the actions that sharing has led to here."""
         super()._finish_event()
 
     def _may_wait(self, now: float) -> bool:
-        self._line.pass_time(now)
+        self.line.pass_time(now)
         # Here they wait for room, too, that other pools have.
         self._shared_limit.enlist(self)
-        if self._line.needy() >= self._max_waiting and self._shared_limit.is_in_full_use():
-            return self._line.has_spare()
+        if self.line.needy() >= self._max_waiting and self._shared_limit.is_in_full_use():
+            return self.line.has_spare()
         return super()._may_wait(now)
 
     def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
@@ -203,10 +248,10 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         if self._drained is not None:
             return
         self._shared_limit.now = now
-        self._line.pass_time(now)
+        self.line.pass_time(now)
         self._shared_limit.enlist(self)
         while (
-            self._size < self._max_size
+            self._group.size < self._group.max_size
             and self._missing_idle() > 0
             and self._shared_limit.has_spare_room()
         ):
@@ -220,35 +265,6 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         super()._finish_event()
         if due:
             self._shared_limit.share()
-
-    def _open_one(self, now: float) -> None:
-        super()._open_one(now)
-        self._shared_limit.total += 1
-
-    def _forget(self, entry: PoolEntry[TransportT]) -> None:
-        self._shared_limit.total -= 1
-        super()._forget(entry)
-
-    def _close(
-        self, entry: PoolEntry[TransportT], reason: CloseReason, now: float = math.inf
-    ) -> None:
-        super()._close(entry, reason, now)
-        if entry in self._graceful:
-            self._shared_limit.graceful[entry] = self
-
-    def _hurry(self) -> PoolEntry[TransportT]:
-        entry = super()._hurry()
-        del self._shared_limit.graceful[entry]
-        return entry
-
-    def _move(self, entry: PoolEntry[TransportT], state: State) -> None:
-        shared_limit = self._shared_limit
-        shared_limit.closing += (state is State.CLOSING) - (entry.state is State.CLOSING)
-        if entry.state is State.IDLE:
-            del shared_limit.idle[entry]
-        elif entry.state is State.CLOSING:
-            shared_limit.graceful.pop(entry, None)
-        super()._move(entry, state)
 
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
         super()._make_idle(entry, now)

@@ -4,8 +4,7 @@ Everything that decides stands here. The machine is synchronous, does no I/O, an
 the slots from outside. It appends what has to be done to :attr:`PoolStateMachine.actions`, and
 calls ``run_actions`` itself when the event is over and the lock is free. The rules:
 
-- Slots are sockets: every connection holds a slot from the decision to open it until its socket
-  is closed, and there are ``max_size`` slots. A connection is opened only where one is free.
+- Every connection holds a slot. One is opened only where a slot is free.
 - While anybody waits, nothing is idle except what would have to be checked first: what becomes
   available goes to the oldest waiter. So whoever finds an idle connection overtakes nobody.
 - As many connections are under way as there are waiters and missing idle ones, where there is
@@ -26,12 +25,12 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import count
 from typing import Generic
 
+from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
-from anyconnpool._core.idle_connections import IdleConnections
 from anyconnpool._core.states import (
     IDLE,
     IN_USE,
@@ -81,14 +80,13 @@ class PoolStateMachine(Generic[TransportT]):
         self.last_connect_error: Exception | None = None
         self.totals = Totals()
         self._settings = settings
-        self._max_size = settings.max_size
         self._min_idle = settings.min_idle
         self._longest_idle = settings.max_idle_time
         self._max_waiting = settings.max_waiting
         self._max_uses = settings.max_uses
         check_after = math.inf if settings.check is None else settings.check_after
         self._longest_rest = min(settings.max_idle_time, check_after)
-        self._slots = slots
+        self._group = self._make_group(slots)
         self._run_actions = run_actions
         self._jitter = jitter
         self.event_lock = event_lock or EventLock()
@@ -96,25 +94,22 @@ class PoolStateMachine(Generic[TransportT]):
         self._event = LockedEvent(self.event_lock, self._finish_event)
         #: whether the event under way leads to something to be done
         self._due = False
-        self._idle: IdleConnections[TransportT] = IdleConnections()
+        self._idle = self._group.idle
         entries = self._idle_entries = self._idle.entries
         self._pop_idle = entries.pop if settings.idle_order == "lifo" else entries.popleft
         retry = settings.connect_retry
-        self._line: WaitingLine[TransportT] = WaitingLine(retry.count if retry else -1)
-        self._waiters = self._line.waiters
-        self._watchers = self._line.watchers
+        self.line: WaitingLine[TransportT] = WaitingLine(retry.count if retry else -1)
+        self._waiters = self.line.waiters
+        self._watchers = self.line.watchers
         #: numbers the waiters and the attempts to connect, in the order of their beginning
         self._numbers = count()
-        #: those that are being closed and take their time for it
-        self._graceful: dict[PoolEntry[TransportT], None] = {}
         #: when :meth:`tick` has to be called, if at all
         self.alarm_at = math.inf
-        #: how many are in the states that pass; from these follows how many are in use
-        self._passing = {State.OPENING: 0, State.CHECKING: 0, State.CLOSING: 0}
-        self._size = 0
-        self._generation = 0
         self._refill_paused = False
         self._drained: Callable[[], object] | None = None
+
+    def _make_group(self, slots: Slots) -> ConnectionGroup[TransportT]:
+        return ConnectionGroup(slots, self._settings.max_size)
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
         """Acquire an idle connection, if there is a good one; bad ones are closed."""
@@ -151,11 +146,13 @@ class PoolStateMachine(Generic[TransportT]):
                 self._route(entry, now, reason)
             return None
         finally:
-            if self._due or lock.postponed:
+            if self._due:
                 self._conclude(now)
             else:
                 lock.busy = False
                 self._lock.release()
+                if lock.postponed:
+                    self._finish_event()
 
     def join(self, waiter: Waiter[TransportT], now: float) -> bool:
         """Put a task in line, and have a connection opened for it where there is room.
@@ -175,7 +172,7 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             entry = waiter.entry
             if entry is None:
-                self._line.leave(waiter)
+                self.line.leave(waiter)
             else:
                 self._take_back(entry, now)
             self._balance(now)
@@ -204,11 +201,13 @@ class PoolStateMachine(Generic[TransportT]):
                 reason = entry.fault(entry.look())
             self._route(entry, now, reason)
         finally:
-            if self._due or lock.postponed:
+            if self._due:
                 self._conclude(now)
             else:
                 lock.busy = False
                 self._lock.release()
+                if lock.postponed:
+                    self._finish_event()
 
     def notice(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take note that something has arrived or ended on a connection while nobody receives."""
@@ -247,7 +246,7 @@ class PoolStateMachine(Generic[TransportT]):
             entry.idle_since = now
             self.totals.opened += 1
             self.last_connect_error = None
-            self._line.succeed(entry, next(self._numbers))
+            self.line.succeed(entry, next(self._numbers))
             # Whoever waits gets it as it is: a server may say one thing and hang up.
             reason = None if self._waiters else entry.fault(entry.look())
             if reason is None:
@@ -265,33 +264,26 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             self.totals.open_failed += 1
             self.last_connect_error = error
-            line = self._line
+            line = self.line
             line.pass_time(now)
             failed = line.fail_for_good(entry) if pause is None else line.fail(entry, pause, now)
-            self._wake_all(failed, error)
+            line.wake(failed, error)
             self._refill_paused = pause is None or line.refills_pause()
-            self._forget(entry)
-            self._balance(now)
-
-    def open_cancelled(self, entry: PoolEntry[TransportT], now: float) -> None:
-        """Forget a connection whose opening was cancelled."""
-        with self._event:
-            self._line.end(entry)
             self._forget(entry)
             self._balance(now)
 
     def died_unused(self, error: Exception) -> None:
         """Tell those who wait for readiness that what was opened didn't stay open."""
         with self._event:
-            self._wake_watchers(error)
+            self.line.wake_watchers(error)
 
     def lost(self, entry: PoolEntry[TransportT], now: float) -> None:
-        """Forget a connection whose task was cancelled before its first step; it is closed."""
+        """Forget a connection whose opening was cancelled, or whose task was: it is closed."""
         with self._event:
             if entry.state is not State.OPENING:
                 entry.close_reason = CloseReason.POOL_CLOSED
                 self.totals.closed[entry.close_reason] += 1
-            self._line.end(entry)
+            self.line.end(entry)
             self._forget(entry)
             self._balance(now)
 
@@ -300,7 +292,7 @@ class PoolStateMachine(Generic[TransportT]):
     ) -> None:
         """Decide what becomes of a doubtful connection, by what a look into it has shown."""
         with self._event:
-            self._line.end(entry)
+            self.line.end(entry)
             reason = found if isinstance(found, CloseReason) else entry.fault(found)
             self._route(entry, now, reason)
             self._balance(now)
@@ -309,7 +301,6 @@ class PoolStateMachine(Generic[TransportT]):
         """Count and forget a connection whose socket is closed: its slot is free."""
         with self._event:
             self.totals.closed[entry.close_reason] += 1
-            self._graceful.pop(entry, None)
             self._forget(entry)
             self._balance(now)
 
@@ -338,7 +329,7 @@ class PoolStateMachine(Generic[TransportT]):
         """
 
         def is_bad(entry: PoolEntry[TransportT]) -> bool:
-            reason = self._judge_age(entry, now)
+            reason = entry.age_fault(now, self._longest_idle)
             if reason is None and not entry.tells:
                 reason = entry.fault(entry.look())
             if reason is not None:
@@ -356,19 +347,10 @@ class PoolStateMachine(Generic[TransportT]):
             oldest = self._idle.oldest()
             return math.inf if oldest is None else oldest.idle_since + self._longest_idle
 
-    def waiters(self) -> list[Waiter[TransportT]]:
-        """Return those who wait for a connection, in line."""
-        with self._lock:
-            return list(self._waiters)
-
-    def failures_in_a_row(self) -> int:
-        """Return how often connecting has failed since the last success, with ``connect_retry``."""
-        return self._line.failures
-
     def unused(self) -> bool:
         """Return whether nothing is open and nobody waits."""
         with self._lock:
-            return not self._size and not self._waiters and not self._watchers
+            return not self._group.size and not self._waiters and not self._watchers
 
     def refill(self, now: float) -> None:
         """Have idle connections opened that are missing, also after a failure to connect."""
@@ -397,17 +379,17 @@ class PoolStateMachine(Generic[TransportT]):
     def retire(self, now: float) -> None:
         """Have every present connection closed, those in use when they come back."""
         with self._event:
-            self._generation += 1
-            self._close_all_idle(CloseReason.RETIRED)
+            self._group.generation += 1
+            while self._close_oldest(CloseReason.RETIRED):
+                pass
             self._balance(now)
 
     def resize(self, max_size: float, now: float) -> None:
         """Change the maximum; surplus connections are closed, those in use when they come back."""
         with self._event:
-            self._max_size = max_size
-            while self._size - self._passing[State.CLOSING] > max_size and self._idle:
+            self._group.resize(max_size)
+            while self._group.surplus() > 0 and self._idle:
                 self._close_oldest(CloseReason.SURPLUS)
-            self._fit_slots()
             self._balance(now)
 
     def end(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
@@ -417,10 +399,9 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             self._drained, self.last_connect_error = drained, None
-            while self._waiters:
-                self._wake(self._line.pop(), error())
-            self._wake_watchers(error())
-            self._close_all_idle(CloseReason.POOL_CLOSED)
+            self.line.refuse_all(error)
+            while self._close_oldest(CloseReason.POOL_CLOSED):
+                pass
             self._check_drained()
 
     def seize(self, entry: PoolEntry[TransportT], now: float) -> None:
@@ -434,17 +415,9 @@ class PoolStateMachine(Generic[TransportT]):
     def statistics(self) -> PoolStatistics:
         """Return counts and totals as they are now, from any thread."""
         with self._lock:
-            # Not negative: this may be asked in the middle of an event, by a signal handler.
-            idle, in_use = len(self._idle), max(self._in_use(), 0)
-            connecting, closing = self._under_way(), self._passing[State.CLOSING]
             return PoolStatistics(
                 name=self._settings.name,
-                max_size=self._max_size,
-                size=idle + in_use + connecting + closing,
-                idle=idle,
-                in_use=in_use,
-                connecting=connecting,
-                closing=closing,
+                **self._group.figures(),
                 tasks_waiting=len(self._waiters),
                 **self.totals.frozen(),
             )
@@ -474,18 +447,20 @@ class PoolStateMachine(Generic[TransportT]):
     def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
         """Decide what becomes of a connection that nobody holds any more."""
         # One test of all that can make it unfit comes first: most often nothing does.
+        group = self._group
         if reason is None and (
-            entry.generation != self._generation
+            entry.generation != group.generation
             or now >= entry.expires_at
             or entry.borrows >= self._max_uses
-            or self._size > self._max_size
+            or group.size > group.max_size
             or self._drained is not None
         ):
-            reason = self._unfit(entry, now)
+            ended = self._drained is not None
+            reason = CloseReason.POOL_CLOSED if ended else group.unfit(entry, now, self._max_uses)
         if reason is not None:
             self._close(entry, reason, now)
         elif self._waiters:
-            waiter = self._line.pop()
+            waiter = self.line.pop()
             self._grant(entry, now)
             waiter.entry = entry
             waiter.wake()
@@ -494,44 +469,20 @@ class PoolStateMachine(Generic[TransportT]):
             if self._watchers:
                 self._check_ready()
 
-    def _unfit(self, entry: PoolEntry[TransportT], now: float) -> CloseReason | None:
-        if self._drained is not None:
-            return CloseReason.POOL_CLOSED
-        if entry.generation != self._generation:
-            return CloseReason.RETIRED
-        if entry.borrows >= self._max_uses:
-            return CloseReason.USES
-        # However short its life, a new connection serves whoever waits for it.
-        if entry.borrows and now >= entry.expires_at:
-            return CloseReason.LIFETIME
-        if self._size - self._passing[State.CLOSING] > self._max_size:
-            return CloseReason.SURPLUS
-        return None
-
     def _judge_idle(self, entry: PoolEntry[TransportT], now: float) -> CloseReason | None:
-        return self._judge_age(entry, now) or entry.fault(entry.look())
-
-    def _judge_age(self, entry: PoolEntry[TransportT], now: float) -> CloseReason | None:
-        if now - entry.idle_since >= self._longest_idle:
-            return CloseReason.IDLE_TIME
-        return CloseReason.LIFETIME if now >= entry.expires_at else None
+        return entry.age_fault(now, self._longest_idle) or entry.fault(entry.look())
 
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
-        """Make an entry idle."""
         # What was never used is not asked.
-        rest = self._longest_rest if entry.borrows else self._longest_idle
-        recheck_at = now + rest
-        if entry.state is State.CHECKING:
-            # A check is no use: it returns to its place.
-            self._passing[State.CHECKING] -= 1
-            recheck_at = min(recheck_at, entry.idle_since + self._longest_idle)
-            self._idle.put_back(entry)
-        else:
-            if entry.state is State.OPENING:
-                self._passing[State.OPENING] -= 1
+        recheck_at = now + (self._longest_rest if entry.borrows else self._longest_idle)
+        if entry.state is IN_USE:
+            # What the group does, without a call for it: this is on the path of every borrow.
+            entry.state = IDLE
             entry.idle_since = now
             self._idle_entries.append(entry)
-        entry.state = IDLE
+        else:
+            self._group.make_idle(entry, now)
+            recheck_at = min(recheck_at, entry.idle_since + self._longest_idle)
         entry.recheck_at = recheck_at if recheck_at < entry.expires_at else entry.expires_at
 
     def _grant(self, entry: PoolEntry[TransportT], now: float) -> None:
@@ -541,7 +492,7 @@ class PoolStateMachine(Generic[TransportT]):
             if self._min_idle:
                 self._due = True
         elif entry.state is not IN_USE:
-            self._move(entry, IN_USE)
+            self._group.move(entry, IN_USE)
         entry.acquired_at = now
         entry.noticed = False
         totals = self.totals
@@ -561,8 +512,8 @@ class PoolStateMachine(Generic[TransportT]):
         self._route(entry, now, entry.fault(entry.look()))
 
     def _check(self, entry: PoolEntry[TransportT], now: float) -> None:
-        self._move(entry, State.CHECKING)
-        self._line.begin(entry, now)
+        self._group.move(entry, State.CHECKING)
+        self.line.begin(entry, now)
         self._request(Action.CHECK, entry)
 
     def _close(
@@ -572,52 +523,34 @@ class PoolStateMachine(Generic[TransportT]):
 
         :param now: the time, if it matters how soon it has ended
         """
-        entry.close_reason = reason
         if reason in _UNASKED and not entry.borrows and now - entry.idle_since < _EARLY:
             # The next one would end in the same way: not before the next sweep.
             entry.ended_early = self._refill_paused = True
-        self._move(entry, State.CLOSING)
-        if reason.orderly:
-            self._graceful[entry] = None
+        self._group.close(entry, reason)
         self._request(Action.CLOSE, entry)
         self._check_drained()
 
-    def _close_oldest(self, reason: CloseReason) -> None:
+    def _close_oldest(self, reason: CloseReason) -> bool:
+        """Have the entry closed that has been idle longest; false if there is none."""
         entry = self._idle.pop_oldest()
         if entry is not None:
             self._close(entry, reason)
-
-    def _close_all_idle(self, reason: CloseReason) -> None:
-        while self._idle:
-            self._close_oldest(reason)
+        return entry is not None
 
     def _forget(self, entry: PoolEntry[TransportT]) -> None:
-        self._move(entry, State.GONE)
-        self._slots.release_on_behalf_of(entry)
-        self._size -= 1
-        self._fit_slots()
+        self._group.forget(entry)
         self._check_drained()
-
-    def _move(self, entry: PoolEntry[TransportT], state: State) -> None:
-        self._leave_passing(entry)
-        if state in self._passing:
-            self._passing[state] += 1
-        entry.state = state
-
-    def _leave_passing(self, entry: PoolEntry[TransportT]) -> None:
-        if entry.state in self._passing:
-            self._passing[entry.state] -= 1
 
     def _balance(self, now: float) -> None:
         """Have as many connections opened as are missing and have room, or make room for them."""
         if self._drained is not None:
             return
+        group, line = self._group, self.line
         # In full use, there is nothing to be done for those who wait.
-        if self._size >= self._max_size and not (self._idle_entries or self._graceful):
+        if group.size >= group.max_size and not (self._idle_entries or group.graceful):
             return
-        line = self._line
         line.pass_time(now)
-        while self._size < self._max_size and (line.wanted() or self._missing_idle() > 0):
+        while group.size < group.max_size and (line.wanted() or self._missing_idle() > 0):
             self._open_one(now)
         self._make_room()
         self._set_alarm()
@@ -626,88 +559,49 @@ class PoolStateMachine(Generic[TransportT]):
         """Count the idle connections that are missing, beyond those under way for nobody."""
         if self._refill_paused or not self._min_idle:
             return 0
-        line = self._line
-        if line.takes_turns() and (line.pausing or self._passing[State.OPENING]):
+        line = self.line
+        if line.takes_turns() and (line.pausing or self._group.passing[State.OPENING]):
             return 0
-        spare = self._under_way() - line.provided()
+        spare = self._group.under_way() - line.provided()
         return self._min_idle - len(self._idle) - spare
 
     def _make_room(self) -> None:
         """Have idle connections give way to those who need room, and nothing close slowly."""
-        if self._size < self._max_size or not (self._idle_entries or self._graceful):
+        group = self._group
+        if group.size < group.max_size or not (self._idle_entries or group.graceful):
             return
-        wanted = self._line.wanted()
-        while wanted > self._freeing() and self._idle:
+        wanted = self.line.wanted()
+        while wanted > group.freeing() and self._idle:
             self._close_oldest(CloseReason.GAVE_WAY)
         # What is surplus leaves no slot when it is closed.
-        useful = min(wanted, self._freeing())
-        while useful > 0 and self._graceful and useful > self._freeing() - len(self._graceful):
-            self._hurry()
-
-    def _hurry(self) -> PoolEntry[TransportT]:
-        """Have the one closed at once that has been closing longest."""
-        entry = next(iter(self._graceful))
-        del self._graceful[entry]
-        entry.hurried = True
-        self._request(Action.HURRY, entry)
-        return entry
+        useful = min(wanted, group.freeing())
+        while useful > 0 and group.graceful and useful > group.freeing() - len(group.graceful):
+            self._request(Action.HURRY, group.hurry())
 
     def _may_wait(self, now: float) -> bool:
         """Return whether one more task may wait for a slot."""
-        self._line.pass_time(now)
-        if self._size < self._max_size:
+        self.line.pass_time(now)
+        if self._group.size < self._group.max_size:
             return True
-        waiting = self._line.needy() - max(self._freeing(), 0)
-        return waiting < self._max_waiting or self._line.has_spare()
-
-    def _freeing(self) -> int:
-        """Count the closing connections that will leave a slot for another one."""
-        return self._passing[State.CLOSING] - int(max(self._size - self._max_size, 0))
+        waiting = self.line.needy() - max(self._group.freeing(), 0)
+        return waiting < self._max_waiting or self.line.has_spare()
 
     def _set_alarm(self) -> None:
         """See to it that the time is told when it matters."""
-        at = self._line.next_change()
+        at = self.line.next_change()
         if at < self.alarm_at:
             self.alarm_at = at
             self._due = True
 
-    def _under_way(self) -> int:
-        return self._passing[State.OPENING] + self._passing[State.CHECKING]
-
-    def _in_use(self) -> int:
-        return self._size - len(self._idle) - self._under_way() - self._passing[State.CLOSING]
-
     def _open_one(self, now: float) -> None:
-        entry: PoolEntry[TransportT] = PoolEntry(self._generation)
-        self._slots.acquire_on_behalf_of_nowait(entry)
-        self._passing[State.OPENING] += 1
-        self._size += 1
-        self._line.begin(entry, now, next(self._numbers))
+        entry = self._group.open()
+        self.line.begin(entry, now, next(self._numbers))
         self._request(Action.OPEN, entry)
-
-    def _fit_slots(self) -> None:
-        # After max_size was lowered, the surplus keeps its slots until it is gone.
-        tokens = max(self._max_size, self._size)
-        if self._slots.total_tokens != tokens:
-            self._slots.total_tokens = tokens
 
     def _check_ready(self) -> None:
         if len(self._idle) >= self._min_idle:
-            self._wake_watchers(None)
+            self.line.wake_watchers(None)
 
     def _check_drained(self) -> None:
-        if self._drained is not None and not self._in_use():
+        if self._drained is not None and not self._group.in_use():
             self._drained()
-
-    def _wake_watchers(self, error: Exception | None) -> None:
-        self._wake_all(self._watchers, error)
-        self._watchers.clear()
-
-    def _wake_all(self, waiters: Iterable[Waiter[TransportT]], error: Exception | None) -> None:
-        for number, waiter in enumerate(waiters):
-            waiter.shares_error = number > 0
-            self._wake(waiter, error)
-
-    def _wake(self, waiter: Waiter[TransportT], error: Exception | None) -> None:
-        waiter.error = error
-        waiter.wake()

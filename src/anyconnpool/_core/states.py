@@ -129,6 +129,12 @@ class PoolEntry(Generic[TransportT]):
         """Return whether a task waited already when it was begun to open this one."""
         return self.number is not None and waiter.number < self.number
 
+    def age_fault(self, now: float, longest_idle: float) -> CloseReason | None:
+        """Return why an idle connection is too old, if it is."""
+        if now - self.idle_since >= longest_idle:
+            return CloseReason.IDLE_TIME
+        return CloseReason.LIFETIME if now >= self.expires_at else None
+
     def fault(self, liveness: Liveness) -> CloseReason | None:
         """Return why a connection that looks like this has to be closed, if so."""
         if liveness is Liveness.CLOSED:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, takewhile
 from typing import Generic
 
@@ -61,6 +61,24 @@ class WaitingLine(Generic[TransportT]):
         waiter, _ = self.waiters.popitem(last=False)
         self._relying = None
         return waiter
+
+    def wake(self, waiters: Iterable[Waiter[TransportT]], error: Exception | None) -> None:
+        """Wake tasks that have left the line."""
+        for number, waiter in enumerate(waiters):
+            waiter.error = error
+            waiter.shares_error = number > 0
+            waiter.wake()
+
+    def wake_watchers(self, error: Exception | None) -> None:
+        """Wake those who wait until enough connections are idle."""
+        self.wake(self.watchers, error)
+        self.watchers.clear()
+
+    def refuse_all(self, error: Callable[[], Exception]) -> None:
+        """Wake everybody, each waiter with an error of his own."""
+        while self.waiters:
+            self.wake([self.pop()], error())
+        self.wake_watchers(error())
 
     def begin(self, entry: PoolEntry[TransportT], now: float, number: int | None = None) -> None:
         """Take note that an entry is under way.

@@ -308,7 +308,7 @@ class Leasing:
 
     def warn_of_self_waits(self) -> None:
         """Log the tasks that have been waiting for connections that they hold themselves."""
-        self._self_waits.look(self._machine.waiters(), self._machine.statistics())
+        self._self_waits.look([*self._machine.line.waiters], self._machine.statistics())
 
     def count_replay(self, error: Exception) -> None:
         """Count an exchange that is repeated.

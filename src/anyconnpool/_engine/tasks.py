@@ -119,7 +119,7 @@ class ConnectionTasks:
             failure, pause = self._plan_repeat(error)
             self._machine.open_failed(entry, failure, self._now(), pause)
         except BaseException:
-            self._machine.open_cancelled(entry, self._now())
+            self._machine.lost(entry, self._now())
             raise
         else:
             _logger.debug("pool %s: opened %s", self._settings.name, entry.transport)
@@ -132,7 +132,7 @@ class ConnectionTasks:
             return error, None
         try:
             with fence(f"connect_retry of {self._settings.name}", ConnectionFailed):
-                return error, retry.pause(self._machine.failures_in_a_row() + 1)
+                return error, retry.pause(self._machine.line.failures + 1)
         except Exception as failure:
             return failure, None
 

@@ -1,0 +1,137 @@
+"""The connections of one pool, by their states, and the slots that they hold.
+
+Slots are sockets: every connection holds one from the decision to open it until its socket is
+closed, and there are ``max_size`` of them. What is to become of a connection is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic
+
+from anyconnpool._core.idle_connections import IdleConnections
+from anyconnpool._core.states import IDLE, PoolEntry, Slots, State, TransportT
+from anyconnpool._statistics import CloseReason
+
+
+class ConnectionGroup(Generic[TransportT]):
+    """Keep the connections of one pool, and count them.
+
+    :param slots: one token for every connection
+    :param max_size: most connections
+    """
+
+    def __init__(self, slots: Slots, max_size: float) -> None:
+        self.idle: IdleConnections[TransportT] = IdleConnections()
+        #: those that are being closed and take their time for it, the longest closing first
+        self.graceful: dict[PoolEntry[TransportT], None] = {}
+        self.size = 0
+        self.max_size = max_size
+        #: counts the calls of ``retire()``: what was begun before the last one is out of date
+        self.generation = 0
+        #: how many are in the states that pass; from these follows how many are in use
+        self.passing = {State.OPENING: 0, State.CHECKING: 0, State.CLOSING: 0}
+        self._slots = slots
+
+    def open(self) -> PoolEntry[TransportT]:
+        """Add a connection that is to be opened; there must be room."""
+        entry: PoolEntry[TransportT] = PoolEntry(self.generation)
+        self._slots.acquire_on_behalf_of_nowait(entry)
+        self.passing[State.OPENING] += 1
+        self.size += 1
+        return entry
+
+    def move(self, entry: PoolEntry[TransportT], state: State) -> None:
+        """Give a connection another state, except idle."""
+        passing = self.passing
+        if entry.state in passing:
+            passing[entry.state] -= 1
+        if state in passing:
+            passing[state] += 1
+        entry.state = state
+
+    def make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Make a connection idle; after a check, which is no use, it returns to its place."""
+        if entry.state in self.passing:
+            self.passing[entry.state] -= 1
+        if entry.state is State.CHECKING:
+            self.idle.put_back(entry)
+        else:
+            entry.idle_since = now
+            self.idle.entries.append(entry)
+        entry.state = IDLE
+
+    def close(self, entry: PoolEntry[TransportT], reason: CloseReason) -> None:
+        """Give a connection the state of one that is being closed."""
+        entry.close_reason = reason
+        self.move(entry, State.CLOSING)
+        if reason.orderly:
+            self.graceful[entry] = None
+
+    def hurry(self) -> PoolEntry[TransportT]:
+        """Let the one take its time no longer that has been closing longest."""
+        entry = next(iter(self.graceful))
+        del self.graceful[entry]
+        entry.hurried = True
+        return entry
+
+    def forget(self, entry: PoolEntry[TransportT]) -> None:
+        """Take out a connection whose socket is closed, and free its slot."""
+        self.graceful.pop(entry, None)
+        self.move(entry, State.GONE)
+        self._slots.release_on_behalf_of(entry)
+        self.size -= 1
+        self._fit_slots()
+
+    def resize(self, max_size: float) -> None:
+        """Change how many there may be."""
+        self.max_size = max_size
+        self._fit_slots()
+
+    def under_way(self) -> int:
+        """Count those that are being opened or checked."""
+        return self.passing[State.OPENING] + self.passing[State.CHECKING]
+
+    def in_use(self) -> int:
+        """Count those that are borrowed."""
+        return self.size - len(self.idle) - self.under_way() - self.passing[State.CLOSING]
+
+    def surplus(self) -> float:
+        """Count by how many there are too many, those not counted that are being closed."""
+        return self.size - self.passing[State.CLOSING] - self.max_size
+
+    def freeing(self) -> int:
+        """Count the closing ones that will leave a slot for another one."""
+        return self.passing[State.CLOSING] - int(max(self.size - self.max_size, 0))
+
+    def unfit(
+        self, entry: PoolEntry[TransportT], now: float, max_uses: float
+    ) -> CloseReason | None:
+        """Return why a connection must not be lent any more, whatever it looks like, if so."""
+        if entry.generation != self.generation:
+            return CloseReason.RETIRED
+        if entry.borrows >= max_uses:
+            return CloseReason.USES
+        # However short its life, a new connection serves whoever waits for it.
+        if entry.borrows and now >= entry.expires_at:
+            return CloseReason.LIFETIME
+        return CloseReason.SURPLUS if self.surplus() > 0 else None
+
+    def figures(self) -> dict[str, Any]:
+        """Return how many there are, by the names that :class:`PoolStatistics` has for them."""
+        # Not negative: this may be asked in the middle of an event, by a signal handler.
+        idle, in_use = len(self.idle), max(self.in_use(), 0)
+        connecting, closing = self.under_way(), self.passing[State.CLOSING]
+        return {
+            "max_size": self.max_size,
+            "size": idle + in_use + connecting + closing,
+            "idle": idle,
+            "in_use": in_use,
+            "connecting": connecting,
+            "closing": closing,
+        }
+
+    def _fit_slots(self) -> None:
+        # After max_size was lowered, the surplus keeps its slots until it is gone.
+        tokens = max(self.max_size, self.size)
+        if self._slots.total_tokens != tokens:
+            self._slots.total_tokens = tokens
