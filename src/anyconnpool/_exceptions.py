@@ -24,7 +24,7 @@ class PoolError(Exception):
 
 
 class PoolClosed(PoolError, ClosedResourceError):
-    """Raised when a pool is used outside its ``async with`` block.
+    """Raised when a pool is used outside its block: before it is entered or opened, or after.
 
     Also raised in tasks that wait in acquire when the block ends. A connection that was given back
     raises :exc:`anyio.ClosedResourceError` instead.

@@ -75,6 +75,7 @@ class Leasing:
         self._connection_tasks = connection_tasks
         self._time_limits = time_limits
         self._check_home = home.check
+        self._farewell = home.farewell
         self._new_signal = home.new_signal
         self._checkpoint_if_cancelled = home.checkpoint_if_cancelled
         self._current_task = home.current_task
@@ -319,7 +320,7 @@ class Leasing:
         self._check_home()
 
     def _closed_error(self) -> PoolClosed:
-        return PoolClosed(self.settings.name, "has been left: its async with block has ended")
+        return PoolClosed(self.settings.name, self._farewell)
 
     async def _pause_holding(self, entry: PoolEntry[Transport]) -> None:
         """Give the other tasks a turn; cancelled, take back what nobody has used."""
