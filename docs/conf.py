@@ -35,6 +35,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Of these, names appear in signatures alone.
     ("py:.*", r"(opentelemetry|prometheus_client)\..*"),
+    ("py:class", "TaskStatus"),
     # Type variables.
     ("py:class", r"(anyconnpool\..*\.)?(Args|T|DataT|DataT_contra|FrameT|FrameT_co)"),
 ]

@@ -53,7 +53,7 @@ class PoolError(Exception):
 
 
 class PoolClosed(PoolError, ClosedResourceError):
-    """Raised when a pool is used outside its ``async with`` block.
+    """Raised when a pool is used outside its block: before it is entered or opened, or after.
 
     Also raised in tasks that wait in acquire when the block ends, and by all that is done with a
     connection that was still borrowed when ``close_timeout`` was over. A connection that was given

@@ -8,15 +8,17 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Itera
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
-from anyio import AsyncContextManagerMixin, current_time, sleep
+from anyio import TASK_STATUS_IGNORED, AsyncContextManagerMixin, current_time, sleep
+from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._engine.connection import AcquireContext, PooledConnection
+from anyconnpool._engine.hosting import BlockHost
 from anyconnpool._engine.leasing import Leasing
-from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool, still_in_block
+from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import FrameFormat, PackageFormat
 from anyconnpool._pool import ConnectionPool
@@ -155,8 +157,7 @@ class PoolManager(AsyncContextManagerMixin):
         self._lifecycle: PoolLifecycle | None = None
         self._shared_limit: SharedLimit[Transport] = SharedLimit(max_total)
         self._ended = False
-        #: whether its block has been entered and has not ended to the last
-        self._in_block = False
+        self._host = BlockHost("manager")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self._running)} pools>"
@@ -166,9 +167,11 @@ class PoolManager(AsyncContextManagerMixin):
         __enter__ = __exit__ = refuse_plain_with
 
     def __del__(self) -> None:
-        if not hasattr(self, "_ended"):
+        if not hasattr(self, "_host"):
             return  # __init__ refused the settings
-        if self._lifecycle is None:
+        if self._host.abandon():
+            warn_of_neglect(self, "closed", "await its aclose()")
+        elif self._lifecycle is None:
             warn_of_neglect(self, "entered")
         elif not self._ended:
             warn_of_neglect(self, "left")
@@ -176,23 +179,48 @@ class PoolManager(AsyncContextManagerMixin):
     @defer_interrupts
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        if self._in_block:
-            raise still_in_block("the manager")
-        self._in_block = True
-        try:
-            self._lifecycle = lifecycle = PoolLifecycle("manager", self._close_timeout)
+        with self._host.occupy() as hosted:
+            lifecycle = PoolLifecycle("manager", self._close_timeout, hosted=hosted)
+            self._lifecycle = lifecycle
             self._ended = False
-            async with lifecycle.run():
-                lifecycle.spawn(self._drop_unused)
-                try:
-                    yield self
-                finally:
-                    # Before the block ends its pools: none must be started after that.
-                    self._ended = True
-        finally:
-            self._running.clear()
-            self._empty_since.clear()
-            self._in_block = False
+            # Neither this frame nor the sweep keeps the manager: one that was opened and forgotten
+            # goes away.
+            this: ref[PoolManager] = ref(self)
+            handed_over = [self]
+            del self
+            try:
+                async with lifecycle.run():
+                    lifecycle.spawn(partial(PoolManager._drop_unused, this))
+                    try:
+                        yield handed_over.pop()
+                    finally:
+                        # Before the block ends its pools: none must be started after that.
+                        if (manager := this()) is not None:
+                            manager._ended = True
+            finally:
+                if (manager := this()) is not None:
+                    manager._running.clear()
+                    manager._empty_since.clear()
+
+    @defer_interrupts
+    async def serve(self, *, task_status: TaskStatus[Any] = TASK_STATUS_IGNORED) -> None:
+        """Run the manager's block in this task; see :meth:`ConnectionPool.serve`.
+
+        :param task_status: gets the manager as the start value
+        """
+        await self._host.serve(self.__asynccontextmanager__(), task_status)
+
+    async def open(self) -> Self:
+        """Run the manager's block in a task of its own; see :meth:`ConnectionPool.open`.
+
+        :return: the manager
+        """
+        await self._host.open(self.__asynccontextmanager__())
+        return self
+
+    async def aclose(self) -> None:
+        """End the block of :meth:`open` or :meth:`serve`; see :meth:`ConnectionPool.aclose`."""
+        await self._host.aclose()
 
     @defer_interrupts
     def pool(self, remote: Remote) -> ConnectionPool:
@@ -360,9 +388,10 @@ class PoolManager(AsyncContextManagerMixin):
 
     def _check(self) -> None:
         if self._lifecycle is None:
-            raise PoolClosed("manager", 'has not been entered: use it inside "async with manager:"')
+            advice = 'use it inside "async with manager:", or open it with serve() or open()'
+            raise PoolClosed("manager", f"has not been entered: {advice}")
         if self._ended:
-            raise PoolClosed("manager", "has been left: its async with block has ended")
+            raise PoolClosed("manager", self._lifecycle.farewell)
 
     @defer_interrupts
     def _start(self, pool: ManagedPool) -> RunningPool:
@@ -371,12 +400,14 @@ class PoolManager(AsyncContextManagerMixin):
         self._running[pool] = running = pool.make(self._lifecycle, self._shared_limit)
         return running
 
+    @staticmethod
     @defer_interrupts
-    async def _drop_unused(self) -> None:
-        pause = max(min(_SWEEP_INTERVAL, self._max_idle_time / 4), _SHORTEST_PAUSE)
-        while True:
+    async def _drop_unused(this: ref[PoolManager]) -> None:
+        while (manager := this()) is not None:
+            pause = max(min(_SWEEP_INTERVAL, manager._max_idle_time / 4), _SHORTEST_PAUSE)
+            await manager._sweep()
+            del manager
             await sleep(pause)
-            await self._sweep()
 
     async def _sweep(self) -> None:
         for pool, running in list(self._running.items()):

@@ -9,13 +9,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from anyio import AsyncContextManagerMixin
-from anyio.abc import ByteStreamConnectable
+from anyio import TASK_STATUS_IGNORED, AsyncContextManagerMixin
+from anyio.abc import ByteStreamConnectable, TaskStatus
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._engine.connection import AcquireContext, ConnectedStream, PooledConnection
+from anyconnpool._engine.hosting import BlockHost
 from anyconnpool._engine.leasing import Leasing
-from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool, still_in_block
+from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
 from anyconnpool._engine.replay import Attempt, check_retry, repeat
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import (
@@ -59,9 +60,10 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     """Keep connections to one remote open; one borrower at a time uses each of them.
 
     Enter the pool with ``async with``: its tasks live in that block, and when the block ends every
-    socket is closed. The pool can be entered again afterwards. All durations are in seconds, with
-    ``math.inf`` for no limit. Connections are opened on demand, except those that ``min_idle``
-    keeps ready.
+    socket is closed. The pool can be entered again afterwards. Where no block can enclose what uses
+    the pool, :meth:`serve` and :meth:`open` run one until :meth:`aclose`. All durations are in
+    seconds, with ``math.inf`` for no limit. Connections are opened on demand, except those that
+    ``min_idle`` keeps ready.
 
     The exchanges (:meth:`run`, and all methods whose names begin with "send") acquire a connection,
     use it once and release it. ``timeout=`` is the limit for acquire, send and receive together, in
@@ -110,10 +112,9 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
             settings["name"] = endpoint.name
         self._settings = Settings.from_options(settings)
         self._acquire_timeout = self._settings.acquire_timeout
+        self._host = BlockHost(self._settings.name)
         self._machine: PoolStateMachine[Transport] | None = None
         self._leasing: Leasing | None = None
-        #: whether its block has been entered and has not ended to the last
-        self._in_block = False
 
     @classmethod
     def from_url(
@@ -160,7 +161,9 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     def __del__(self) -> None:
         if not hasattr(self, "_leasing"):
             return  # __init__ refused the settings
-        if self._leasing is None:
+        if self._host.abandon():
+            warn_of_neglect(self, "closed", "await its aclose()")
+        elif self._leasing is None:
             warn_of_neglect(self, "entered")
         elif self._leasing.running:
             warn_of_neglect(self, "left")
@@ -191,16 +194,63 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     @defer_interrupts
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        if self._in_block:
-            raise still_in_block(f"pool {self.name!r}")
-        self._in_block = True
-        try:
-            lifecycle = PoolLifecycle(self._settings.name, self._settings.close_timeout)
+        with self._host.occupy() as hosted:
+            settings = self._settings
+            lifecycle = PoolLifecycle(settings.name, settings.close_timeout, hosted=hosted)
             async with lifecycle.run():
-                self._use(lifecycle.start(self._settings, self._connectable))
-                yield self
-        finally:
-            self._in_block = False
+                self._use(lifecycle.start(settings, self._connectable))
+                # This frame doesn't keep the pool: one that was opened and forgotten goes away.
+                handed_over = [self]
+                del self
+                yield handed_over.pop()
+
+    @defer_interrupts
+    async def serve(self, *, task_status: TaskStatus[Any] = TASK_STATUS_IGNORED) -> None:
+        """Run the pool's block in this task, until :meth:`aclose` or a cancellation.
+
+        For code that begins and ends in different tasks, so that no ``async with`` can enclose what
+        is between: ``await task_group.start(pool.serve)``, in a task group that lives at least as
+        long. It does what ``async with pool`` does. Cancelled, it closes everything at once, as a
+        block does that is cancelled. What ends the block otherwise (a hook's ``SystemExit``)
+        leaves from here.
+
+        :param task_status: gets the pool as the start value; AnyIO's and trio's task groups pass it
+        :raises RuntimeError: if the pool is entered, opened or served already
+        """
+        await self._host.serve(self.__asynccontextmanager__(), task_status)
+
+    async def open(self) -> Self:
+        """Run the pool's block in a task of its own, until :meth:`aclose`; on asyncio only.
+
+        For code that has no task group for :meth:`serve`, such as a notebook, or a class with
+        methods that connect and close. The task is named after the pool. It is the only one that
+        a pool starts outside a task group, so that no scope ends it, only ``aclose()``. A pool that
+        is forgotten gives a :exc:`ResourceWarning` when the object goes away, and is closed. If the
+        task is cancelled, as ``asyncio.run()`` cancels all that are left at its end, everything
+        is closed at once.
+
+        This is a cancellation point before anything is opened. A later cancellation is raised when
+        the block has ended. So a cancelled call leaves nothing, and can be repeated.
+
+        :return: the pool
+        :raises RuntimeError: if the pool is entered, opened or served already, or on trio
+        """
+        await self._host.open(self.__asynccontextmanager__())
+        return self
+
+    async def aclose(self) -> None:
+        """End the block that :meth:`open` or :meth:`serve` runs; return when it has ended.
+
+        Everything is closed as at the end of ``async with pool``: borrowers have ``close_timeout``.
+        It may be called more than once, by several tasks, and after a cancellation has ended the
+        block. If it is cancelled, the pool closes all the same. Afterwards the pool can be opened
+        or entered again. What has ended a block of :meth:`open` otherwise (a hook's ``SystemExit``)
+        leaves from the first call, in an exception group, as it would leave from ``async with``.
+
+        :raises RuntimeError: if the pool was not opened or served, or is in an ``async with`` block
+        :raises PoolError: in another event loop than the block's
+        """
+        await self._host.aclose()
 
     def _use(self, running: RunningPool) -> None:
         self._machine = running.machine
@@ -450,5 +500,6 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
 
     def _running_leasing(self) -> Leasing:
         if self._leasing is None:
-            raise PoolClosed(self.name, 'has not been entered: use it inside "async with pool:"')
+            advice = 'use it inside "async with pool:", or open it with serve() or open()'
+            raise PoolClosed(self.name, f"has not been entered: {advice}")
         return self._leasing

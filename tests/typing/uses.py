@@ -70,6 +70,10 @@ async def enter_pools() -> None:
         assert_type(pool, ConnectionPool)
     async with NamedPool("/run/server.sock") as named:
         assert_type(named, NamedPool)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(named.serve)
+        assert_type(await named.open(), NamedPool)
+        assert_type(await named.aclose(), None)
     assert_type(NamedPool.from_url("tls://example.org:443", tls_hostname="other"), NamedPool)
     ConnectionPool(anyio.TCPConnectable("127.0.0.1", 1), max_size=float("inf"), one_way=True)
     ConnectionPool(
@@ -124,6 +128,7 @@ async def run(pool: ConnectionPool, manager: PoolManager) -> None:
 
 async def manage() -> None:
     """A manager has what a pool has, with the remote before the rest."""
+    assert_type(await PoolManager().open(), PoolManager)
     async with PoolManager(max_total=100, max_size=10, on_connect=log_in) as manager:
         assert_type(manager, PoolManager)
         assert_type(manager.pool(ADDRESS), ConnectionPool)

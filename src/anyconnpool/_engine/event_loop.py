@@ -68,10 +68,12 @@ class HomeLoop:
     """Remember the running event loop, and the process.
 
     :param name: the pool's name in errors
+    :param hosted: whether a task of ``serve`` or ``open`` runs the block
     """
 
     __slots__ = (
         "__weakref__",
+        "_hosted",
         "checkpoint_if_cancelled",
         "current_task",
         "name",
@@ -81,9 +83,10 @@ class HomeLoop:
         "where",
     )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, hosted: bool = False) -> None:
         #: the pool's name
         self.name = name
+        self._hosted = hosted
         token = current_token()
         #: what :attr:`where` returns here, and nowhere else
         self.token: object = token.native_token
@@ -129,6 +132,32 @@ class HomeLoop:
         if self.where() is not self.token:
             raise PoolError(f"pool {self.name!r} {self._describe_home()}")
 
+    @property
+    def on_asyncio(self) -> bool:
+        """Whether the event loop is asyncio's, or one of its kind."""
+        return isinstance(self.token, asyncio.AbstractEventLoop)
+
+    @property
+    def farewell(self) -> str:
+        """What the errors of a pool say whose block has ended."""
+        if self._hosted:
+            return "has been closed: aclose() was called, or the task of its block was cancelled"
+        return "has been left: its async with block has ended"
+
+    def call_soon(self, function: Callable[[], object]) -> bool:
+        """Have a function called in asyncio's event loop, from any thread and at any moment.
+
+        :param function: what to call
+        :return: whether that is possible: not in a closed loop, or in a forked child
+        """
+        if not isinstance(self.token, asyncio.AbstractEventLoop):
+            return False
+        try:
+            self.token.call_soon_threadsafe(function)
+        except RuntimeError:
+            return False
+        return True
+
     @staticmethod
     def task_name(task: object) -> str:
         """Return the name of a task of the backend's own kind."""
@@ -139,6 +168,11 @@ class HomeLoop:
             return (
                 "belongs to the process that this one was forked from, and so do its connections: "
                 "enter a pool of this process's own"
+            )
+        if self._hosted:
+            return (
+                "was opened in another event loop or thread: use it and close it only there (from "
+                "threads: anyio.from_thread.run)"
             )
         return (
             "was entered in another event loop or thread: use it only where its async with block "

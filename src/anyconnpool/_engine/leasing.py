@@ -79,6 +79,7 @@ class Leasing:
         self.check_home = home.check
         self._home = home
         self._where = home.where
+        self._farewell = home.farewell
         self._new_signal = home.new_signal
         self._checkpoint_if_cancelled = home.checkpoint_if_cancelled
         self._current_task = home.current_task
@@ -350,7 +351,7 @@ class Leasing:
         self.check_home()
 
     def _closed_error(self) -> PoolClosed:
-        return PoolClosed(self.settings.name, "has been left: its async with block has ended")
+        return PoolClosed(self.settings.name, self._farewell)
 
     def _seized_error(self) -> PoolClosed:
         return PoolClosed(

@@ -150,10 +150,13 @@ class PoolLifecycle:
 
     :param name: the pool's name in errors, or the manager's
     :param close_timeout: how long borrowed connections may stay out when the block ends, in seconds
+    :param hosted: whether a task of ``serve`` or ``open`` runs the block
     """
 
-    def __init__(self, name: str, close_timeout: float) -> None:
-        self._home = HomeLoop(name)
+    def __init__(self, name: str, close_timeout: float, *, hosted: bool = False) -> None:
+        self._home = HomeLoop(name, hosted=hosted)
+        #: what the errors of its pools say after the block's end
+        self.farewell = self._home.farewell
         self._close_timeout = close_timeout
         self._tasks = create_task_group()
         self._pool_tasks = PoolTasks(self._tasks, copy_context())
@@ -328,13 +331,3 @@ async def _run_within(
 ) -> None:
     with scope:
         await function()
-
-
-def still_in_block(subject: str) -> RuntimeError:
-    """Return the error of a pool or manager that is entered while its last block is ending.
-
-    :param subject: which one
-    """
-    return RuntimeError(
-        f"{subject} is still being left: enter it again when its async with block has ended"
-    )

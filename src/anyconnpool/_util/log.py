@@ -102,11 +102,12 @@ class OutageLog:
         self._outage_logged = True
 
 
-def warn_of_neglect(owner: object, missed: str) -> None:
+def warn_of_neglect(owner: object, missed: str, advice: str = 'use it with "async with"') -> None:
     """Warn that a pool or manager is deleted although its block has not been run to the end.
 
     :param owner: the pool or manager
-    :param missed: what was not done with it: "entered" or "left"
+    :param missed: what was not done with it: "entered", "left" or "closed"
+    :param advice: what to do
     """
-    message = f'{owner!r} was never {missed}: use it with "async with"'
+    message = f"{owner!r} was never {missed}: {advice}"
     warnings.warn(message, ResourceWarning, stacklevel=2, source=owner)
