@@ -29,7 +29,7 @@ def describe_with_cause(error: BaseException) -> str:
 
     AnyIO's text for a refused connection, and for a process out of descriptors, is the same.
     """
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}".removesuffix(": ")
     root = error
     while root.__cause__ is not None:
         root = root.__cause__
