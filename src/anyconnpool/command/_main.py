@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 from anyconnpool.command._arguments import parse
-from anyconnpool.command._reasons import CommandError
+from anyconnpool.command._output import discard_output, prepare_streams
+from anyconnpool.command._reasons import CommandError, printable, reason
 from anyconnpool.command._run import INTERRUPTED
 
 
@@ -17,14 +17,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: what follows the program's name, by default the process's own
     :return: the exit code: 0, 1 if it failed, 2 if it was called wrongly, 130 after Ctrl-C
     """
+    prepare_streams()
     try:
         return parse(arguments).run()
     except CommandError as error:
-        sys.stderr.write(f"anyconnpool: {error}\n")
-        return error.code
+        return _fail(str(error), error.code)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Who reads our output has had enough; Python would complain when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who reads our output has had enough.
+        discard_output()
         return 1
+    except OSError as error:
+        # No descriptor is left to make an event loop with, for example.
+        return _fail(reason(error), 1)
+
+
+def _fail(text: str, code: int) -> int:
+    # It may quote what was typed, or what a server has sent.
+    sys.stderr.write(f"anyconnpool: {printable(text)}\n")
+    return code

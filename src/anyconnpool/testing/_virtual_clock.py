@@ -6,7 +6,14 @@ import asyncio
 import math
 import selectors
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from typing_extensions import TypeVarTuple, Unpack
+
+    _Ts = TypeVarTuple("_Ts")
 
 
 class _AutojumpSelector(selectors.DefaultSelector):
@@ -54,7 +61,11 @@ class AutojumpLoop(asyncio.SelectorEventLoop):
         return self._clock.now
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
+        self,
+        when: float,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: Unpack[_Ts],
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call back at a virtual time.
 
