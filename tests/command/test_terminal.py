@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pty
 import socket
@@ -78,6 +80,17 @@ def test_an_error_is_one_printable_line(capsys: pytest.CaptureFixture[str]) -> N
     assert reason(OSError("\x1b[31m\n")) == r"OSError: \x1b[31m\n"
 
 
+def test_ctrl_c_while_a_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the program as at any other moment, without a traceback."""
+
+    class Interrupted(io.StringIO):
+        def write(self, text: str) -> int:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stderr", Interrupted())
+    assert main(["dance"]) == 130
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
 @table("arguments", [("echo-client", "hi"), ("load", "--json"), ("load",), ("echo-server",)])
 def test_output_that_cannot_be_written(arguments: tuple[str, ...], url: str) -> None:
@@ -133,18 +146,19 @@ def test_a_line_of_input_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert raised.value.code == 2
 
 
-def test_input_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory, for example, is told in words."""
-    fd = os.open(tmp_path, os.O_RDONLY)
-    try:
-        with open("/dev/null", encoding="utf-8") as stdin:
-            monkeypatch.setattr(sys, "stdin", stdin)
-            lines = StandardInput()
-            lines._fd = fd
-            with pytest.raises(CommandError, match="can't read standard input: is a directory"):
-                anyio.run(lines.next_line)
-    finally:
-        os.close(fd)
+def test_input_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told in words; that there is nothing after all, is none of that."""
+    failures: list[OSError] = [BlockingIOError(), OSError(errno.EIO, "Input/output error")]
+
+    def fail(fd: int, nbytes: int) -> bytes:
+        raise failures.pop(0)
+
+    with open("/dev/null", encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(os, "read", fail)
+        with pytest.raises(CommandError, match="can't read standard input: input/output error"):
+            anyio.run(StandardInput().next_line)
+    assert not failures
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")

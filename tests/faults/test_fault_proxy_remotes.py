@@ -16,6 +16,7 @@ from anyio import (
     as_connectable,
     fail_after,
     sleep_forever,
+    wait_all_tasks_blocked,
 )
 from anyio.abc import ByteStream
 
@@ -184,3 +185,16 @@ async def test_what_no_connection_can_take_ends_the_block() -> None:
         async with FaultProxy(Failing("connect", Outcome())) as proxy, client_of(proxy.remote):
             await sleep_forever()
     assert raised.group_contains(Outcome)
+
+
+async def test_an_end_is_not_passed_on_while_frozen(server: Server) -> None:
+    """Also if it is a new fault's; it is when the connection thaws."""
+    async with FaultProxy(server.remote) as proxy, client_of(proxy.remote) as client:
+        await client.send(b"hello")
+        assert await client.receive(5) == b"hello"
+        proxy.freeze()
+        proxy.faults = Faults(replies=Flow(half_close_after=0))
+        await wait_all_tasks_blocked()
+        assert client.silent
+        proxy.thaw()
+        assert await client.receive(1) == b""

@@ -17,13 +17,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: what follows the program's name, by default the process's own
     :return: the exit code: 0, 1 if it failed, 2 if it was called wrongly, 130 after Ctrl-C
     """
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        # Also one that comes while a failure is being told.
+        return INTERRUPTED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     prepare_streams()
     try:
         return parse(arguments).run()
     except CommandError as error:
         return _fail(str(error), error.code)
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:
         # Who reads our output has had enough.
         discard_output()

@@ -124,6 +124,7 @@ class _Lane:
     async def end(self, sink: ByteStream) -> None:
         """End what a new flow says is to end at once."""
         with self._connection.resetting("passing an end on", _HANG_UPS):
+            await self._wait_open()
             await self._end_if_due(sink)
 
     def close_if_due(self) -> None:
