@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 # It may be started where Ctrl-C is ignored, as in the background of a script.
@@ -17,14 +18,24 @@ sys.exit(main())
 """
 
 
-def start(*arguments: object, program: str = _HEARS_CTRL_C) -> subprocess.Popen[str]:
-    """Start a command; it is given 40 s at most by those who wait for it."""
+def start(
+    *arguments: object,
+    program: str = _HEARS_CTRL_C,
+    stdout: int = subprocess.PIPE,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
+    """Start a command; it is given 40 s at most by those who wait for it.
+
+    :param stdout: what its standard output is
+    :param env: what is added to its environment
+    """
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", program, *map(str, arguments)],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, **(env or {})},
     )
 
 
@@ -51,12 +62,12 @@ def make_echo(client: subprocess.Popen[str], line: str) -> None:
 
 
 @contextmanager
-def echo_server(*arguments: object) -> Generator[str]:
+def echo_server(*arguments: object, program: str = _HEARS_CTRL_C) -> Generator[str]:
     """Run an echo server on any free port; at the end, see that it ends cleanly.
 
     :return: its URL
     """
-    process = start("echo-server", "--port", 0, *arguments)
+    process = start("echo-server", "--port", 0, *arguments, program=program)
     try:
         assert process.stdout is not None
         announced = re.fullmatch(

@@ -26,6 +26,21 @@ from anyconnpool.command import main
 sys.exit(main())
 """
 
+#: a program whose lookups get no answer, on the loops that look up in a thread of Python's
+_LOOKS_UP_FOR_EVER = """\
+import signal, socket, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def look_up(*args, **options):
+    if not (options.get("flags", 0) or args[-1]) & socket.AI_NUMERICHOST:
+        sys.stderr.write("looking up\\n")
+        sys.stderr.flush()
+        time.sleep(90)
+    raise socket.gaierror(socket.EAI_NONAME, "no such name")
+socket.getaddrinfo = look_up
+from anyconnpool.command import main
+sys.exit(main())
+"""
+
 
 class CountedLines:
     """A script that echoes lines, and knows when some have come."""
@@ -180,3 +195,18 @@ def test_nothing_to_listen_for(backend: str) -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_a_lookup_that_gets_no_answer(loop: str) -> None:
+    """Nobody waits for its thread: neither the event loop nor Python's own end."""
+    client = start(
+        "echo-client", "tcp://host.invalid:1", "hi", "--backend", loop, program=_LOOKS_UP_FOR_EVER
+    )
+    try:
+        assert client.stderr is not None
+        assert client.stderr.readline() == "looking up\n"
+        client.send_signal(signal.SIGINT)
+    finally:
+        ended = finish(client)
+    assert ended == (130, "", "")

@@ -58,6 +58,7 @@ def not_trusted() -> ssl.SSLCertVerificationError:
         (ssl.SSLError(1, "certificate required"), "TLS: "),
         (not_trusted(), "is not trusted: self-signed"),
         (TimeoutError(), "no reply in time"),
+        (ConnectionFailed("it took too long"), "no connection in time (see --timeout)"),
         (AcquireTimeout(1, STATE, None), "timed out waiting"),
         (AcquireTimeout(1, STATE, ConnectionRefusedError()), "connection refused"),
         (EndOfStream(), "before its reply was complete"),

@@ -135,7 +135,7 @@ async def test_a_block_that_is_ending_cannot_be_entered_again(of_manager: bool) 
         tasks.start_soon(enter)
         await anyio.sleep(1)
         assert network.open_now == 1
-        with pytest.raises(RuntimeError, match="still being left"):
+        with pytest.raises(RuntimeError, match="open already"):
             await enter()
     await enter()
     assert (network.opened, network.most_open, network.open_now) == (2, 1, 0)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -21,7 +22,9 @@ from anyio import ConnectionFailed, create_task_group, fail_after, wait_all_task
 from anyio.abc import SocketAttribute
 
 from anyconnpool._streams import connect
-from anyconnpool._streams.connect import on_trio, open_tcp_socket
+from anyconnpool._streams.connect import on_trio, open_stream, open_tcp_socket
+from anyconnpool._streams.tls import client_codec
+from anyconnpool._streams.tls_connect import open_tls_stream
 from tests.sockets.checks import open_sockets
 
 from .opening import connect_to
@@ -440,3 +443,21 @@ def test_only_the_running_loop_is_imported() -> None:
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert done.stdout.strip() == b"[]"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_no_socket_is_left_when_a_stream_cannot_be_imported(
+    tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its module is imported when it is needed first, and no descriptor may be left for it then."""
+    for name in ("trio_socket", "asyncio_socket", "tls_trio", "tls_asyncio"):
+        monkeypatch.setitem(sys.modules, f"anyconnpool._streams.{name}", None)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = await open_tcp_socket(*listener.getsockname())
+        with pytest.raises(ImportError):
+            if tls:
+                context = ssl.create_default_context()
+                await open_tls_stream(sock, await client_codec(context, "localhost"))
+            else:
+                await open_stream(sock)
+        assert sock.fileno() == -1

@@ -84,3 +84,9 @@ async def test_a_manager_answers_for_all_its_pools() -> None:
                 assert_clean(manager)
             assert str(caught.value).count("1 connection is still borrowed") == 2
         assert_clean(manager)
+
+
+async def test_only_a_pool_or_a_manager_can_be_asserted_clean() -> None:
+    """Anything else, such as the remote, is a mistake in the test."""
+    with pytest.raises(TypeError, match="a pool or a manager, not <object"):
+        assert_clean(object())  # type: ignore[arg-type]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
@@ -91,3 +94,68 @@ async def test_a_client_that_hangs_up_is_no_failure(read: str) -> None:
 
     async with MemoryConnectable(serve) as remote, await remote.connect() as client:
         await client.send(b"half a li")
+
+
+async def test_a_group_of_hang_ups_is_no_failure_either() -> None:
+    """Such as the tasks of a peer raise; a group with something else in it leaves as it is."""
+    others: list[Exception] = []
+
+    async def serve(stream: FramedStream) -> None:
+        async with anyio.create_task_group():
+            try:
+                await stream.receive_line()
+            finally:
+                for error in others:
+                    raise error
+
+    async with MemoryConnectable(serve) as remote:
+        await (await remote.connect()).aclose()
+    others.append(ValueError("something else"))
+    with pytest.raises(Exception, match=r"unhandled|nursery") as caught:
+        async with MemoryConnectable(serve) as remote:
+            await (await remote.connect()).aclose()
+    assert caught.group_contains(ValueError, match="something else")
+
+
+async def test_a_peer_that_is_cancelled_by_nobody_has_failed(anyio_backend_name: str) -> None:
+    """What it awaits may be cancelled: on asyncio, that ended the body without a word."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("trio has no other cancellation")
+
+    async def serve(stream: FramedStream) -> None:
+        await stream.receive()
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    went_on = False
+    with pytest.raises(RuntimeError, match="the peer, or what it waited for, was cancelled"):
+        async with MemoryConnectable(serve) as remote, await remote.connect() as client:
+            await client.send(b"hello")
+            with pytest.raises(anyio.EndOfStream):
+                await client.receive()
+            await checkpoint()
+            went_on = True
+    assert went_on
+
+
+@table("what, text", [(AssertionError(), "AssertionError"), (None, "must be an async function")])
+async def test_a_failure_is_never_told_by_nothing(
+    what: Exception | None, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error without a text has a name, and a peer that is no async function is called one."""
+    caplog.clear()
+
+    def serve(stream: FramedStream) -> Any:
+        if what is not None:
+            raise what
+
+    with pytest.raises((AssertionError, TypeError)):
+        async with MemoryConnectable(serve) as remote, await remote.connect() as client:
+            with pytest.raises(anyio.EndOfStream):
+                await client.receive()
+            with pytest.raises(
+                anyio.ConnectionFailed, match=f"refused: a peer has failed: .*{text}"
+            ):
+                await remote.connect()
+    assert text in caplog.text

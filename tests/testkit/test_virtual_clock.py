@@ -1,10 +1,12 @@
 """Virtual clocks on asyncio and trio, and what a pool's times are like on them."""
 
 import asyncio
+import math
 import time
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 
@@ -55,6 +57,15 @@ async def test_timers_fire_in_order() -> None:
         for delay in (30.0, 10.0, 20.0):
             task_group.start_soon(sleeper, delay)
     assert woken == [10, 20, 30]
+
+
+async def test_a_timer_for_ever_is_none() -> None:
+    """The clock stands still beside one, and the event loop waits for what a thread does."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.sleep, math.inf)
+        await anyio.to_thread.run_sync(time.sleep, 0.05)
+        assert anyio.current_time() == 0
+        tasks.cancel_scope.cancel()
 
 
 async def test_idle_connections_are_closed_in_their_time() -> None:

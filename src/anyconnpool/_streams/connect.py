@@ -15,6 +15,8 @@ import errno
 import os
 import socket
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import Any, Final, TypeAlias
@@ -55,15 +57,27 @@ async def open_stream(sock: socket.socket) -> PoolSocketStream:
 
     :param sock: a connected, non-blocking socket
     """
-    if on_trio():
-        from anyconnpool._streams.trio_socket import TrioSocketStream
+    # Where no descriptor is left, the import fails, too.
+    with closed_on_error(sock):
+        if on_trio():
+            from anyconnpool._streams.trio_socket import TrioSocketStream
 
-        return TrioSocketStream(sock)
-    from anyconnpool._streams.asyncio_socket import AsyncioSocketStream
+            return TrioSocketStream(sock)
+        from anyconnpool._streams.asyncio_socket import AsyncioSocketStream
 
     stream = AsyncioSocketStream(sock)
     await stream.start()
     return stream
+
+
+@contextmanager
+def closed_on_error(sock: socket.socket) -> Generator[None]:
+    """Close a socket if the block fails."""
+    try:
+        yield
+    except BaseException:
+        sock.close()
+        raise
 
 
 def on_trio() -> bool:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
-from anyconnpool._streams.connect import on_trio
+from anyconnpool._streams.connect import closed_on_error, on_trio
 from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._streams.tls import TLSCodec
+
+if TYPE_CHECKING:
+    from anyconnpool._streams.tls_asyncio import AsyncioTLSStream
+    from anyconnpool._streams.tls_trio import TrioTLSStream
 
 
 async def open_tls_stream(sock: socket.socket, codec: TLSCodec) -> PoolSocketStream:
@@ -15,14 +20,16 @@ async def open_tls_stream(sock: socket.socket, codec: TLSCodec) -> PoolSocketStr
     :param sock: a connected, non-blocking socket
     :param codec: the settings of TLS, which have not been used yet
     """
-    if on_trio():
-        from anyconnpool._streams.tls_trio import TrioTLSStream
+    stream: TrioTLSStream | AsyncioTLSStream
+    # Where no descriptor is left, the import fails, too.
+    with closed_on_error(sock):
+        if on_trio():
+            from anyconnpool._streams.tls_trio import TrioTLSStream
 
-        trio_stream = TrioTLSStream(sock, codec)
-        await trio_stream.start()
-        return trio_stream
-    from anyconnpool._streams.tls_asyncio import AsyncioTLSStream
+            stream = TrioTLSStream(sock, codec)
+        else:
+            from anyconnpool._streams.tls_asyncio import AsyncioTLSStream
 
-    stream = AsyncioTLSStream(sock, codec)
+            stream = AsyncioTLSStream(sock, codec)
     await stream.start()
     return stream

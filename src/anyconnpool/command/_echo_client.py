@@ -8,15 +8,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anyio import wait_readable
+from anyio import sleep, wait_readable
 
 from anyconnpool import ConnectionPool
-from anyconnpool.command._framing import Framing
+from anyconnpool.command._framing import MAX_PACKAGE_BYTES, Framing
+from anyconnpool.command._output import write_reply
 from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError, reason
 from anyconnpool.command._run import INTERRUPTED, run
 from anyconnpool.command._target import Target
 
 _CHUNK = 65_536
+# Before a descriptor that has nothing after all is read again, in seconds.
+_PAUSE = 0.01
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,7 @@ class EchoClient:
             raise CommandError(f"{self.target}: {reason(error)}") from error
         except ValueError as error:
             raise CommandError(str(error), 2) from error
-        sys.stdout.buffer.write(reply + b"\n")
-        sys.stdout.buffer.flush()
+        write_reply(reply)
 
 
 class StandardInput:
@@ -78,14 +80,30 @@ class StandardInput:
         self._ended = False
 
     async def next_line(self) -> bytes | None:
-        """Return the next line without its end, or nothing if there is none."""
+        """Return the next line without its end, or nothing if there is none.
+
+        :raises CommandError: if it can't be read, or is longer than any message
+        """
         while b"\n" not in self._buffer and not self._ended:
-            if self._waits:
-                await wait_readable(self._fd)
-            chunk = os.read(self._fd, _CHUNK)
+            if len(self._buffer) > MAX_PACKAGE_BYTES:
+                text = f"a line of standard input has more than {MAX_PACKAGE_BYTES} bytes"
+                raise CommandError(text, 2)
+            chunk = await self._read()
             self._buffer += chunk
             self._ended = not chunk
         if not self._buffer:
             return None
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
+
+    async def _read(self) -> bytes:
+        while True:
+            if self._waits:
+                await wait_readable(self._fd)
+            try:
+                return os.read(self._fd, _CHUNK)
+            except BlockingIOError:
+                # Another program that shares it was faster.
+                await sleep(_PAUSE)
+            except OSError as error:
+                raise CommandError(f"can't read standard input: {reason(error)}") from error

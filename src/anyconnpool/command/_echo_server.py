@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from anyio.abc import AnyByteStream, ByteStream, Listener, SocketAttribute
+from anyio.abc import AnyByteStream, ByteStream, Listener, SocketAttribute, TaskGroup
 from anyio.streams.stapled import MultiListener
 from anyio.streams.tls import TLSListener
 
 from anyconnpool import FramedStream
 from anyconnpool._remote import Endpoint, TLSOptions
 from anyconnpool.command._framing import MAX_LINE_BYTES, Framing
+from anyconnpool.command._output import standard_output
 from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError, reason
 from anyconnpool.command._run import run
 from anyconnpool.command._target import describe_file_error
+
+# Before a server that could not accept a connection tries again, in seconds.
+_PAUSE = 0.01
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,12 @@ class EchoServer:
         :raises CommandError: if it can't listen
         """
         listener = await self._listen()
-        _announce(listener, tls=context is not None, framing=self.framing)
         serving: Listener[Any] = listener
         if context is not None:
             serving = _QuietTLSListener(listener, context, standard_compatible=False)
         try:
             async with serving:
+                _announce(listener, tls=context is not None, framing=self.framing)
                 await serving.serve(partial(_echo, self.framing, self.delay))
         finally:
             self._remove_socket()
@@ -91,11 +95,43 @@ class EchoServer:
     async def _listen(self) -> MultiListener[Any]:
         try:
             if self.path is not None:
-                return MultiListener([await anyio.create_unix_listener(self.path)])
-            return await anyio.create_tcp_listener(local_host=self.host, local_port=self.port)
+                return MultiListener([_Acceptor(await anyio.create_unix_listener(self.path))])
+            listening = await anyio.create_tcp_listener(local_host=self.host, local_port=self.port)
+            return MultiListener([_Acceptor(one) for one in listening.listeners])
         except (OSError, UnicodeError) as error:
             address = self.path or f"{self.host}:{self.port}"
             raise CommandError(f"can't listen on {address}: {reason(error)}") from error
+
+
+class _Acceptor(Listener[Any]):
+    """A listener that outlives what goes wrong with one client, or when no descriptor is left."""
+
+    def __init__(self, listener: Listener[Any]) -> None:
+        # AnyIO's own listeners of sockets: the method is public, its class's place is not one here.
+        self._listener: Any = listener
+
+    async def serve(
+        self, handler: Callable[[Any], Any], task_group: TaskGroup | None = None
+    ) -> None:
+        if task_group is None:
+            async with anyio.create_task_group() as own:
+                await self.serve(handler, own)
+            return
+        while True:
+            try:
+                accepted = await self._listener.accept()
+            except (OSError, anyio.BrokenResourceError):
+                await anyio.sleep(_PAUSE)
+            else:
+                task_group.start_soon(handler, accepted)
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        attributes: Mapping[Any, Callable[[], Any]] = self._listener.extra_attributes
+        return attributes
 
 
 class _QuietTLSListener(TLSListener):
@@ -113,8 +149,8 @@ def _announce(listener: MultiListener[Any], *, tls: bool, framing: Framing) -> N
         address = one.extra(SocketAttribute.local_address)
         remote = address if isinstance(address, str) else address[:2]
         url = Endpoint.of(remote, TLSOptions() if tls else None).name
-        sys.stdout.write(f"listening on {url}, format {framing.format}; Ctrl-C ends it\n")
-    sys.stdout.flush()
+        with standard_output() as output:
+            output.write(f"listening on {url}, format {framing.format}; Ctrl-C ends it\n")
 
 
 async def _echo(framing: Framing, delay: float, accepted: ByteStream) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from anyconnpool.command._output import standard_output
 from anyconnpool.command._reasons import CommandError, require
 from anyconnpool.command._results import Advice, Report, advise
 from anyconnpool.command._run import INTERRUPTED, run
@@ -61,13 +61,13 @@ class Load:
 
     def _show(self, report: Report) -> None:
         advice = advise(report.pooled, self.plan.tasks)
-        if self.json:
-            json.dump(self._as_json(report, advice), sys.stdout, indent=2)
-            sys.stdout.write("\n")
-        else:
-            screen = import_module("anyconnpool.command._screen")
-            screen.show_report(self._title, report, advice)
-        sys.stdout.flush()
+        with standard_output() as output:
+            if self.json:
+                json.dump(self._as_json(report, advice), output, indent=2)
+                output.write("\n")
+            else:
+                screen = import_module("anyconnpool.command._screen")
+                screen.show_report(self._title, report, advice)
         if self.plot is not None and report.pooled:
             import_module("anyconnpool.command._plot").draw(self._title, report, self.plot)
 

@@ -24,7 +24,7 @@ def draw(title: str, report: Report, path: Path) -> None:
     # Not pyplot, which looks for a display.
     figure: Any = import_module("matplotlib.figure").Figure(figsize=(7, 6.5), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     sizes = [point.max_size for point in report.pooled]
     _draw_throughput(upper, sizes, report)
     _draw_latency(lower, sizes, report)

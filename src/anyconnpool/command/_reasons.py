@@ -6,7 +6,13 @@ import socket
 import ssl
 from importlib import import_module
 
-from anyio import BrokenResourceError, DelimiterNotFound, EndOfStream, IncompleteRead
+from anyio import (
+    BrokenResourceError,
+    ConnectionFailed,
+    DelimiterNotFound,
+    EndOfStream,
+    IncompleteRead,
+)
 
 from anyconnpool import AcquireTimeout, PackageTooLarge, PoolError
 
@@ -24,8 +30,10 @@ EXCHANGE_ERRORS = (
 _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
     ((socket.gaierror, UnicodeError), "unknown host"),
     (ConnectionRefusedError, "connection refused: nothing listens there"),
-    (AcquireTimeout, "timed out waiting for a connection"),
+    (AcquireTimeout, "timed out waiting for a connection (see --timeout)"),
     (TimeoutError, "no reply in time (see --timeout)"),
+    # Without a cause, it was the time limit for connecting.
+    (ConnectionFailed, "no connection in time (see --timeout)"),
     (
         (EndOfStream, IncompleteRead),
         "the server closed the connection before its reply was complete",
@@ -59,12 +67,24 @@ def require(package: str, extra: str) -> None:
         raise CommandError(text, 2) from error
 
 
+def printable(text: str) -> str:
+    """Escape what is not printable, as Python does: control characters, changes of direction."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
 def reason(error: BaseException) -> str:
-    """Return why an exchange failed.
+    """Return why an exchange failed, in one printable line.
 
     The texts are few, so that failures can be counted by them.
     """
-    root = _root_of(error)
+    return printable(_describe(_root_of(error)))
+
+
+def _describe(root: BaseException) -> str:
     if isinstance(root, ssl.SSLError):
         return _describe_ssl(root)
     for kind, text in _REASONS:

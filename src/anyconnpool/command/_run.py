@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from threading import Thread
+from typing import Any
 
 import anyio
 
@@ -31,7 +36,34 @@ def run(backend: str, command: Callable[[], Awaitable[object]]) -> bool:
     logging.getLogger("anyconnpool").addHandler(logging.NullHandler())
     options = {} if backend == "trio" else {"use_uvloop": backend == "uvloop"}
     name = "trio" if backend == "trio" else "asyncio"
-    return anyio.run(_run_until_signal, command, backend=name, backend_options=options)
+    started = command if backend == "trio" else partial(_with_abandoned_threads, command)
+    return anyio.run(_run_until_signal, started, backend=name, backend_options=options)
+
+
+class _AbandonedThreads(ThreadPoolExecutor):
+    """A thread for each call, for which nobody waits at the end, as on trio.
+
+    asyncio looks host names up in threads, waits for them when it ends, and so does Python: Ctrl-C
+    would take as long as a lookup that gets no answer.
+    """
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        future.set_running_or_notify_cancel()
+        Thread(target=call, daemon=True).start()
+        return future
+
+
+async def _with_abandoned_threads(command: Callable[[], Awaitable[object]]) -> object:
+    asyncio.get_running_loop().set_default_executor(_AbandonedThreads())
+    return await command()
 
 
 async def _run_until_signal(command: Callable[[], Awaitable[object]]) -> bool:

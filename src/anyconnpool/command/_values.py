@@ -7,20 +7,24 @@ import os
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-from anyconnpool._remote import Remote, parse_url
+from anyconnpool._remote import Endpoint, Remote, parse_url
 from anyconnpool.command._plot import SUFFIXES
 
 _LONGEST = 86_400
 _MOST = 1_000_000
 _LARGEST = 2**24
+# How much of what was typed is quoted, in characters.
+_QUOTED = 40
 
 
 def url(text: str) -> tuple[Remote, bool]:
     """Return the remote, and whether TLS is to be spoken."""
     try:
-        return parse_url(text)
+        remote, tls = parse_url(text)
+        Endpoint.of(remote)
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from error
+    return remote, tls
 
 
 def seconds(text: str) -> float:
@@ -38,7 +42,7 @@ def delay(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= _LONGEST:
-        raise ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {_LONGEST}")
+        raise ArgumentTypeError(f"{_quote(text)} is not a number of seconds from 0 to {_LONGEST}")
     return value
 
 
@@ -49,9 +53,11 @@ def count(text: str) -> int:
 
 def number(text: str, largest: int = _MOST) -> int:
     """Return a number of things."""
-    if not (text.isascii() and text.isdigit()) or int(text) > largest:
-        raise ArgumentTypeError(f"{text!r} is not a whole number from 0 to {largest}")
-    return int(text)
+    # Python refuses to make a number of more than some thousand digits.
+    digits = text.lstrip("0") or "0" if text.isascii() and text.isdigit() else ""
+    if not 0 < len(digits) <= len(str(largest)) or int(digits) > largest:
+        raise ArgumentTypeError(f"{_quote(text)} is not a whole number from 0 to {largest}")
+    return int(digits)
 
 
 def reply_size(text: str) -> int:
@@ -90,3 +96,7 @@ def _at_least_one(value: int) -> int:
     if not value:
         raise ArgumentTypeError("it must be 1 at least")
     return value
+
+
+def _quote(text: str) -> str:
+    return repr(text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…")

@@ -22,11 +22,16 @@ def assert_clean(pool: ConnectionPool | PoolManager) -> None:
 
     :param pool: the pool, or a manager, which answers for all its pools
     :raises AssertionError: if something is left; the text says what, and has the statistics
+    :raises TypeError: if it is neither a pool nor a manager
     """
-    if isinstance(pool, PoolManager):
-        every = tuple(pool.statistics().values())
-    else:
-        every = (pool.statistics(),)
+    every: tuple[PoolStatistics, ...]
+    match pool:
+        case PoolManager():
+            every = tuple(pool.statistics().values())
+        case ConnectionPool():
+            every = (pool.statistics(),)
+        case _:
+            raise TypeError(f"what is clean is a pool or a manager, not {pool!r}")
     left = [line for statistics in every for line in _what_is_left(statistics)]
     if left:
         raise AssertionError("\n".join(left))

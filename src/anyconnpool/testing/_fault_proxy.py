@@ -21,6 +21,7 @@ from anyio.abc import TaskGroup
 
 from anyconnpool._remote import Endpoint, Remote
 from anyconnpool._streams.connectable import make_connectable
+from anyconnpool._util.cancellation import survive_stray_cancellation
 from anyconnpool.testing._faults import Faults, check_faults
 from anyconnpool.testing._proxied import ProxiedConnection
 
@@ -48,6 +49,9 @@ class FaultProxy(AsyncContextManagerMixin):
 
     The commands (:meth:`cut`, :meth:`reset`, :meth:`freeze`, :meth:`thaw`, :meth:`refuse`,
     :meth:`admit`) are synchronous: what they do has reached the client's kernel when they return.
+    If a remote can't be reached, also if its handshake of TLS fails, or if a connectable of the
+    test fails in whatever way, that client is reset and a WARNING to the logger
+    ``anyconnpool.testing`` says why; the proxy and its other connections go on.
     At the end of the block everything is closed at once, whatever the peers do. What the block's
     body raises leaves as the same object. Like a pool, a proxy is for one event loop.
 
@@ -222,7 +226,9 @@ class FaultProxy(AsyncContextManagerMixin):
 
     async def _serve(self, connection: ProxiedConnection) -> None:
         try:
-            await connection.serve(self._connectable)
+            # What a remote's own stream awaits when it is closed may be cancelled, too.
+            with survive_stray_cancellation():
+                await connection.serve(self._connectable)
         finally:
             self._connections.remove(connection)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import isinf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from anyio import (
     AsyncContextManagerMixin,
@@ -25,6 +25,7 @@ from anyio.abc import ByteStream, ByteStreamConnectable, TaskGroup
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._streams.framed import FramedStream
+from anyconnpool._util.cancellation import survive_stray_cancellation
 from anyconnpool._util.checks import check_duration
 from anyconnpool.testing._memory_stream import connected_pair
 
@@ -76,10 +77,11 @@ class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
             assert await pool.send_receive_line(b"hello") == b"> hello"
 
     When a peer returns, its end is closed. :exc:`~anyio.EndOfStream`,
-    :exc:`~anyio.IncompleteRead` and :exc:`~anyio.BrokenResourceError` end it quietly: its client
-    has hung up. Any other error closes its end too, and later connects are refused. The error does
-    not cancel the body; it leaves the block, as the same object, when the body ends, unless the
-    body has failed before or was cancelled. Every such error is logged as well.
+    :exc:`~anyio.IncompleteRead` and :exc:`~anyio.BrokenResourceError`, or a group of them, end it
+    quietly: its client has hung up. Any other error closes its end too, and later connects are
+    refused. The error does not cancel the body; it leaves the block, as the same object, when the
+    body ends, unless the body has failed before or was cancelled. Every such error is logged as
+    well. A peer that awaits what somebody has cancelled has failed with a :exc:`RuntimeError`.
 
     Both ends behave like a socket's: what was sent is received before the end of the stream,
     sending to an end that is closed raises :exc:`~anyio.BrokenResourceError`, and a sender of more
@@ -166,7 +168,8 @@ class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
         if self._tasks is None:
             raise RuntimeError('the remote does not exist: use it inside "async with remote:"')
         if self._error is not None:
-            raise ConnectionFailed(f"refused: a peer has failed: {self._error}") from self._error
+            text = f"refused: a peer has failed: {_describe(self._error)}"
+            raise ConnectionFailed(text) from self._error
         if self._refusing:
             raise ConnectionFailed("refused")
         connection = _Connection(self.opened + 1)
@@ -190,19 +193,29 @@ class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
     async def _serve(self, connection: _Connection) -> None:
         scope = connection.scope
         try:
-            with scope:
-                await self._peer(FramedStream(connection.server))
+            with survive_stray_cancellation():
+                with scope:
+                    await self._play(connection)
+                return
+            raise RuntimeError("the peer, or what it waited for, was cancelled")
         except (get_cancelled_exc_class(), KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
             # A peer that was cut off may still have got to see that its end was closed.
             expected = (*_HANG_UPS, ClosedResourceError) if scope.cancel_called else _HANG_UPS
-            if not isinstance(error, expected):
-                _logger.error("the peer of connection %d failed: %s", connection.number, error)
+            if not _consists_of(error, expected):
+                text = _describe(error)
+                _logger.error("the peer of connection %d failed: %s", connection.number, text)
                 self._error = self._error or error
         finally:
             connection.served = True
             connection.server.close()
+
+    async def _play(self, connection: _Connection) -> None:
+        playing = cast("object", self._peer(FramedStream(connection.server)))
+        if not isinstance(playing, Awaitable):
+            raise TypeError(f"peer must be an async function; {self._peer!r} returned {playing!r}")
+        await playing
 
     async def _let_peers_finish(self) -> None:
         for _ in range(_LAST_TURNS):
@@ -213,3 +226,15 @@ class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
     def _end(self) -> None:
         self._tasks = None
         self.cut()
+
+
+def _describe(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _consists_of(error: BaseException, expected: tuple[type[BaseException], ...]) -> bool:
+    """Tell whether an error, or each one in a group of a peer's own tasks, is an expected one."""
+    parts: Sequence[BaseException] = getattr(error, "exceptions", ())
+    return isinstance(error, expected) or (
+        bool(parts) and all(_consists_of(part, expected) for part in parts)
+    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 
 from anyio import (
     BrokenResourceError,
@@ -20,10 +23,17 @@ from anyio import (
 from anyio.abc import ByteStream, ByteStreamConnectable, TaskGroup
 
 from anyconnpool._streams.transport import force_close
+from anyconnpool._util.cancellation import survive_stray_cancellation
+from anyconnpool._util.log import describe_with_cause
 from anyconnpool.testing._faults import Ending, Faults, Flow, check_faults
+
+_logger = logging.getLogger("anyconnpool.testing")
 
 _CHUNK = 65_536
 _HANG_UPS = (OSError, BrokenResourceError, ClosedResourceError)
+# How a remote may fail that can't be reached, or hangs up in the handshake of TLS. A UnicodeError
+# is a host name that none can have.
+_UNREACHABLE = (*_HANG_UPS, EndOfStream, UnicodeError)
 
 
 class _ClientEnd(ByteStream):
@@ -32,8 +42,10 @@ class _ClientEnd(ByteStream):
     def __init__(self, accepted: socket.socket) -> None:
         accepted.setblocking(False)
         self._is_tcp = accepted.family != socket.AF_UNIX
+        # macOS refuses options of a socket whose peer has reset it.
         if self._is_tcp:
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(OSError):
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = accepted
 
     @property
@@ -71,7 +83,9 @@ class _ClientEnd(ByteStream):
             return
         notify_closing(self._socket)
         if reset and self._is_tcp:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            linger = struct.pack("ii", 1, 0)
+            with suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._socket.close()
 
 
@@ -94,17 +108,24 @@ class _Lane:
         self._left = flow.ends_after
 
     async def run(self, source: ByteStream, sink: ByteStream) -> None:
-        await self.end_if_due(sink)
-        try:
+        with self._connection.resetting("passing bytes on", _HANG_UPS):
+            await self._end_if_due(sink)
             while True:
                 await self._wait_open()
-                await self._pass_on(await source.receive(_CHUNK), sink)
-        except EndOfStream:
+                try:
+                    data = await source.receive(_CHUNK)
+                except EndOfStream:
+                    break
+                await self._pass_on(data, sink)
             await sleep(self._flow.latency)
             await self._wait_open()
             await self._pass_on_end(sink)
-        except _HANG_UPS:
-            self._connection.reset()
+
+    async def end(self, sink: ByteStream) -> None:
+        """End what a new flow says is to end at once."""
+        with self._connection.resetting("passing an end on", _HANG_UPS):
+            await self._wait_open()
+            await self._end_if_due(sink)
 
     def close_if_due(self) -> None:
         """Close the connection if the flow says so after what has passed."""
@@ -113,7 +134,7 @@ class _Lane:
         elif self._left == 0 and self._flow.ending is Ending.RESET:
             self._connection.reset()
 
-    async def end_if_due(self, sink: ByteStream) -> None:
+    async def _end_if_due(self, sink: ByteStream) -> None:
         """End what the flow says is to end after what has passed."""
         self.close_if_due()
         if self._left == 0 and self._flow.ending is Ending.HALF_CLOSE:
@@ -138,7 +159,7 @@ class _Lane:
             if self._left is not None:
                 self._left -= len(chunk)
             await sink.send(chunk)
-            await self.end_if_due(sink)
+            await self._end_if_due(sink)
 
     async def _pass_on_end(self, sink: ByteStream) -> None:
         if self._over:
@@ -148,8 +169,6 @@ class _Lane:
             await sink.send_eof()
         except NotImplementedError:
             self._connection.cut()
-        except _HANG_UPS:
-            self._connection.reset()
 
 
 class ProxiedConnection:
@@ -164,6 +183,8 @@ class ProxiedConnection:
         self._remote: ByteStream | None = None
         self._tasks = tasks
         self._scope = CancelScope()
+        #: of what passes on an end while the connection is served
+        self._scopes: set[CancelScope] = {self._scope}
         self._faults = faults
         #: set, and replaced, when something changed that may let bytes pass
         self.changed: Event = Event()
@@ -191,8 +212,8 @@ class ProxiedConnection:
         self._replies.follow(faults.replies)
         self._close_if_due()
         if self.is_open and self._remote is not None:
-            self._tasks.start_soon(self._requests.end_if_due, self._remote)
-            self._tasks.start_soon(self._replies.end_if_due, self._client)
+            self._tasks.start_soon(self._end_lane, self._requests, self._remote)
+            self._tasks.start_soon(self._end_lane, self._replies, self._client)
         self._wake()
 
     def cut(self) -> None:
@@ -222,7 +243,40 @@ class ProxiedConnection:
 
     def _end(self, *, reset: bool) -> None:
         self._client.close(reset=reset)
-        self._scope.cancel()
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def _end_lane(self, lane: _Lane, sink: ByteStream) -> None:
+        # A remote that takes its time with it must not outlive the connection.
+        with CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                if self.is_open:
+                    await lane.end(sink)
+            finally:
+                self._scopes.remove(scope)
+
+    @contextmanager
+    def resetting(self, action: str, quiet: tuple[type[Exception], ...] = ()) -> Generator[None]:
+        """Reset this connection if the block fails, or awaits what was cancelled; no other ends.
+
+        :param action: what the block does, for the log
+        :param quiet: errors that are not logged
+        """
+        with survive_stray_cancellation():
+            try:
+                yield
+            except quiet:
+                self.reset()
+            except Exception as error:
+                # The network's errors are no mistake in the test's code.
+                trace = None if isinstance(error, _UNREACHABLE) else error
+                text = describe_with_cause(error)
+                _logger.warning("%s failed, its client is reset: %s", action, text, exc_info=trace)
+                self.reset()
+            return
+        _logger.warning("%s, or what it waited for, was cancelled; its client is reset", action)
+        self.reset()
 
     async def serve(self, connectable: ByteStreamConnectable) -> None:
         """Connect to the remote, and pass bytes on until both directions have ended.
@@ -231,12 +285,12 @@ class ProxiedConnection:
         """
         with self._scope:
             try:
-                self._close_if_due()
-                if self.is_open:
-                    self._remote = await connectable.connect()
+                with self.resetting("connecting to the remote"):
+                    self._close_if_due()
+                    if self.is_open:
+                        self._remote = await connectable.connect()
+                if self._remote is not None:
                     await self._pass_both_ways(self._remote)
-            except OSError:
-                self.reset()
             finally:
                 self.cut()
                 if self._remote is not None:

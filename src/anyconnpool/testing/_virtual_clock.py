@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from typing_extensions import TypeVarTuple, Unpack
+
+    _Ts = TypeVarTuple("_Ts")
 
 
 class _AutojumpSelector(selectors.DefaultSelector):
@@ -39,7 +48,7 @@ class AutojumpLoop(asyncio.SelectorEventLoop):
 
     It doesn't see work outside the event loop: a thread (also the one that looks up a host name) or
     bytes on their way between real sockets. If there is a timer, the clock jumps past them. Without
-    a timer it waits, as every loop does.
+    a timer it waits, as every loop does; a timer for ``math.inf`` is none, as on trio.
     """
 
     def __init__(self) -> None:
@@ -50,6 +59,26 @@ class AutojumpLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the virtual time in seconds."""
         return self._clock.now
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: Unpack[_Ts],
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call back at a virtual time.
+
+        :param when: the time in seconds; with ``math.inf``, never
+        :param callback: what to call
+        :param args: what it is called with
+        :param context: the context variables that it sees
+        :return: what cancels it
+        """
+        if math.isinf(when):
+            # asyncio would look again once a day, and a day takes no time here.
+            return asyncio.TimerHandle(when, callback, args, self, context)
+        return super().call_at(when, callback, *args, context=context)
 
 
 def virtual_clock_backend(name: str) -> tuple[str, dict[str, Any]]:
