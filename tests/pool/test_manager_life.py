@@ -13,6 +13,7 @@ from anyconnpool import PoolClosed, PoolManager
 from tests.cases import table
 
 from .network import MemoryNetwork, delayed, fill, hang, settle
+from .tally import Tally
 
 
 async def test_an_unused_pool_is_dropped_after_max_idle_time_and_made_again_on_use() -> None:
@@ -182,3 +183,17 @@ async def test_waiters_of_all_pools_are_told_when_the_block_ends() -> None:
     assert len(told) == 2
     assert all("has been left" in text for text in told)
     assert networks[1].attempts == 0
+
+
+async def test_a_manager_can_be_left_in_the_turn_in_which_its_sweep_is_due() -> None:
+    """What the sweep still drops then doesn't disturb the end of the block, and ends once."""
+    for number in range(12):
+        tally = Tally()
+        # The sweep comes every eighth of a second.
+        async with PoolManager(max_idle_time=0.5, max_size=1, observers=[tally]) as manager:
+            for _ in range(3):
+                manager.pool(MemoryNetwork())
+            pools = [manager.pool(MemoryNetwork()) for _ in range(3)]
+            await anyio.sleep(0.125 * number)
+            del pools
+        tally.check()

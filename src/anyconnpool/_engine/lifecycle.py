@@ -233,7 +233,8 @@ class PoolLifecycle:
             self._tasks.cancel_scope.cancel()
         try:
             with move_on_after(self._close_timeout):
-                for pool in self._pools:
+                # A copy: a manager's sweep that was due may still stop one.
+                for pool in list(self._pools):
                     await pool.wait_drained()
         finally:
             for pool in self._pools:
