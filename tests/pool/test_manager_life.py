@@ -197,3 +197,12 @@ async def test_a_manager_can_be_left_in_the_turn_in_which_its_sweep_is_due() -> 
             await anyio.sleep(0.125 * number)
             del pools
         tally.check()
+
+
+async def test_a_pool_can_be_waited_for_in_the_turn_in_which_it_is_dropped() -> None:
+    """It is started again, as by any other use."""
+    for number in range(12):
+        async with PoolManager(max_idle_time=0.5) as manager:
+            pool = manager.pool(MemoryNetwork())
+            await anyio.sleep(0.125 * number)
+            await pool.wait_ready()
