@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import TASK_STATUS_IGNORED, AsyncContextManagerMixin
 from anyio.abc import ByteStreamConnectable, TaskStatus
+from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._engine.connection import AcquireContext, ConnectedStream, PooledConnection
@@ -428,6 +429,8 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         :raises ~anyio.ConnectionFailed: if the remote can't be reached
         :raises PoolClosed: outside the pool's block, or if the block ends meanwhile
         """
+        # Before the pool is asked whether it runs: a manager may stop it in that turn.
+        await checkpoint()
         await self._running_leasing().wait_ready()
 
     def retire(self) -> None:

@@ -204,3 +204,12 @@ async def test_a_block_can_end_in_the_turn_in_which_pools_are_dropped() -> None:
             await anyio.sleep_until(began + seconds)
         assert len(ended) == 4
         assert anyio.current_time() == began + seconds
+
+
+async def test_a_pool_can_be_waited_for_in_the_turn_in_which_it_is_dropped() -> None:
+    """It is started again, as by any other use."""
+    for number in range(12):
+        async with PoolManager(max_idle_time=0.5) as manager:
+            pool = manager.pool(MemoryNetwork())
+            await anyio.sleep(0.125 * number)
+            await pool.wait_ready()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -16,6 +14,7 @@ from anyconnpool import ConnectionPool, PackageFormat, PooledConnection, PoolSta
 from anyconnpool._settings import IdleOrder
 from tests.sockets.checks import client_sockets, eventually
 
+from .oracle_cuts import Cuts, Exchange
 from .oracle_deeds import DEEDS, HANG_UPS, BodyError, Step, draw_request
 from .oracle_dialog import Dialog, Report
 from .oracle_process import Endpoint
@@ -73,65 +72,47 @@ class Client:
         self._report = run.report
         self._kind = run.endpoint.kind
         self._where = where
+        self._deeds = DEEDS
         self._cuts = ["", "", "timeout", "native" if run.native else "timeout"]
-        self._interrupt = [None] * 6 + [self._by_timeout, self._by_scope]
+        cuts = Cuts(tasks, self._count)
+        self._interrupt = [None] * 6 + [cuts.by_timeout, cuts.by_scope]
         if run.native:
-            self._interrupt.append(self._by_native_cancel)
+            self._interrupt.append(cuts.by_native_cancel)
 
     async def make_exchange(self, key: int) -> None:
         """Make one exchange; whatever it draws, only foreign bytes are a fault."""
         rng = Random(f"{self._where}, key {key}")
-        first, second = draw_request(rng, key), draw_request(rng, key + 1)
-        ways = [self._by_pool, self._in_block, self._by_hand, self._by_run]
-        exchange = partial(rng.choices(ways, [6, 3, 1, 1])[0], rng, first, second)
+        exchange = self._draw_exchange(rng, key)
         interrupt = rng.choice(self._interrupt)
-        self._report.counts["exchanges"] += 1
+        self._count("exchanges")
         try:
             if interrupt is None:
                 await exchange()
             else:
                 await interrupt(rng.uniform(0, 0.008), exchange)
-        except TimeoutError:
-            self._report.counts["timeouts"] += 1
-        except HANG_UPS:
-            self._report.counts["hang-ups"] += 1
-        except BodyError:
-            self._report.counts["body errors"] += 1
         except Exception as error:
-            self._report.faults.append(f"{self._place(first)}: {error!r}")
+            self._judge(error, key)
         if rng.random() < 0.3:
             await anyio.sleep(rng.uniform(0, 0.003))
 
+    def _draw_exchange(self, rng: Random, key: int) -> Exchange:
+        first, second = draw_request(rng, key), draw_request(rng, key + 1)
+        ways = [self._by_pool, self._in_block, self._by_hand, self._by_run]
+        return partial(rng.choices(ways, [6, 3, 1, 1])[0], rng, first, second)
+
+    def _judge(self, error: Exception, key: int) -> None:
+        """Count an error that may happen; note a fault if it may not."""
+        if isinstance(error, TimeoutError):
+            self._count("timeouts")
+        elif isinstance(error, HANG_UPS):
+            self._count("hang-ups")
+        elif isinstance(error, BodyError):
+            self._count("body errors")
+        else:
+            self._report.faults.append(f"{self._where}, key {key}: {error!r}")
+
     def _place(self, request: Request) -> str:
         return f"{self._where}, key {request.key}"
-
-    async def _by_timeout(self, seconds: float, exchange: Callable[[], Awaitable[None]]) -> None:
-        with anyio.fail_after(seconds):
-            await exchange()
-
-    async def _by_scope(self, seconds: float, exchange: Callable[[], Awaitable[None]]) -> None:
-        """Cancel the exchange by its scope, from another task."""
-        with anyio.CancelScope() as scope:
-            self._tasks.start_soon(self._cancel_after, seconds, scope)
-            await exchange()
-        self._report.counts["cancelled by scope"] += scope.cancelled_caught
-
-    @staticmethod
-    async def _cancel_after(seconds: float, scope: anyio.CancelScope) -> None:
-        await anyio.sleep(seconds)
-        scope.cancel()
-
-    async def _by_native_cancel(
-        self, seconds: float, exchange: Callable[[], Awaitable[None]]
-    ) -> None:
-        task = asyncio.ensure_future(exchange())
-        timer = asyncio.get_running_loop().call_later(seconds, task.cancel)
-        try:
-            with suppress(asyncio.CancelledError):
-                await task
-        finally:
-            timer.cancel()
-        self._report.counts["cancelled natively"] += task.cancelled()
 
     async def _by_pool(self, rng: Random, request: Request, second: Request) -> None:
         """Leave the whole exchange to the pool."""
@@ -166,14 +147,17 @@ class Client:
     async def _use(
         self, connection: PooledConnection, rng: Random, request: Request, second: Request
     ) -> None:
-        deed = rng.choices([*DEEDS], [*DEEDS.values()])[0]
-        dialog = Dialog(connection, self._report, f"{self._place(request)}, {deed.__name__}")
+        deed = rng.choices([*self._deeds], [*self._deeds.values()])[0]
+        dialog = await self._begin(connection, f"{self._place(request)}, {deed.__name__}")
         cut = rng.choice(self._cuts)
         step = Step(rng, self._kind, request, second, cut, self._count, self._tasks)
         try:
             await deed(step, dialog)
         finally:
             dialog.look_at_buffer()
+
+    async def _begin(self, connection: PooledConnection, where: str) -> Dialog:
+        return Dialog(connection, self._report, where)
 
     def _count(self, what: str) -> None:
         self._report.counts[what] += 1

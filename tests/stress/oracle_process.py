@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import mmap
+import struct
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyconnpool import ConnectionPool
 from tests.certificates import authority, client_context
+
+from .oracle_wire import Manners
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -37,6 +42,8 @@ class OracleServer:
             text=True,
         )
         self._remotes = self._hear()
+        with (directory / "news").open("r+b") as file:
+            self._news = mmap.mmap(file.fileno(), 8)
 
     def __enter__(self) -> Self:
         return self
@@ -50,13 +57,21 @@ class OracleServer:
         place = self._remotes[kind]
         return Endpoint(self, kind, place if kind == "unix" else ("127.0.0.1", place))
 
-    def figures(self, kind: str) -> dict[str, int]:
-        """Ask for the figures since the last time: open, most, requests."""
+    def figures(self, kind: str, manners: Manners | None = None) -> dict[str, int]:
+        """Ask for the figures since the last time: open, most, requests.
+
+        :param manners: how to treat new connections from now on, if that changes
+        """
+        order = kind if manners is None else f"{kind} {json.dumps(asdict(manners))}"
         assert self._process.stdin is not None
-        self._process.stdin.write(kind + "\n")
+        self._process.stdin.write(order + "\n")
         self._process.stdin.flush()
         figures: dict[str, int] = self._hear()
         return figures
+
+    def last_news(self) -> int:
+        """Return the number of the last news that have left the server."""
+        return int(struct.unpack("q", self._news[:])[0])
 
     def _hear(self) -> Any:
         assert self._process.stdout is not None
@@ -80,3 +95,11 @@ class Endpoint:
     def figures(self) -> dict[str, int]:
         """Ask for its figures since the last time: open, most, requests."""
         return self._server.figures(self.kind)
+
+    def conduct(self, manners: Manners) -> None:
+        """End the connections that there are, and treat new ones in this way."""
+        self._server.figures(self.kind, manners)
+
+    def last_news(self) -> int:
+        """Return the number of the last news that have left the server."""
+        return self._server.last_news()

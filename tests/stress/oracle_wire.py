@@ -61,6 +61,38 @@ class Request:
 
 #: what the server says without being asked
 PUSH = b"by the way\n"
+#: what it says to new connections, where it greets
+GREETING = b"welcome\n"
+#: how a line begins that it says when nothing is asked; a number follows, which only ever grows
+NEWS = b"news "
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How the server treats connections; times are in microseconds."""
+
+    #: what becomes of the connections, in turn: "serve"; "hang up" or "reset" at once, "deaf" (it
+    #: never reads) or "half close" after the first reply
+    receives: tuple[str, ...] = ("serve",)
+    #: whether it greets, and how long after it was connected to
+    greets: bool = False
+    greets_after: int = 0
+    #: into how many pieces replies are split
+    pieces: int = 1
+    #: how long after a reply it tells the news; 0 if it never does
+    news_after: int = 0
+    #: when it stops to listen, and for how long; 0 if it always listens
+    away_at: int = 0
+    away_for: int = 0
+
+    def treatment(self, number: int) -> str:
+        """Return what becomes of a connection, counted from 0."""
+        return self.receives[number % len(self.receives)]
+
+    def split(self, reply: bytes) -> list[bytes]:
+        """Cut a reply into pieces."""
+        size = max(-(-len(reply) // self.pieces), 1)
+        return [reply[at : at + size] for at in range(0, len(reply) or 1, size)]
 
 
 def parse(text: bytes) -> Request:

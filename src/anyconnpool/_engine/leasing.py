@@ -290,7 +290,6 @@ class Leasing:
     @defer_interrupts
     async def wait_ready(self) -> None:
         """Wait until ``min_idle`` connections are idle, or raise why they can't be opened."""
-        await checkpoint()
         self.check()
         signal = self._new_signal()
         watcher: Waiter[Transport] = Waiter(signal.set)

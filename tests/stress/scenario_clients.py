@@ -1,0 +1,284 @@
+"""What clients do in scenarios: exchanges of each kind, and all else that one may do to a pool."""
+
+from __future__ import annotations
+
+import math
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import ClosedResourceError, ConnectionFailed
+from anyio.abc import TaskGroup
+
+from anyconnpool import (
+    ConnectionPool,
+    PackageTooLarge,
+    PoolClosed,
+    PooledConnection,
+    PoolError,
+    PoolFull,
+)
+from anyconnpool._engine.connection import entry_of
+
+from .oracle_clients import Client, Run
+from .oracle_cuts import Cuts, Exchange
+from .oracle_deeds import DEEDS, HANG_UPS, BodyError, draw_request, exchange
+from .oracle_dialog import Dialog, NewsCame
+from .oracle_wire import Request
+from .scenario_hooks import Hook, HookError
+from .scenario_plan import SILENT_AFTER_LOGIN, Scenario
+from .scenario_watch import Limits, uncancelled
+
+if TYPE_CHECKING:
+    from .scenario_remotes import MemoryServer, Remote
+
+#: what may leave an exchange; PackageTooLarge is what news look like to who waits for a package
+DOCUMENTED = (
+    *(PoolFull, ConnectionFailed, TimeoutError, BodyError, HookError, NewsCame, PackageTooLarge),
+    *HANG_UPS,
+    ClosedResourceError,
+)
+#: errors that have a text in any case
+_WITH_TEXT = (PoolError, TimeoutError, ConnectionFailed)
+
+
+@dataclass
+class Surroundings:
+    """What the clients of one scenario share."""
+
+    scenario: Scenario
+    limits: Limits
+    hooks: list[Hook]
+    #: errors that clients have got: two of them never get the same object
+    errors: list[BaseException]
+    #: when the pools of these names were told to replace all that was open then
+    retired_at: dict[str, float] = field(default_factory=dict[str, float])
+    #: whether the pool's block is being left, and whether it has ended
+    leaving: bool = False
+    ended: bool = False
+
+
+class ScenarioClient(Client):
+    """A client that does all that one may do.
+
+    :param run: where the faults go
+    :param pool: the pool
+    :param tasks: a group for those who cancel from outside
+    :param remote: what it is a pool of
+    :param around: the scenario
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        pool: ConnectionPool,
+        tasks: TaskGroup,
+        remote: Remote | MemoryServer,
+        around: Surroundings,
+    ) -> None:
+        super().__init__(run, pool, tasks, f"scenario {around.scenario.seed}")
+        self._kind = remote.kind
+        self._remote = remote
+        self._around = around
+        self._news_at_start: int | None = None
+        self._began_at = 0.0
+        self._deeds = {exchange: 1} if around.scenario.one_way else DEEDS
+        cuts = Cuts(tasks, self._count)
+        self._interrupt = [None] * 8 + [cuts.by_timeout, cuts.by_scope, cuts.in_cancelled_scope]
+        if run.native:
+            self._interrupt += [cuts.by_native_cancel, cuts.by_native_cancel_twice, cuts.by_both]
+            self._interrupt += [cuts.by_wait_for]
+            if sys.version_info >= (3, 11):
+                self._interrupt += [cuts.by_asyncio_timeout]
+
+    async def run_all(self, keys: list[int]) -> None:
+        """Make exchanges until the pool's block has ended or one went wrong."""
+        refusals = 2
+        for key in keys:
+            refusals -= self._around.leaving
+            if self._around.ended or self._report.faults or not refusals:
+                return
+            before = uncancelled()
+            with anyio.move_on_after(self._around.scenario.patience) as scope:
+                await self.make_exchange(key)
+            if scope.cancelled_caught and self._around.scenario.patience > 1:
+                self._fault(key, f"no end; {self._pool.statistics()}")
+            if uncancelled() != before:
+                self._fault(key, "a cancellation is left over")
+
+    def _fault(self, key: int, text: str) -> None:
+        self._report.faults.append(f"{self._where}, key {key}: {text}")
+
+    def _draw_exchange(self, rng: Random, key: int) -> Exchange:
+        acts = self._around.scenario.acts
+        act = rng.choices([*acts], [*acts.values()])[0]
+        self._count(act)
+        first, second = draw_request(rng, key), draw_request(rng, key + 1)
+        self._news_at_start = self._old_news()
+        self._began_at = anyio.current_time()
+        return partial(self._acts()[act], rng, first, second)
+
+    def _acts(self) -> dict[str, Callable[[Random, Request, Request], Awaitable[None]]]:
+        return {
+            "by pool": self._by_pool,
+            "in block": self._in_block,
+            "by hand": self._by_hand,
+            "by run": self._by_run,
+            "connect": self._connect,
+            "nowait": self._at_once,
+            "use late": self._use_late,
+            "wait ready": self._wait_ready,
+            "retire": self._retire,
+            "resize": self._resize,
+            "hold": self._hold,
+            "nothing": self._do_nothing,
+            "crowd": self._crowd,
+            "send": self._send,
+            "give up": self._give_up,
+        }
+
+    def _old_news(self) -> int | None:
+        tells = self._around.scenario.manners.news_after
+        return self._remote.last_news() if tells else None
+
+    async def _begin(self, connection: PooledConnection, where: str) -> Dialog:
+        self._report.faults += [f"{where}: lent, {why}" for why in self._unfit(connection)]
+        old_news = self._news_at_start
+        handed_on = not connection.reused and (connection.buffer or not SILENT_AFTER_LOGIN)
+        if old_news is not None and handed_on:
+            # News that came with the last reply to on_connect are the first borrower's.
+            old_news = 0
+        dialog = Dialog(connection, self._report, where, old_news)
+        if self._around.scenario.greets_clients and not connection.reused:
+            await dialog.be_greeted()
+        return dialog
+
+    def _unfit(self, connection: PooledConnection) -> Iterator[str]:
+        """Say why a connection must not have been lent."""
+        settings, entry = self._around.scenario.settings, entry_of(connection)
+        if any(hook.has_refused(connection) for hook in self._around.hooks):
+            yield "though a hook has refused it"
+        if entry.opened_at < self._around.retired_at.get(self._pool.name, 0) < self._began_at:
+            yield "though it has been retired"
+        if entry.borrows > settings.get("max_uses", math.inf):
+            yield f"for the {entry.borrows}th time"
+        if connection.reused and entry.acquired_at > entry.expires_at:
+            yield f"{entry.acquired_at - entry.expires_at} s after its lifetime"
+
+    def _judge(self, error: Exception, key: int) -> None:
+        if isinstance(error, PoolClosed) and self._around.leaving:
+            self._count("pool closed")
+        elif type(error) is PoolError and "discard" in self._around.scenario.on_connect:
+            self._count("hook gave the connection away")
+        elif isinstance(error, PoolClosed) or not isinstance(error, DOCUMENTED):
+            self._fault(key, "".join(traceback.format_exception(error)))
+        elif isinstance(error, _WITH_TEXT) and not str(error) and not self._own_timeout(error):
+            self._fault(key, f"no text: {error!r}")
+        else:
+            self._count(type(error).__name__)
+        self._around.errors.append(error)
+
+    @staticmethod
+    def _own_timeout(error: Exception) -> bool:
+        """Tell whether it is the limit of a client's own."""
+        return type(error) is TimeoutError
+
+    async def _connect(self, rng: Random, request: Request, second: Request) -> None:
+        """Connect as foreign code does, and hang up, perhaps in the middle of a reply."""
+        async with await self._pool.connect() as connection:
+            dialog = await self._begin(connection, f"{self._place(request)}, connect")
+            await dialog.ask(request)
+            if rng.random() < 0.5:
+                await dialog.read(request)
+
+    async def _at_once(self, rng: Random, request: Request, second: Request) -> None:
+        connection = self._pool.acquire_nowait()
+        try:
+            await self._use(connection, rng, request, second)
+        finally:
+            await connection.aclose()
+
+    async def _use_late(self, rng: Random, request: Request, second: Request) -> None:
+        """Go on with a connection that was given back, which must not work."""
+        async with self._pool.acquire() as connection:
+            dialog = await self._begin(connection, f"{self._place(request)}, late")
+            await dialog.ask(request)
+            await dialog.read(request)
+        for late in (partial(connection.send, b"late\n"), connection.receive):
+            with suppress(ClosedResourceError):
+                await late()
+                self._fault(request.key, "a connection that was given back could be used")
+
+    async def _wait_ready(self, rng: Random, request: Request, second: Request) -> None:
+        with anyio.move_on_after(rng.uniform(0, 0.02)):
+            await self._pool.wait_ready()
+
+    async def _retire(self, rng: Random, request: Request, second: Request) -> None:
+        self._pool.retire()
+        self._around.retired_at[self._pool.name] = anyio.current_time()
+
+    async def _resize(self, rng: Random, request: Request, second: Request) -> None:
+        """Change the maximum, but not below what is to be ready."""
+        least = self._around.scenario.settings.get("min_idle", 0)
+        max_size = rng.randrange(max(least, 1), 6)
+        self._around.limits.max_size = max(self._around.limits.max_size, max_size)
+        self._pool.max_size = max_size
+
+    async def _hold(self, rng: Random, request: Request, second: Request) -> None:
+        """Keep a connection, and borrow another one meanwhile if there is one."""
+        async with self._pool.acquire() as connection:
+            await self._begin(connection, f"{self._place(request)}, hold")
+            await anyio.sleep(rng.uniform(0, 0.005))
+            with suppress(TimeoutError):
+                async with self._pool.acquire(timeout=rng.uniform(0, 0.003)) as other:
+                    await self._use(other, rng, request, second)
+
+    async def _do_nothing(self, rng: Random, request: Request, second: Request) -> None:
+        async with self._pool.acquire() as connection:
+            await self._begin(connection, f"{self._place(request)}, nothing")
+            if rng.random() < 0.3:
+                raise BodyError
+
+    async def _crowd(self, rng: Random, request: Request, second: Request) -> None:
+        """Come with several tasks at once, all of which leave at the first error."""
+        errors: list[Exception] = []
+
+        async def come(scope: anyio.CancelScope, key: int) -> None:
+            chance = Random(f"{self._where}, {key}")
+            try:
+                await self._in_block(chance, draw_request(chance, key), draw_request(chance, key))
+            except Exception as error:
+                errors.append(error)
+                scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            for number in range(rng.randrange(2, 6)):
+                group.start_soon(come, group.cancel_scope, request.key + 2 + 10 * number)
+        for error in errors[1:]:
+            self._judge(error, request.key)
+        if errors:
+            raise errors[0]
+
+    async def _send(self, rng: Random, request: Request, second: Request) -> None:
+        """Send what gets no reply."""
+        mute = Request(request.key, "raw", 0, request.delay)
+        await self._pool.send_line(mute.text, timeout=rng.choice([None, 1, 0.002]))
+
+    async def _give_up(self, rng: Random, request: Request, second: Request) -> None:
+        """Give an exchange up whose reply is still to come, and make another one at once."""
+        delay = rng.randrange(1_000, 5_000)
+        patience = rng.uniform(0, delay / 1e6)
+        slow = Request(request.key, "line", 40, delay).text
+        if rng.random() < 0.5:
+            with suppress(TimeoutError):
+                await self._pool.send_receive_line(slow, timeout=patience)
+        else:
+            with anyio.move_on_after(patience):
+                await self._pool.send_receive_line(slow)
+        await self._by_pool(rng, second, request)
