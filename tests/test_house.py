@@ -158,6 +158,7 @@ VARIANTS = {
     ("TrioSocketStream", "PoolSocketStream"),
     ("TrioTLSStream", "TrioSocketStream"),
     ("_BufferedProtocol", "_Protocol"),
+    ("SharedConnectionGroup", "ConnectionGroup"),
     ("SharedPoolStateMachine", "PoolStateMachine"),
     ("_HookConnection", "PooledConnection"),
     ("_PlainProtocol", "_Protocol"),

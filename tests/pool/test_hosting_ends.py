@@ -33,6 +33,9 @@ from .network import MemoryNetwork, hang, settle
 from .scenarios import acquire_and_exchange
 from .sweep import Blow, Scenario, Stage, sweep
 
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
 
 def tasks_of(owner: Owner) -> list[asyncio.Task[Any]]:
     """Return the tasks that an opened pool runs its block in."""
@@ -172,10 +175,6 @@ async def test_who_cancels_the_blocks_task_before_it_begins_fails_open() -> None
     await pool.aclose()
 
 
-class Stop(BaseException):
-    """What ends a program, though asyncio doesn't know it."""
-
-
 def raiser(error: BaseException) -> Callable[[PooledConnection], Awaitable[None]]:
     async def raise_it(connection: PooledConnection) -> None:
         raise error
@@ -193,8 +192,9 @@ def leaves_of(error: BaseException) -> list[BaseException]:
 async def test_what_nobody_catches_leaves_from_serve(make: Make) -> None:
     """The pool has ended; aclose() has nothing to say about it."""
     network = MemoryNetwork()
-    error = Stop()
-    owner = make(network, on_connect=raiser(error))
+    error = SystemExit(3)
+    # In a group: asyncio would stop its loop for the error itself.
+    owner = make(network, on_connect=raiser(BaseExceptionGroup("stop", [error])))
     with pytest.raises(BaseException) as caught:  # noqa: PT011
         async with anyio.create_task_group() as tasks:
             await tasks.start(owner.serve)
@@ -212,8 +212,8 @@ async def test_what_nobody_catches_leaves_from_serve(make: Make) -> None:
 async def test_what_nobody_catches_leaves_from_aclose_once(make: Make) -> None:
     """The first who closes the pool gets it, as it leaves a block; users get PoolClosed."""
     network = MemoryNetwork()
-    error = Stop()
-    owner = await make(network, on_connect=raiser(error)).open()
+    error = SystemExit(3)
+    owner = await make(network, on_connect=raiser(BaseExceptionGroup("stop", [error]))).open()
     with pytest.raises(PoolClosed, match="has been closed"):
         await ask(owner, network)
     with anyio.CancelScope() as scope:

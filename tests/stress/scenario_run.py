@@ -62,7 +62,12 @@ class Stage:
         self._server = server
         self._native = native
         max_size = scenario.settings.get("max_size", 10)
-        self._limits = Limits(max_size, no_limit(scenario.max_total))
+        self._limits = Limits(
+            max_size,
+            no_limit(scenario.max_total),
+            takes_turns="connect_retry" in scenario.settings,
+            checks=bool(scenario.check),
+        )
         self._monitor = Monitor(self._look, self._limits)
         self._tally = Tally()
         self._around = Surroundings(scenario, self._limits, [], self.report.errors)

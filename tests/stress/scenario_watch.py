@@ -55,7 +55,7 @@ class OrderWatch:
             original = getattr(PoolStateMachine, name)
             patch.setattr(PoolStateMachine, name, _watched(original, watch))
 
-    def _join(self, join: Any, machine: Any, waiter: Any) -> bool:
+    def _join(self, join: Any, machine: Any, waiter: Any, now: float) -> bool:
         line = self._lines.setdefault(machine, {})
         line[waiter] = None
         wake = waiter.wake
@@ -67,7 +67,7 @@ class OrderWatch:
             wake()
 
         waiter.wake = watched_wake
-        joined: bool = join(machine, waiter)
+        joined: bool = join(machine, waiter, now)
         if not joined:
             line.pop(waiter)
         return joined
@@ -82,10 +82,20 @@ class OrderWatch:
             self.faults.append("somebody has overtaken those who wait")
         return entry
 
-    def _open_failed(self, open_failed: Any, machine: Any, entry: Any, error: Exception) -> None:
-        waiting = len(self._lines.get(machine, ()))
-        open_failed(machine, entry, error)
-        if waiting and len(self._lines[machine]) >= waiting:
+    def _open_failed(
+        self,
+        open_failed: Any,
+        machine: Any,
+        entry: Any,
+        error: Exception,
+        now: float,
+        pause: float | None,
+    ) -> None:
+        line = machine.line
+        waiting = len(line.waiters)
+        concerned = pause is None and any(line.concerned(entry, line.waiters))
+        open_failed(machine, entry, error, now, pause)
+        if concerned and len(line.waiters) >= waiting:
             self.faults.append("nobody was told of a failed connect")
 
     def forget(self) -> list[str]:
@@ -99,9 +109,15 @@ class Limits:
     """What statistics and sockets must not exceed; a resize may change it.
 
     :param max_total: of all pools together
+    :param takes_turns: whether attempts take turns while connecting fails (``connect_retry``)
+    :param checks: whether connections may be idle that have to be checked first
     """
 
-    def __init__(self, max_size: float, max_total: float) -> None:
+    def __init__(
+        self, max_size: float, max_total: float, *, takes_turns: bool, checks: bool
+    ) -> None:
+        self.takes_turns = takes_turns
+        self.checks = checks
         #: the largest maximum so far: after it was lowered, the surplus goes when it comes back
         self.max_size = max_size
         self.max_total = max_total
@@ -146,8 +162,10 @@ class Monitor:
             self.faults.append(f"{total} connections in all: {every}")
         for s in every:
             self.check(s)
-            room = s.size < s.max_size and total < self._limits.max_total
-            if s.tasks_waiting and (s.idle or (room and s.tasks_waiting > s.connecting)):
+            limits = self._limits
+            room = s.size < s.max_size and total < limits.max_total and not limits.takes_turns
+            lacking = room and s.tasks_waiting > s.connecting
+            if s.tasks_waiting and ((s.idle and not limits.checks) or lacking):
                 self.faults.append(f"somebody waits in vain: {s}")
 
     def check_sockets(self) -> None:

@@ -48,8 +48,6 @@ from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import ALIVE, Liveness
 
-# A lifetime ends up to a tenth early, so that connections opened together don't end together.
-_LIFETIME_JITTER = 0.1
 _UNASKED = (CloseReason.PEER_CLOSED, CloseReason.UNREAD_DATA)
 # A new connection that has ended so soon came to nothing, in seconds: it is as if it could not be
 # opened. That is known when the next sweep has passed at the latest.
@@ -239,11 +237,7 @@ class PoolStateMachine(Generic[TransportT]):
     def opened(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take in a new connection: for the oldest waiter, or idle."""
         with self._event:
-            lifetime = self._settings.max_lifetime
-            if lifetime < math.inf:
-                lifetime *= 1 - _LIFETIME_JITTER * self._jitter()
-            entry.expires_at = now + lifetime
-            entry.idle_since = now
+            entry.begin_life(now, self._settings.max_lifetime, self._jitter)
             self.totals.opened += 1
             self.last_connect_error = None
             self.line.succeed(entry, next(self._numbers))
@@ -337,9 +331,9 @@ class PoolStateMachine(Generic[TransportT]):
             return reason is not None
 
         with self._event:
-            following = self._idle.sift(start, limit, is_bad)
+            start_of_next = self._idle.sift(start, limit, is_bad)
             self._balance(now)
-            return following
+            return start_of_next
 
     def next_expiry(self) -> float:
         """Return when the entry that stood longest will have been idle for too long."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum, IntEnum, auto
@@ -9,6 +10,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from anyconnpool._statistics import CloseReason, freeze_counts
 from anyconnpool._util.liveness import Liveness
+
+# A lifetime ends up to a tenth early, so that connections opened together don't end together.
+_LIFETIME_JITTER = 0.1
 
 TransportT = TypeVar("TransportT")
 
@@ -128,6 +132,17 @@ class PoolEntry(Generic[TransportT]):
     def is_for(self, waiter: Waiter[TransportT]) -> bool:
         """Return whether a task waited already when it was begun to open this one."""
         return self.number is not None and waiter.number < self.number
+
+    def begin_life(self, now: float, lifetime: float, jitter: Callable[[], float]) -> None:
+        """Take note that it is open from now on.
+
+        :param lifetime: the longest, in seconds
+        :param jitter: returns a random number from 0 to 1
+        """
+        self.idle_since = now
+        self.expires_at = now + lifetime
+        if lifetime < math.inf:
+            self.expires_at -= lifetime * _LIFETIME_JITTER * jitter()
 
     def age_fault(self, now: float, longest_idle: float) -> CloseReason | None:
         """Return why an idle connection is too old, if it is."""

@@ -116,8 +116,7 @@ class ConnectionTasks:
             with fence(f"connecting to {self._settings.name}", ConnectionFailed):
                 await self._connector.open(entry)
         except Exception as error:
-            failure, pause = self._plan_repeat(error)
-            self._machine.open_failed(entry, failure, self._now(), pause)
+            self._fail(entry, error)
         except BaseException:
             self._machine.lost(entry, self._now())
             raise
@@ -125,16 +124,16 @@ class ConnectionTasks:
             _logger.debug("pool %s: opened %s", self._settings.name, entry.transport)
             self._machine.opened(entry, self._now())
 
-    def _plan_repeat(self, error: Exception) -> tuple[Exception, float | None]:
-        """Return how long to wait before the next attempt, if there is to be one, and the error."""
-        retry = self._settings.connect_retry
-        if retry is None or not is_retryable(error):
-            return error, None
-        try:
-            with fence(f"connect_retry of {self._settings.name}", ConnectionFailed):
-                return error, retry.pause(self._machine.line.failures + 1)
-        except Exception as failure:
-            return failure, None
+    def _fail(self, entry: PoolEntry[Transport], error: Exception) -> None:
+        """Report an attempt that has failed, and how long to wait before the next one, if any."""
+        retry, pause = self._settings.connect_retry, None
+        if retry is not None and is_retryable(error):
+            try:
+                with fence(f"connect_retry of {self._settings.name}", ConnectionFailed):
+                    pause = retry.pause(self._machine.line.failures + 1)
+            except Exception as failure:
+                error = failure
+        self._machine.open_failed(entry, error, self._now(), pause)
 
     async def _check(self, entry: PoolEntry[Transport]) -> None:
         found: Liveness | CloseReason = Liveness.CLOSED
