@@ -23,7 +23,7 @@ PICKS = st.integers(0, 11)
 MOSTLY_TRUE = st.sampled_from([True, True, True, False])
 GIVEN_REASONS = [CloseReason.UNCLEAN, CloseReason.UNREAD_DATA, CloseReason.DISCARDED]
 # No sum of these makes one of the limits, so that it doesn't matter on which side equality is.
-STEPS = [0.03125, 0.0625, 1.0, 4.0, 16.0]
+STEPS = [0.0625, 4.0, 4.0, 16.0]
 IDLE_TIMES = [9.7, math.inf]
 LIFETIMES = [19.3, math.inf]
 

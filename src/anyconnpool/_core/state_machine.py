@@ -49,8 +49,7 @@ from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import ALIVE, Liveness
 
 _UNASKED = (CloseReason.PEER_CLOSED, CloseReason.UNREAD_DATA)
-# A new connection that has ended so soon came to nothing, in seconds: it is as if it could not be
-# opened. That is known when the next sweep has passed at the latest.
+# A new connection that ends so soon, in seconds, came to nothing. The next sweep knows it at last.
 _EARLY = 10.0
 
 
