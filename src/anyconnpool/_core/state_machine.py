@@ -129,17 +129,15 @@ class PoolStateMachine(Generic[TransportT]):
                     if reason is None and not self._waiters:
                         self._grant(entry, now)
                         return entry
-                else:
-                    reason = self._judge_idle(entry, now)
-                    if reason is None and asked:
+                elif (reason := self._judge_idle(entry, now)) is None:
+                    if asked:
                         self._idle_entries.append(entry)
                         return None
-                    if reason is None:
-                        # One check for one request. Of the others, the one that was used last may
-                        # be good without a check.
-                        self._check(entry, now)
-                        pop_idle, asked = self._idle_entries.pop, True
-                        continue
+                    # One check for one request. Of the others, the one that was used last may be
+                    # good without a check.
+                    self._check(entry, now)
+                    pop_idle, asked = self._idle_entries.pop, True
+                    continue
                 self._route(entry, now, reason)
             return None
         finally:
