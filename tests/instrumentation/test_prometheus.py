@@ -275,7 +275,8 @@ def test_ever_new_pools_take_no_more_memory() -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after - before < 20_000
+    # Of each pool 20 kB would be kept, 4 MB in all.
+    assert after - before < 200_000
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.5, True])
