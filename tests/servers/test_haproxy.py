@@ -196,7 +196,7 @@ async def test_connections_that_haproxy_cuts_for_silence_fail_no_request(
     make_site: MakeSite,
 ) -> None:
     """Its ``timeout client`` ends idle ones; that is noticed before anything is sent on them."""
-    site = make_site("300ms")
+    site = make_site("1500ms")
     async with ConnectionPool(site.balancer.remote, max_size=6) as pool:
         await fill(pool)
         await eventually(lambda: all_ended(pool, site.balancer))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from array import array
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from typing import Any
 
@@ -23,6 +23,7 @@ BURST = 1 << 20
 SIZES = (900_000, 5_000_000)
 
 
+@cache
 def reply_of(size: int) -> bytes:
     """Return bytes that show where they stand."""
     return b"".join(b"%07d\n" % number for number in range(size // 8 + 1))[:size]
@@ -46,13 +47,14 @@ async def test_a_large_burst_is_received_whole(serve: Serve) -> None:
     server = serve(Sender())
     async with server.pool(max_size=1) as pool:
         for size in SIZES:
+            expected = reply_of(size)
             async with pool.acquire() as connection:
                 await connection.send_line(b"%d" % size)
                 received = await connection.receive_available(quiet=1, max_bytes=1 << 24)
-                assert received == reply_of(size)
+                assert received == expected
             async with pool.acquire() as connection:
                 await connection.send_line(b"%d" % size)
-                assert await connection.drain(quiet=1, max_bytes=1 << 24) == reply_of(size)
+                assert await connection.drain(quiet=1, max_bytes=1 << 24) == expected
         assert pool.statistics().opened == 1
 
 
