@@ -159,6 +159,7 @@ class PoolStateMachine(Generic[TransportT]):
                 return False
             waiter.number = next(self._numbers)
             self._waiters[waiter] = None
+            self.line.slow_suffice = False
             self._balance(now)
             return True
 
