@@ -39,7 +39,8 @@ class Pools:
         self.served: list[Waiter[int]] = []
         self.now = 0.0
         for size in sizes:
-            settings = make_settings(**{**chosen, "max_size": size})
+            chosen["max_size"] = size
+            settings = make_settings(**chosen)
             machine = WatchedSharedMachine(
                 settings,
                 SetSlots(size),

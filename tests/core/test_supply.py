@@ -159,8 +159,8 @@ def test_one_request_has_one_connection_checked(idle_order: IdleOrder) -> None:
     """The others stay as they are, in their order, and go on ageing; so does the one checked."""
     pool = Pool(check=ask, check_after=5, max_idle_time=20, idle_order=idle_order)
     entries = [pool.borrow() for _ in range(4)]
-    for now, entry in enumerate(entries):
-        pool.machine.release(entry, now, None)
+    for age, entry in enumerate(entries):
+        pool.machine.release(entry, age, None)
     asked = entries[-1 if idle_order == "lifo" else 0]
     for now in (10.0, 15.0):
         assert pool.machine.acquire(now) is None
