@@ -192,6 +192,15 @@ def test_what_was_checked_expires_in_its_time() -> None:
     assert entry.close_reason is CloseReason.IDLE_TIME
 
 
+def test_the_idle_time_of_a_new_connection_begins_when_it_is_open() -> None:
+    """However late that is on the clock: it is not due for a check, nor too old."""
+    pool = Pool(min_idle=1, check=ask, check_after=5, max_idle_time=20)
+    pool.machine.refill(1000)
+    entry = pool.open(now=1000)
+    assert pool.machine.next_expiry() == 1020
+    assert pool.machine.acquire(1000) is entry
+
+
 def test_beside_a_check_only_what_needs_none_is_lent() -> None:
     """With "fifo" the longest idle one is doubtful, the one that was used last may be good."""
     pool = Pool(check=ask, check_after=5, idle_order="fifo")
