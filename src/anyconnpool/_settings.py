@@ -217,20 +217,21 @@ class Settings:
     connect_timeout: float = _setting(
         30,
         check_duration,
-        "limit of one attempt to connect, TLS handshake and ``on_connect`` included; 30 s is "
-        "gtcp's limit for dialling",
+        "limit of one attempt to connect, TLS handshake and ``on_connect`` included; one that "
+        "hangs holds up only those who waited when it began, while there is room for another; 30 s "
+        "is gtcp's limit for dialling",
     )
     connect_retry: Retry | None = _setting(
         None,
         Kind(Retry, optional=True),
         "a :class:`Retry`: how often a failed connect is repeated while somebody waits, and after "
-        "which pauses",
+        "which pauses; a pause holds no slot, and who comes during it has a first try at once",
     )
     close_timeout: float = _setting(
         5,
         check_duration,
-        "how long it may take to close one connection, and how long borrowed ones may stay out "
-        "when the block ends; after that they are closed by force",
+        "how long it may take to close one connection, if nobody waits for its slot, and how long "
+        "borrowed ones may stay out when the block ends; after that they are closed by force",
     )
     idle_order: IdleOrder = _setting(
         "lifo",
@@ -256,12 +257,17 @@ class Settings:
         None,
         check_hook,
         "an async function that asks the peer of a connection whether it still answers; it is "
-        "called before the connection is reused, if that was idle for ``check_after``; if it "
-        "fails, returns ``False`` or takes longer than ``connect_timeout``, the connection is "
-        "closed and another one used",
+        "called before the connection is reused, if that was idle for ``check_after``, for one "
+        "connection a request; if it fails, returns ``False`` or takes longer than "
+        "``connect_timeout``, the connection is closed and another one used; nobody waits for it "
+        "longer than a tenth of a second where another one can be opened, or idle ones can make "
+        "room",
     )
     check_after: float = _setting(
-        30, check_duration, "how long a connection has to be idle before ``check`` is called"
+        30,
+        check_duration,
+        "how long a connection has to be idle before ``check`` is called; a check is no use, and "
+        "``max_idle_time`` goes on counting",
     )
     keepalive: KeepAlive | None = _setting(
         KeepAlive(),

@@ -53,7 +53,7 @@ class Model:
         #: who is woken with what by the present event, in order
         self.news: list[News] = []
         self.shut_error: Exception | None = None
-        self.refill_paused = False
+        self.refill_paused = self.ends_early = False
         self.now = 0.0
         #: those that are being closed, the first to be so first
         self.closing: list[Conn] = []
@@ -226,7 +226,7 @@ class Model:
         look = not self.waiters
         self._route(conn, now, look=look)
         if not (look and self._seen(conn)):
-            self.refill_paused = False
+            self.refill_paused = self.ends_early
         self._order_missing()
 
     def open_failed(self, conn: Conn, error: Exception, now: float, pause: float | None) -> None:
@@ -298,7 +298,7 @@ class Model:
 
     def refill(self, now: float) -> None:
         self.now = now
-        self.refill_paused = False
+        self.refill_paused = self.ends_early = False
         self._order_missing()
 
     def watch(self, watcher: Waiter[int]) -> None:
@@ -400,7 +400,7 @@ class Model:
     def _pause_if_dead(self, conn: Conn, seen: set[CloseReason]) -> None:
         """Refill no more for now if a new connection died before anybody used it."""
         if seen and not conn.borrows and self.now - conn.idle_since < 10:
-            self.refill_paused = True
+            self.refill_paused = self.ends_early = True
 
     def _is_check_due(self, conn: Conn, now: float) -> bool:
         due = self.settings.check is not None and conn.borrows > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from typing import TYPE_CHECKING
 from weakref import ref
 
 import pytest
@@ -17,25 +18,29 @@ from anyconnpool._util.liveness import Liveness
 from .machine_fakes import SetSlots, make_settings
 from .shared_limit_model import WatchedSharedMachine
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from anyconnpool._settings import PoolOptions
+
 
 class Pools:
     """Some machines that share a limit; what they order is done when a test says so.
 
     :param max_total: most connections of all of them
     :param sizes: ``max_size`` of each
-    :param min_idle: of each
+    :param chosen: other settings, of each
     """
 
-    def __init__(
-        self, max_total: float, *sizes: float, min_idle: int = 0, max_waiting: float = math.inf
-    ) -> None:
+    def __init__(self, max_total: float, *sizes: float, **chosen: Unpack[PoolOptions]) -> None:
         self.shared_limit: SharedLimit[int] = SharedLimit(max_total)
         self.machines: list[WatchedSharedMachine] = []
         self.actions: list[tuple[Action, PoolEntry[int], WatchedSharedMachine]] = []
         self.served: list[Waiter[int]] = []
         self.now = 0.0
         for size in sizes:
-            settings = make_settings(max_size=size, min_idle=min_idle, max_waiting=max_waiting)
+            chosen["max_size"] = size
+            settings = make_settings(**chosen)
             machine = WatchedSharedMachine(
                 settings,
                 SetSlots(size),

@@ -9,8 +9,9 @@ import anyio
 import pytest
 
 from anyconnpool import ConnectionPool, PoolManager
+from tests.cases import table
 
-from .network import MemoryNetwork, fill
+from .network import MemoryNetwork, delayed, fill, hang
 
 
 async def in_task(name: str, function: Callable[[], Awaitable[object]]) -> object:
@@ -81,6 +82,33 @@ async def test_the_bodys_exception_leaves_as_it_is(caplog: pytest.LogCaptureFixt
     # The first task has done nothing wrong.
     done.set()
     assert await enterer
+
+
+@pytest.mark.usefixtures("on_asyncio")
+@table("goodbye", [0, 1, 9])
+async def test_it_takes_as_long_as_the_closing_does(goodbye: float) -> None:
+    """Of idle and borrowed connections and of an attempt, with ``close_timeout`` as the limit."""
+    network = MemoryNetwork(on_close=delayed(goodbye))
+    manager = PoolManager(close_timeout=2)
+
+    async def leave() -> None:
+        await manager.__aexit__(None, None, None)
+
+    await in_task("enterer", manager.__aenter__)
+    await fill(manager.pool(network), 2)
+    pool = manager.pool(network)
+    network.on_connect = hang
+    held = [await pool.acquire() for _ in range(2)]
+    with anyio.move_on_after(1):
+        await pool.acquire()
+    for connection in held:
+        await connection.aclose()
+    assert pool.statistics().connecting == 1
+    began = anyio.current_time()
+    with pytest.raises(RuntimeError, match="left in task 'leaver'"):
+        await in_task("leaver", leave)
+    assert anyio.current_time() - began == pytest.approx(min(goodbye, 2))
+    assert network.open_now == 0
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])

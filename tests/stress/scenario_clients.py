@@ -32,7 +32,7 @@ from .oracle_deeds import DEEDS, HANG_UPS, BodyError, draw_request, exchange
 from .oracle_dialog import Dialog, NewsCame
 from .oracle_wire import Request
 from .scenario_hooks import Hook, HookError
-from .scenario_plan import SILENT_AFTER_LOGIN, Scenario
+from .scenario_plan import Scenario
 from .scenario_watch import Limits, uncancelled
 
 if TYPE_CHECKING:
@@ -150,8 +150,7 @@ class ScenarioClient(Client):
     async def _begin(self, connection: PooledConnection, where: str) -> Dialog:
         self._report.faults += [f"{where}: lent, {why}" for why in self._unfit(connection)]
         old_news = self._news_at_start
-        handed_on = not connection.reused and (connection.buffer or not SILENT_AFTER_LOGIN)
-        if old_news is not None and handed_on:
+        if old_news is not None and connection.buffer and not connection.reused:
             # News that came with the last reply to on_connect are the first borrower's.
             old_news = 0
         dialog = Dialog(connection, self._report, where, old_news)

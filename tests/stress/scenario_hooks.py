@@ -59,7 +59,7 @@ class Hook:
         #: connections that it has refused: kept, so that nothing else gets their identity
         self.refused: dict[int, object] = {}
 
-    async def __call__(self, connection: PooledConnection) -> None:
+    async def __call__(self, connection: PooledConnection) -> bool:
         mood = next(self._moods)
         if mood:
             transport = entry_of(connection).transport
@@ -76,6 +76,7 @@ class Hook:
         if mood in ("", "hang up"):
             await dialog.read(request)
         await self._misbehave(mood, connection)
+        return mood != "return False"
 
     async def _misbehave(self, mood: str, connection: PooledConnection) -> None:
         if mood == "raise":

@@ -22,7 +22,7 @@ PLAIN_KINDS = ("tcp", "tcp2", "unix", "memory")
 TLS_KINDS = ("tls12", "tls13")
 
 #: what hooks do when they don't do what they are for
-MISDEEDS = ("raise", "hang", "cancelled", "discard", "hang up")
+MISDEEDS = ("raise", "hang", "cancelled", "discard", "hang up", "return False")
 #: what only a check must not do: what ``on_connect`` leaves is for the first borrower
 LEAVINGS = ("leave unread", "read in part")
 #: what observers do
@@ -41,13 +41,6 @@ ENDINGS = (
 _PATIENT = Retry(2, interval=0.003, max_interval=0.003)
 #: a patience that lasts
 LONG = 20.0
-
-#: what pools don't keep to yet: in how many scenarios a signal handler reads statistics; whether no
-#: two callers get the same exception object; whether what comes unasked while ``on_connect`` is
-#: busy, after it has spoken, ends the connection
-SIGNALS = 0.2
-ONE_ERROR_EACH = True
-SILENT_AFTER_LOGIN = True
 
 
 @dataclass(frozen=True)
@@ -108,7 +101,8 @@ def draw_scenario(seed: str, *, native: bool) -> Scenario:
         manners = replace(manners, pieces=1)
     hangs = "hang" in (*on_connect, *check, *moods) or "deaf" in manners.receives
     if hangs:
-        settings["connect_timeout"] = rng.choice([0.01, 0.04])
+        # Now and then for longer than others rely on what hangs.
+        settings["connect_timeout"] = rng.choice([0.01, 0.01, 0.04, 0.04, 0.25])
     ending = rng.choice(ENDINGS)
     return Scenario(
         seed,
@@ -125,11 +119,16 @@ def draw_scenario(seed: str, *, native: bool) -> Scenario:
         acts=_draw_acts(rng, settings, manners, on_connect),
         ending=ending if native or not ending.startswith(("native", "timeout")) else "scope",
         ends_after=rng.choice([0, rng.uniform(0, 0.03)]),
-        patience=rng.uniform(0.02, 0.06) if hangs else LONG,
+        patience=_draw_patience(rng, settings) if hangs else LONG,
         eager=native and rng.random() < 0.2,
-        signals=rng.random() < SIGNALS,
+        signals=rng.random() < 0.2,
         thread=rng.random() < 0.15,
     )
+
+
+def _draw_patience(rng: Random, settings: PoolOptions) -> float:
+    """Draw how long clients wait where something hangs: about as long as that takes."""
+    return rng.uniform(0.02, max(0.06, 1.5 * settings.get("connect_timeout", 0)))
 
 
 def _draw_hooks(rng: Random, settings: PoolOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -33,7 +33,7 @@ from .oracle_process import OracleServer
 from .oracle_wire import HEADER
 from .scenario_clients import ScenarioClient, Surroundings
 from .scenario_hooks import Hook, MoodyObserver
-from .scenario_plan import LONG, ONE_ERROR_EACH, Scenario, draw_scenario
+from .scenario_plan import LONG, Scenario, draw_scenario
 from .scenario_remotes import MemoryServer, Remote, open_remote
 from .scenario_watch import Leftovers, Limits, Monitor, OrderWatch, no_limit, uncancelled
 
@@ -244,7 +244,7 @@ class Stage:
             except AssertionError as error:
                 faults.append(f"the events don't add up: {error}")
         ids = {id(error) for error in self.report.errors}
-        if ONE_ERROR_EACH and len(ids) < len(self.report.errors):
+        if len(ids) < len(self.report.errors):
             faults.append(f"several got one error: {self.report.errors}")
 
 

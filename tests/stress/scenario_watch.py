@@ -93,6 +93,8 @@ class OrderWatch:
     ) -> None:
         line = machine.line
         waiting = len(line.waiters)
+        # Who relies on it in this moment.
+        line.pass_time(now)
         concerned = pause is None and any(line.concerned(entry, line.waiters))
         open_failed(machine, entry, error, now, pause)
         if concerned and len(line.waiters) >= waiting:

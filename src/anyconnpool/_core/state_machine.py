@@ -32,6 +32,7 @@ from typing import Generic
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
 from anyconnpool._core.states import (
+    EARLY,
     IDLE,
     IN_USE,
     Action,
@@ -49,8 +50,6 @@ from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import ALIVE, Liveness
 
 _UNASKED = (CloseReason.PEER_CLOSED, CloseReason.UNREAD_DATA)
-# A new connection that ends so soon, in seconds, came to nothing. The next sweep knows it at last.
-_EARLY = 10.0
 
 
 @postpone_events(besides=["release"])
@@ -102,7 +101,7 @@ class PoolStateMachine(Generic[TransportT]):
         self._numbers = count()
         #: when :meth:`tick` has to be called, if at all
         self.alarm_at = math.inf
-        self._refill_paused = False
+        self._refill_paused = self._ends_early = False
         self._drained: Callable[[], object] | None = None
 
     def _make_group(self, slots: Slots) -> ConnectionGroup[TransportT]:
@@ -159,6 +158,7 @@ class PoolStateMachine(Generic[TransportT]):
                 return False
             waiter.number = next(self._numbers)
             self._waiters[waiter] = None
+            self.line.slow_suffice = False
             self._balance(now)
             return True
 
@@ -241,7 +241,8 @@ class PoolStateMachine(Generic[TransportT]):
             # Whoever waits gets it as it is: a server may say one thing and hang up.
             reason = None if self._waiters else entry.fault(entry.look())
             if reason is None:
-                self._refill_paused = False
+                # Where new ones end early, it shows nothing that this one could be opened.
+                self._refill_paused = self._ends_early
             self._route(entry, now, reason)
             self._balance(now)
 
@@ -346,7 +347,7 @@ class PoolStateMachine(Generic[TransportT]):
     def refill(self, now: float) -> None:
         """Have idle connections opened that are missing, also after a failure to connect."""
         with self._event:
-            self._refill_paused = False
+            self._refill_paused = self._ends_early = False
             self._balance(now)
 
     def tick(self, now: float) -> None:
@@ -514,9 +515,9 @@ class PoolStateMachine(Generic[TransportT]):
 
         :param now: the time, if it matters how soon it has ended
         """
-        if reason in _UNASKED and not entry.borrows and now - entry.idle_since < _EARLY:
+        if reason in _UNASKED and not entry.borrows and now - entry.idle_since < EARLY:
             # The next one would end in the same way: not before the next sweep.
-            entry.ended_early = self._refill_paused = True
+            entry.ended_early = self._ends_early = self._refill_paused = True
         self._group.close(entry, reason)
         self._request(Action.CLOSE, entry)
         self._check_drained()

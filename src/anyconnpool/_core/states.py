@@ -13,6 +13,9 @@ from anyconnpool._util.liveness import Liveness
 
 # A lifetime ends up to a tenth early, so that connections opened together don't end together.
 _LIFETIME_JITTER = 0.1
+#: A new connection that its peer ends so soon, in seconds, came to nothing, as if it had not been
+#: opened; the next sweep knows it at last.
+EARLY = 10.0
 
 TransportT = TypeVar("TransportT")
 

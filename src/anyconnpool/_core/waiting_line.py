@@ -50,16 +50,22 @@ class WaitingLine(Generic[TransportT]):
         self._slow: dict[PoolEntry[TransportT], None] = {}
         #: how many waiters rely on the slow ones; None if that has to be counted again
         self._relying: int | None = 0
+        #: whether there is a slow one for every waiter, as long as there are enough of them; to be
+        #: unset when one joins
+        self.slow_suffice = True
 
     def leave(self, waiter: Waiter[TransportT]) -> None:
         """Take a task out of the line, wherever it stands."""
-        self.waiters.pop(waiter, None)
-        self._relying = None
+        if waiter in self.waiters:
+            del self.waiters[waiter]
+            if self._slow:
+                self._forget_count()
 
     def pop(self) -> Waiter[TransportT]:
         """Take the task out of the line that has waited longest."""
         waiter, _ = self.waiters.popitem(last=False)
-        self._relying = None
+        if self._slow:
+            self._forget_count()
         return waiter
 
     def wake(self, waiters: Iterable[Waiter[TransportT]], error: Exception | None) -> None:
@@ -96,8 +102,10 @@ class WaitingLine(Generic[TransportT]):
         if entry in self._fresh:
             del self._fresh[entry]
         elif entry in self._slow:
+            # The oldest is for those only who have waited longest: the others have theirs.
+            self.slow_suffice &= entry is next(iter(self._slow))
             del self._slow[entry]
-            self._relying = None
+            self._forget_count()
 
     def succeed(self, entry: PoolEntry[TransportT], number: int) -> None:
         """Take note that an entry is open, which ends an outage.
@@ -119,18 +127,18 @@ class WaitingLine(Generic[TransportT]):
 
         :param pause: how long to wait before the next one, in seconds
         """
-        charged = list(self.concerned(entry, self.waiters))
+        charged: list[Waiter[TransportT]] = []
         if entry.known_failures is None:
             # Begun in a pause, for those who came during it.
-            charged = [waiter for waiter in charged if not waiter.failures]
+            concerned = self.concerned(entry, self.waiters)
+            charged += [waiter for waiter in concerned if not waiter.failures]
         elif entry.known_failures == self._all_failures:
+            charged += self.concerned(entry, self.waiters)
             charged += self.concerned(entry, self.watchers)
             self.failures += 1
             self._all_failures += 1
             self.pausing = True
             self._retry_at = now + pause
-        else:
-            charged = []
         self.end(entry)
         for waiter in charged:
             waiter.failures += 1
@@ -173,7 +181,7 @@ class WaitingLine(Generic[TransportT]):
             del self._fresh[entry]
             if entry.number is not None:
                 self._slow[entry] = None
-                self._relying = None
+                self._relying, self.slow_suffice = None, False
         if self.pausing and now >= self._retry_at:
             self.pausing = False
 
@@ -226,6 +234,12 @@ class WaitingLine(Generic[TransportT]):
         recovering = oldest is not None and oldest.number < self._ended_at
         return recovering or self.failures > 0
 
+    def _forget_count(self) -> None:
+        """Have it counted again how many rely on the slow ones, unless that is known."""
+        # To count takes a step for each: a thousand who leave at once must not count each time.
+        suffice = self.slow_suffice
+        self._relying = min(len(self._slow), len(self.waiters)) if suffice else None
+
     def _count_relying(self) -> int:
         # Whoever waited when an attempt began was before all who came later: the slow attempts
         # stand in the order of their numbers. One that is too old for the first who still has
@@ -237,4 +251,5 @@ class WaitingLine(Generic[TransportT]):
             if waiter is not None and entry.is_for(waiter):
                 relying += 1
                 waiter = next(waiters, None)
+        self.slow_suffice = waiter is None
         return relying

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +18,7 @@ from anyio import (
 from anyio.abc import ByteStream, ByteStreamConnectable
 
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._core.states import PoolEntry
+from anyconnpool._core.states import EARLY, PoolEntry
 from anyconnpool._engine.connection import run_hook
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -56,6 +57,7 @@ class Connector:
         self._machine = machine
         self._outage = OutageLog(_logger, settings.name, "connecting")
         self._notify = partial(notify, settings.observers)
+        self._ended_early_at = -math.inf
 
     async def open(self, entry: PoolEntry[Transport]) -> None:
         """Open a connection and put it into the entry; a cancellation leaves nothing open.
@@ -70,13 +72,16 @@ class Connector:
             self._notify(OpenFailed(self._settings.name, self._now() - began, error))
             self._outage.failed(error, self._now())
             raise
-        self._outage.succeeded(self._now())
+        # One that can be opened may still come to nothing as the last one did.
+        if self._now() - self._ended_early_at >= EARLY:
+            self._outage.succeeded(self._now())
 
     def count_early_end(self, entry: PoolEntry[Transport]) -> ConnectionFailed:
         """Log that a connection came to nothing before anybody had used it; return the error."""
         text = self._describe_end(entry.close_reason, "the new connection was used")
         error = ConnectionFailed(text)
-        self._outage.failed(error, self._now())
+        self._ended_early_at = self._now()
+        self._outage.failed(error, self._ended_early_at)
         return error
 
     async def _open_in_time(self, entry: PoolEntry[Transport]) -> None:

@@ -165,9 +165,9 @@ class Leasing:
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
         whole = exchange.whole
-        entry = None if whole is None else self._machine.acquire(self.now())
-        if entry is None or whole is None:
-            return await self._exchange_in_turn(exchange, timeout, acquire_timeout, attempt)
+        if whole is None or (entry := self._machine.acquire(self.now())) is None:
+            asked = whole is not None
+            return await self._exchange_in_turn(exchange, timeout, acquire_timeout, attempt, asked)
         entry.borrower = self._current_task()
         stream = entry.transport.own
         if stream is None or entry.transport.early:
@@ -228,11 +228,25 @@ class Leasing:
                 self._time_limits.end(limit)
 
     async def _exchange_in_turn(
-        self, exchange: Exchange[T], timeout: float, acquire_timeout: float, attempt: Attempt | None
+        self,
+        exchange: Exchange[T],
+        timeout: float,
+        acquire_timeout: float,
+        attempt: Attempt | None,
+        asked: bool = False,
     ) -> T:
-        """Do an exchange on a connection that may have to be waited for."""
+        """Do an exchange on a connection that may have to be waited for.
+
+        :param asked: whether nothing idle is to be had: to ask again could have another connection
+            checked for the same request
+        """
         deadline = Deadline(timeout)
-        connection = await self.acquire(min(timeout, acquire_timeout))
+        acquire_timeout = min(timeout, acquire_timeout)
+        if asked:
+            entry = await self._wait_for_entry(acquire_timeout)
+            connection = PooledConnection(self, entry)
+        else:
+            connection = await self.acquire(acquire_timeout)
         return await self._exchange_on(connection, exchange, deadline, attempt)
 
     async def _exchange_on(

@@ -17,7 +17,6 @@ from anyio import (
     create_task_group,
     get_cancelled_exc_class,
     move_on_after,
-    sleep,
 )
 from anyio.abc import ByteStreamConnectable, TaskGroup
 
@@ -46,7 +45,7 @@ MachineFactory: TypeAlias = Callable[
 
 _logger = logging.getLogger("anyconnpool.pool")
 
-# How often to look whether everything is closed, where nobody tells, in seconds.
+# How long closing by force may take after its time has come, in seconds.
 _SHORT = 0.01
 
 
@@ -101,6 +100,10 @@ class RunningPool:
     async def wait_drained(self) -> None:
         """Wait until nothing is borrowed any more."""
         await self._drained.wait()
+
+    async def wait_closed(self) -> None:
+        """Wait until everything is closed, when nothing is borrowed any more."""
+        await self._connection_tasks.wait_closed()
 
     def seize(self, *, silent: bool) -> None:
         """Close what is still borrowed.
@@ -246,8 +249,8 @@ class PoolLifecycle:
     async def _wait_closed(self) -> None:
         """Wait until the pools' tasks have closed everything; nobody waits for these tasks."""
         with move_on_after(self._close_timeout + _SHORT):
-            while any(pool.held() for pool in self._pools):  # noqa: ASYNC110
-                await sleep(_SHORT)
+            for pool in self._pools:
+                await pool.wait_closed()
 
     async def _dispose_of_the_rest(self) -> None:
         """Close what is open because its task was natively cancelled before its first step.

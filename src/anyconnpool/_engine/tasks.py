@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from anyio import CancelScope, ConnectionFailed, fail_after
+from anyio import CancelScope, ConnectionFailed, Event, fail_after
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry
@@ -62,6 +62,7 @@ class ConnectionTasks:
         self._graces: dict[PoolEntry[Transport], CancelScope] = {}
         self._alarm = alarms.new(self._tick)
         self._stopped = False
+        self._all_closed = Event()
 
     @defer_interrupts
     def run_actions(self) -> None:
@@ -95,6 +96,15 @@ class ConnectionTasks:
         for scope in self._scopes:
             scope.cancel()
 
+    async def wait_closed(self) -> None:
+        """Wait, after :meth:`stop`, until everything is closed; nothing may be borrowed."""
+        if not self._machine.unused():
+            await self._all_closed.wait()
+
+    def _note_end(self) -> None:
+        if self._stopped and self._machine.unused():
+            self._all_closed.set()
+
     @defer_interrupts
     async def _until_stopped(
         self, work: Callable[[PoolEntry[Transport]], Awaitable[None]], entry: PoolEntry[Transport]
@@ -109,6 +119,7 @@ class ConnectionTasks:
                 await work(entry)
             finally:
                 self._scopes.remove(scope)
+                self._note_end()
 
     async def _open(self, entry: PoolEntry[Transport]) -> None:
         try:
@@ -179,4 +190,5 @@ class ConnectionTasks:
         finally:
             self._graces.pop(entry, None)
             self._machine.closed(entry, self._now())
+            self._note_end()
             self.notify_closed(entry)
