@@ -164,6 +164,7 @@ class PoolOptions(TypedDict, total=False):
     on_connect: Hook | None
     check: Hook | None
     check_after: float
+    check_timeout: float
     keepalive: KeepAlive | None
     package_format: PackageFormat
     max_line_bytes: int
@@ -257,12 +258,13 @@ class Settings:
         check_hook,
         "an async function that asks the peer of a connection whether it still answers; it is "
         "called before the connection is reused, if that was idle for ``check_after``; if it "
-        "fails, returns ``False`` or takes longer than ``connect_timeout``, the connection is "
-        "closed and another one used",
+        "fails, returns ``False`` or takes longer than ``check_timeout``, the connection is closed "
+        "and another one used",
     )
     check_after: float = _setting(
         30, check_duration, "how long a connection has to be idle before ``check`` is called"
     )
+    check_timeout: float = _setting(5, check_duration, "limit of one ``check``")
     keepalive: KeepAlive | None = _setting(
         KeepAlive(),
         Kind(KeepAlive, optional=True),

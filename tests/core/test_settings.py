@@ -101,6 +101,7 @@ def test_the_defaults_are_those_of_the_docs() -> None:
         "idle_order": "lifo",
         "one_way": False,
         "check_after": 30,
+        "check_timeout": 5,
         "keepalive": KeepAlive(),
         "package_format": PackageFormat(),
         "max_line_bytes": 65_536,

@@ -108,7 +108,7 @@ def draw_scenario(seed: str, *, native: bool) -> Scenario:
         manners = replace(manners, pieces=1)
     hangs = "hang" in (*on_connect, *check, *moods) or "deaf" in manners.receives
     if hangs:
-        settings["connect_timeout"] = rng.choice([0.01, 0.04])
+        settings["connect_timeout"] = settings["check_timeout"] = rng.choice([0.01, 0.04])
     ending = rng.choice(ENDINGS)
     return Scenario(
         seed,
