@@ -284,7 +284,7 @@ class PoolManager(AsyncContextManagerMixin):
         remote: Remote,
         data: bytes,
         *,
-        newline: bytes = b"\n",
+        newline: bytes | None = None,
         timeout: float | None = None,
         retry: Retry | None = None,
     ) -> None:
@@ -320,7 +320,7 @@ class PoolManager(AsyncContextManagerMixin):
         remote: Remote,
         data: bytes,
         *,
-        newline: bytes = b"\n",
+        newline: bytes | None = None,
         max_bytes: int | None = None,
         timeout: float | None = None,
         retry: Retry | None = None,

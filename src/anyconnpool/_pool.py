@@ -345,11 +345,12 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         self,
         data: bytes,
         *,
-        newline: bytes = b"\n",
+        newline: bytes | None = None,
         timeout: float | None = None,
         retry: Retry | None = None,
     ) -> None:
         """Acquire a connection and send a line on it; see :meth:`send`."""
+        newline = self._settings.newline if newline is None else newline
         await self.send(frame_line(data, newline), timeout=timeout, retry=retry)
 
     async def send_package(
@@ -390,14 +391,14 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         self,
         data: bytes,
         *,
-        newline: bytes = b"\n",
+        newline: bytes | None = None,
         max_bytes: int | None = None,
         timeout: float | None = None,
         retry: Retry | None = None,
     ) -> bytes:
         """Send a line and receive one; see :meth:`FramedStream.send_receive_line`."""
         return await self._exchange(
-            line_exchange(data, newline, max_bytes, self._settings.max_line_bytes), timeout, retry
+            line_exchange(data, newline, max_bytes, self._settings), timeout, retry
         )
 
     async def send_receive_package(

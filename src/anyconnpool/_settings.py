@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, 
 from anyconnpool._formats import PackageFormat
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._retry import Retry
-from anyconnpool._util.checks import advise, check_count, check_duration, make_printable, quoted
+from anyconnpool._util.checks import (
+    advise,
+    as_bytes,
+    check_count,
+    check_duration,
+    check_size,
+    make_printable,
+    quoted,
+)
 from anyconnpool.events import Observer, guard_observer
 
 if TYPE_CHECKING:
@@ -126,6 +134,13 @@ def check_name(name: str, value: object) -> object:
     return make_printable(value)
 
 
+def check_newline(name: str, value: object) -> object:
+    """Return what ends a line as bytes of its own."""
+    newline = as_bytes(name, value)
+    check_size(name, len(newline))
+    return newline
+
+
 def check_hook(name: str, value: object) -> object:
     """Check a hook, and return it."""
     if value is not None and not callable(value):
@@ -168,6 +183,7 @@ class PoolOptions(TypedDict, total=False):
     keepalive: KeepAlive | None
     package_format: PackageFormat
     max_line_bytes: int
+    newline: bytes
     observers: Iterable[Observer]
     leak_after: float
     name: str
@@ -282,6 +298,11 @@ class Settings:
         "the longest line in bytes, unless it is overridden in the call; 65 536 is AnyIO's default "
         "for one receive",
     )
+    newline: bytes = _setting(
+        b"\n",
+        check_newline,
+        "what ends the lines that are sent and received, unless it is overridden in the call",
+    )
     observers: Iterable[Observer] = _setting(
         (),
         check_observers,
@@ -354,6 +375,9 @@ def _describe_default(setting: Any) -> str:
         return "yes" if default else "no"
     if isinstance(default, (KeepAlive, PackageFormat)):
         return f"``{type(default).__name__}()``"
+    if isinstance(default, bytes):
+        # In a docstring of reST, a backslash outside of a literal would be lost.
+        return f"``{default!r}``"
     if isinstance(default, str):
         return f'``"{default}"``'
     return f"{default} s" if setting.metadata["check"] is check_duration else f"{default}"

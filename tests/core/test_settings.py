@@ -21,6 +21,7 @@ from anyconnpool._settings import (
     Settings,
     check_hook,
     check_name,
+    check_newline,
     check_observers,
 )
 from anyconnpool._util.checks import check_duration
@@ -63,7 +64,7 @@ def refuse(
 
 def test_each_setting_has_a_check_of_a_kind_that_is_tested_here() -> None:
     """A new kind of check needs a table of its own."""
-    functions = (check_duration, check_hook, check_name, check_observers)
+    functions = (check_duration, check_hook, check_name, check_newline, check_observers)
     for name, check in CHECKS.items():
         assert check in functions or isinstance(check, Choice | Count | Kind), name
 
@@ -105,6 +106,7 @@ def test_the_defaults_are_those_of_the_docs() -> None:
         "keepalive": KeepAlive(),
         "package_format": PackageFormat(),
         "max_line_bytes": 65_536,
+        "newline": b"\n",
         "observers": (),
     }
 
@@ -171,6 +173,19 @@ def test_a_name_is_a_string_that_a_log_can_take() -> None:
     accept(["name"], ["", "cache", None])
     refuse(["name"], [5, b"cache", ["cache"]], TypeError, "{} must be a str, not {type}")
     assert ConnectionPool(REMOTE, name="a\nb\x1b[31m\0\udcff").name == r"a\nb\x1b[31m\x00\udcff"
+
+
+def test_a_newline_is_bytes() -> None:
+    """At least one, and the pool keeps a copy; the error says what to do with a string."""
+    assert [name for name, check in CHECKS.items() if check is check_newline] == ["newline"]
+    accept(["newline"], [b"\n", b"\r\n", bytearray(b"\0"), memoryview(b"!")])
+    refuse(["newline"], [b"", bytearray()], ValueError, "{} must be 1 or more bytes, not 0")
+    refuse(["newline"], ["\n"], TypeError, "{} must be bytes, not str: encode it first")
+    refuse(["newline"], [None, 10, [10]], TypeError, "{} must be bytes, not {type}")
+    given = bytearray(b"!")
+    kept = check_newline("newline", given)
+    given[:] = b"?"
+    assert kept == b"!"
 
 
 def test_hooks_and_observers_can_be_called() -> None:

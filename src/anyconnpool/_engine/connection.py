@@ -193,6 +193,7 @@ class PooledConnection(FramedStream):
             stream,
             package_format=self._defaults.package_format,
             max_line_bytes=self._defaults.max_line_bytes,
+            newline=self._defaults.newline,
         )
         framed.feed_data(buffered)
         return framed
