@@ -491,8 +491,10 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
             limit = min(deadline.remaining(), self._acquire_timeout)
             async with self.acquire(timeout=limit) as connection:
                 try:
+                    # Given back within the limit: what was cut short by it is never harmless.
                     with deadline.limit(describe):
-                        return await function(connection)
+                        async with connection:
+                            return await function(connection)
                 except Exception:
                     attempt.note(connection)
                     raise

@@ -141,6 +141,22 @@ def check_newline(name: str, value: object) -> object:
     return newline
 
 
+def check_harmless(name: str, value: object) -> object:
+    """Check classes of exceptions, and return the tuple of them."""
+    if not isinstance(value, tuple):
+        advice = ""
+        if isinstance(value, type) and issubclass(value, Exception):
+            advice = f": write ({value.__name__},)"
+        raise TypeError(
+            f"{name} must be a tuple of subclasses of Exception, not {quoted(value)}{advice}"
+        )
+    classes = cast("tuple[object, ...]", value)
+    for each in classes:
+        if not (isinstance(each, type) and issubclass(each, Exception)):
+            raise TypeError(f"{name} must hold subclasses of Exception only, not {quoted(each)}")
+    return classes
+
+
 def check_hook(name: str, value: object) -> object:
     """Check a hook, and return it."""
     if value is not None and not callable(value):
@@ -176,6 +192,7 @@ class PoolOptions(TypedDict, total=False):
     close_timeout: float
     idle_order: IdleOrder
     one_way: bool
+    harmless: tuple[type[Exception], ...]
     on_connect: Hook | None
     check: Hook | None
     check_after: float
@@ -261,6 +278,13 @@ class Settings:
         Kind(bool),
         "whether the protocol has no replies, so that a send may be the last operation on a "
         "connection that is reused",
+    )
+    harmless: tuple[type[Exception], ...] = _setting(
+        (),
+        check_harmless,
+        "a tuple of subclasses of ``Exception``, the errors of your own protocol: if a borrower "
+        "raises one, that says nothing against the connection, which is reused if it is clean "
+        "otherwise; without it, every exception closes the connection",
     )
     on_connect: Hook | None = _setting(
         None,

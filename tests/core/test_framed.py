@@ -273,7 +273,7 @@ async def test_the_limit_of_a_call_goes_before_that_of_the_stream() -> None:
 
 async def test_the_newline_of_a_call_goes_before_that_of_the_stream() -> None:
     """A stream has a newline of its own for all it sends and receives in lines."""
-    given = bytearray(b"<br>")
+    given: Any = bytearray(b"<br>")
     source = ScriptedStream(b"a\nb<br>c<br>d\ne<br>")
     stream = FramedStream(source, newline=given)
     # What is kept is a copy.

@@ -6,6 +6,7 @@ The tables of wrong values follow from the checks that :class:`Settings` names, 
 from __future__ import annotations
 
 import math
+from asyncio import CancelledError
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
@@ -19,6 +20,7 @@ from anyconnpool._settings import (
     Kind,
     PoolOptions,
     Settings,
+    check_harmless,
     check_hook,
     check_name,
     check_newline,
@@ -64,7 +66,8 @@ def refuse(
 
 def test_each_setting_has_a_check_of_a_kind_that_is_tested_here() -> None:
     """A new kind of check needs a table of its own."""
-    functions = (check_duration, check_hook, check_name, check_newline, check_observers)
+    functions = {check_duration, check_harmless, check_hook, check_name}
+    functions |= {check_newline, check_observers}
     for name, check in CHECKS.items():
         assert check in functions or isinstance(check, Choice | Count | Kind), name
 
@@ -106,6 +109,7 @@ def test_the_defaults_are_those_of_the_docs() -> None:
         "keepalive": KeepAlive(),
         "package_format": PackageFormat(),
         "max_line_bytes": 65_536,
+        "harmless": (),
         "newline": b"\n",
         "observers": (),
     }
@@ -173,6 +177,24 @@ def test_a_name_is_a_string_that_a_log_can_take() -> None:
     accept(["name"], ["", "cache", None])
     refuse(["name"], [5, b"cache", ["cache"]], TypeError, "{} must be a str, not {type}")
     assert ConnectionPool(REMOTE, name="a\nb\x1b[31m\0\udcff").name == r"a\nb\x1b[31m\x00\udcff"
+
+
+def test_harmless_is_a_tuple_of_exceptions() -> None:
+    """Not a class alone, which the error says how to write, and nothing that may be an end.
+
+    A cancellation, ``KeyboardInterrupt`` and their like are no subclasses of ``Exception``.
+    """
+    assert [name for name, check in CHECKS.items() if check is check_harmless] == ["harmless"]
+    accept(["harmless"], [(), (ValueError,), (OSError, Exception)])
+    must = "{} must be a tuple of subclasses of Exception, not {value!r}"
+    refuse(["harmless"], [ValueError], TypeError, must + ": write (ValueError,)")
+    wrong: list[Any] = [None, 5, "ValueError", [ValueError], {ValueError}, BaseException]
+    refuse(["harmless"], wrong, TypeError, must)
+    wrong = [ValueError(), None, int, BaseException, KeyboardInterrupt, CancelledError]
+    for each in [*wrong, (ValueError,), list[int]]:
+        with in_case(each), pytest.raises(TypeError) as caught:
+            make("harmless", (OSError, each))
+        assert str(caught.value) == f"harmless must hold subclasses of Exception only, not {each!r}"
 
 
 def test_a_newline_is_bytes() -> None:

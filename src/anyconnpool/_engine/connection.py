@@ -66,8 +66,9 @@ class PooledConnection(FramedStream):
     (addresses, age) can still be read.
 
     It goes back into the pool only if it is known to be clean: no operation on it failed, was
-    cancelled or is under way, the body of the ``async with`` raised nothing, nothing that was
-    received is left unread, and no reply is owed. Otherwise it is closed.
+    cancelled or is under way, the body of the ``async with`` raised nothing except what the pool's
+    ``harmless`` names, nothing that was received is left unread, and no reply is owed. Otherwise it
+    is closed.
     """
 
     _closed_stream = ClosedStream(
@@ -144,14 +145,17 @@ class PooledConnection(FramedStream):
         """Give the connection back; only one that is not clean is closed.
 
         While an exception is on its way (in a ``finally`` block, for example), the connection is
-        closed in any case, because nobody can know what the exception interrupted. To call it twice
-        does no harm. It never waits and is not a checkpoint, so no cancellation can interrupt it.
-        A connection of :meth:`ConnectionPool.connect` is closed for good instead.
+        closed, because nobody can know what the exception interrupted, unless the pool's
+        ``harmless`` names it. To call it twice does no harm. It never waits and is not a
+        checkpoint, so no cancellation can interrupt it. A connection of
+        :meth:`ConnectionPool.connect` is closed for good instead.
         """
         raised = sys.exc_info()[1]
         if not self._ended:
-            failed = raised is not None and _number_of(raised) != self._handled
-            self._finish(CloseReason.UNCLEAN if failed else self._find_fault())
+            if raised is None or _number_of(raised) == self._handled:
+                self._finish(self._find_fault())
+            else:
+                self._finish_after(raised)
 
     @defer_interrupts
     async def __aexit__(
@@ -161,7 +165,10 @@ class PooledConnection(FramedStream):
         exc_tb: TracebackType | None,
     ) -> None:
         if not self._ended:
-            self._finish(self._find_fault() if exc_type is None else CloseReason.UNCLEAN)
+            if exc_type is None:
+                self._finish(self._find_fault())
+            else:
+                self._finish_after(exc_val)
 
     @defer_interrupts
     def discard(self) -> None:
@@ -207,6 +214,16 @@ class PooledConnection(FramedStream):
         if self._position < len(self._data):
             return CloseReason.UNREAD_DATA
         return None
+
+    def _finish_after(self, raised: BaseException | None) -> None:
+        """Give back the connection of a borrower who has raised something."""
+        reason: CloseReason | None = CloseReason.UNCLEAN
+        try:
+            if isinstance(raised, self._owner.settings.harmless):
+                reason = self._find_fault()
+        finally:
+            # Also if a class of the user's can't say whether this is one of its instances.
+            self._finish(reason)
 
     def _finish(self, reason: CloseReason | None) -> None:
         entry = self._entry

@@ -250,8 +250,9 @@ class Leasing:
             return describe_timeout(subject, deadline.seconds, len(exchange.request), received)
 
         try:
-            async with connection:
-                with deadline.limit(describe):
+            # Given back within the limit: what was cut short by it is never harmless.
+            with deadline.limit(describe):
+                async with connection:
                     await connection.send(exchange.request)
                     return await exchange.receive(connection)
         except BaseException:
