@@ -2,7 +2,8 @@
 
 A setting is written once, in :class:`Settings`: its type, its default, its check and its meaning.
 The documentation and the tests' tables of wrong values are made from that. :class:`PoolOptions`,
-which type checkers need, repeats name and type; a test compares the two.
+which type checkers need, repeats name and type, except those of ``on_connect``; a test compares
+the two.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
+from ssl import SSLContext
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
@@ -143,17 +145,18 @@ def check_newline(name: str, value: object) -> object:
 
 def check_harmless(name: str, value: object) -> object:
     """Check classes of exceptions, and return the tuple of them."""
+    given, advice = value, ""
     if not isinstance(value, tuple):
-        advice = ""
         if isinstance(value, type) and issubclass(value, Exception):
             advice = f": write ({value.__name__},)"
         raise TypeError(
-            f"{name} must be a tuple of subclasses of Exception, not {quoted(value)}{advice}"
+            f"{name} must be a tuple of subclasses of Exception, not {quoted(given)}{advice}"
         )
     classes = cast("tuple[object, ...]", value)
     for each in classes:
+        wrong = each
         if not (isinstance(each, type) and issubclass(each, Exception)):
-            raise TypeError(f"{name} must hold subclasses of Exception only, not {quoted(each)}")
+            raise TypeError(f"{name} must hold subclasses of Exception only, not {quoted(wrong)}")
     return classes
 
 
@@ -178,7 +181,11 @@ def _setting(default: Any, check: Check, meaning: str) -> Any:
 
 
 class PoolOptions(TypedDict, total=False):
-    """The keyword settings of a pool, for those that pass them on."""
+    """The keyword settings of a pool, for those that pass them on.
+
+    Except ``on_connect``: what that returns is part of a pool's type, so that it is a parameter of
+    its own.
+    """
 
     max_size: float
     min_idle: int
@@ -193,7 +200,6 @@ class PoolOptions(TypedDict, total=False):
     idle_order: IdleOrder
     one_way: bool
     harmless: tuple[type[Exception], ...]
-    on_connect: Hook | None
     check: Hook | None
     check_after: float
     check_timeout: float
@@ -204,6 +210,14 @@ class PoolOptions(TypedDict, total=False):
     observers: Iterable[Observer]
     leak_after: float
     name: str
+
+
+class RemoteOptions(PoolOptions, total=False):
+    """What else may be chosen where a pool is made, for the signatures that it has for checkers."""
+
+    ssl_context: SSLContext | None
+    tls_hostname: str | None
+    tls_standard_compatible: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,8 +304,9 @@ class Settings:
         None,
         check_hook,
         "an async function that is called with each new connection, to log in or shake hands, with "
-        "the context variables of the pool's block; if it fails or returns ``False``, the "
-        "connection is closed and the caller gets the error",
+        "the context variables of the pool's block; what it returns is kept as the connection's "
+        ":attr:`~PooledConnection.session`; if it fails or returns ``False``, the connection is "
+        "closed and the caller gets the error",
     )
     check: Hook | None = _setting(
         None,
@@ -354,17 +369,17 @@ class Settings:
             )
 
     @classmethod
-    def from_options(cls, options: PoolOptions) -> Self:
+    def from_options(cls, options: PoolOptions, on_connect: Hook | None = None) -> Self:
         """Make settings of keyword options.
 
         :raises TypeError: if an option is not a setting, or of the wrong type
         :raises ValueError: if a setting makes no sense
         """
-        known = PoolOptions.__annotations__
+        known = [setting.name for setting in fields(cls)]
         for option in options:
             if option not in known:
                 raise TypeError(f"a pool has no setting {option!r}{_suggest(option, known)}")
-        return cls(**options)
+        return cls(on_connect=on_connect, **options)
 
 
 def _suggest(option: str, known: Iterable[str]) -> str:

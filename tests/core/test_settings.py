@@ -5,20 +5,23 @@ The tables of wrong values follow from the checks that :class:`Settings` names, 
 
 from __future__ import annotations
 
+import inspect
 import math
 from asyncio import CancelledError
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
-from typing import Any, get_type_hints
+from typing import Any, Optional, get_type_hints
 
 import pytest
 
-from anyconnpool import ConnectionPool, KeepAlive, PackageFormat, Retry
+from anyconnpool import ConnectionPool, KeepAlive, PackageFormat, PoolManager, Retry
 from anyconnpool._settings import (
     Choice,
     Count,
+    Hook,
     Kind,
     PoolOptions,
+    RemoteOptions,
     Settings,
     check_harmless,
     check_hook,
@@ -73,9 +76,18 @@ def test_each_setting_has_a_check_of_a_kind_that_is_tested_here() -> None:
 
 
 def test_options_and_settings_are_the_same() -> None:
-    """What type checkers know of a pool's settings is what there is, in the same order."""
-    assert list(get_type_hints(PoolOptions)) == [field.name for field in fields(Settings)]
-    assert get_type_hints(PoolOptions) == get_type_hints(Settings)
+    """What type checkers know of a pool's settings is what there is, in the same order.
+
+    Except ``on_connect``, which is a parameter of its own; and what else a pool can be told.
+    """
+    settings, options = get_type_hints(Settings), get_type_hints(PoolOptions)
+    assert settings.pop("on_connect") == Optional[Hook]  # noqa: UP045
+    assert list(options) == list(settings)
+    assert options == settings
+    for maker in (ConnectionPool, ConnectionPool.from_url, PoolManager):
+        assert inspect.signature(maker).parameters["on_connect"].annotation == "Hook | None"
+    others = get_type_hints(RemoteOptions).keys() - options.keys()
+    assert others < inspect.signature(ConnectionPool.from_url).parameters.keys()
 
 
 def test_each_setting_is_explained_where_pools_are() -> None:

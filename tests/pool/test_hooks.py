@@ -265,8 +265,9 @@ async def test_what_else_a_hook_returns_is_no_refusal(session: object) -> None:
 
     async with ConnectionPool(MemoryNetwork(), on_connect=hook, check=hook, check_after=0) as pool:
         await fill(pool, 1)
-        await fill(pool, 1)
-        assert pool.statistics().reused == 1
+        async with pool.acquire() as connection:
+            assert connection.reused
+            assert connection.session is session
 
 
 async def test_a_hook_that_is_not_async_is_told_so_in_the_log(

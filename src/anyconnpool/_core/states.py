@@ -84,6 +84,7 @@ class PoolEntry(Generic[TransportT]):
         "number",
         "opened_at",
         "recheck_at",
+        "session",
         "slow_at",
         "spoken",
         "state",
@@ -108,6 +109,8 @@ class PoolEntry(Generic[TransportT]):
         self.noticed: bool = False
         #: whether the pool hears of what happens on it while it is idle, without a look
         self.tells: bool = False
+        #: what ``on_connect`` returned for it
+        self.session: Any = None
         #: whether a hook has sent or received on it
         self.spoken: bool = False
         #: where acquire() was called for it, if that is recorded
