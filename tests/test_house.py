@@ -155,6 +155,7 @@ VARIANTS = {
     ("ManagedPool", "ConnectionPool"),
     ("ObservedLeasing", "Leasing"),
     ("PooledConnection", "FramedStream"),
+    ("RemoteOptions", "PoolOptions"),
     ("TrioSocketStream", "PoolSocketStream"),
     ("TrioTLSStream", "TrioSocketStream"),
     ("_BufferedProtocol", "_Protocol"),

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from weakref import WeakValueDictionary, ref
 
 from anyio import TASK_STATUS_IGNORED, AsyncContextManagerMixin, current_time, sleep
@@ -15,7 +15,7 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
-from anyconnpool._engine.connection import AcquireContext, PooledConnection
+from anyconnpool._engine.connection import AcquireContext, OnConnect, PooledConnection, SessionT_co
 from anyconnpool._engine.hosting import BlockHost
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
@@ -24,7 +24,7 @@ from anyconnpool._formats import FrameFormat, PackageFormat
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._remote import Endpoint, Remote, TLSOptions, make_endpoint
 from anyconnpool._retry import Retry
-from anyconnpool._settings import PoolOptions, Settings
+from anyconnpool._settings import Hook, PoolOptions, Settings
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import check_count
@@ -45,15 +45,15 @@ _SWEEP_INTERVAL = 5.0
 _SHORTEST_PAUSE = 0.01
 
 
-class ManagedPool(ConnectionPool):
+class ManagedPool(ConnectionPool[SessionT_co]):
     """A pool that runs inside its manager's block, started whenever it is needed."""
 
-    _start: Callable[[ManagedPool], RunningPool]
+    _start: Callable[[ManagedPool[Any]], RunningPool]
 
     #: what the pool connects to, in the form in which it was first given
     remote: Remote
 
-    def start_with(self, start: Callable[[ManagedPool], RunningPool], remote: Remote) -> None:
+    def start_with(self, start: Callable[[ManagedPool[Any]], RunningPool], remote: Remote) -> None:
         """Start now, and again whenever the manager has dropped the pool meanwhile."""
         self.remote = remote
         self._start = start
@@ -107,7 +107,7 @@ class StatisticsByRemote(Mapping[Remote, PoolStatistics]):
         return len(self._found)
 
 
-class PoolManager(AsyncContextManagerMixin):
+class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
     """Keep one :class:`ConnectionPool` per remote, with one maximum for all of them together.
 
     Enter the manager with ``async with``: all pools live in that block, and when the block ends
@@ -129,6 +129,19 @@ class PoolManager(AsyncContextManagerMixin):
     :raises ValueError: if a setting makes no sense
     """
 
+    @overload
+    def __init__(
+        self: PoolManager[None],
+        *,
+        max_total: float = math.inf,
+        tls: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
+        tls_standard_compatible: bool = True,
+        on_connect: None = None,
+        **settings: Unpack[PoolOptions],
+    ) -> None: ...
+
+    @overload
     def __init__(
         self,
         *,
@@ -136,12 +149,24 @@ class PoolManager(AsyncContextManagerMixin):
         tls: bool = False,
         ssl_context: ssl.SSLContext | None = None,
         tls_standard_compatible: bool = True,
+        on_connect: OnConnect[SessionT_co],
+        **settings: Unpack[PoolOptions],
+    ) -> None: ...
+
+    def __init__(
+        self,
+        *,
+        max_total: float = math.inf,
+        tls: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
+        tls_standard_compatible: bool = True,
+        on_connect: Hook | None = None,
         **settings: Unpack[PoolOptions],
     ) -> None:
         check_count("max_total", max_total, least=1)
         if "name" in settings:
             raise TypeError("a manager's pools are named after their remotes: leave name out")
-        checked = Settings.from_options({**settings, "name": "manager"})
+        checked = Settings.from_options({**settings, "name": "manager"}, on_connect)
         if checked.min_idle > max_total:
             raise ValueError(f"min_idle must not exceed max_total, {max_total}")
         # Whatever the remote: refuse wrong options now.
@@ -149,11 +174,12 @@ class PoolManager(AsyncContextManagerMixin):
         self._tls = endpoint.tls
         # An iterator would serve the first pool only.
         self._settings: PoolOptions = {**settings, "observers": checked.observers}
+        self._on_connect = on_connect
         self._close_timeout = checked.close_timeout
         self._max_idle_time = checked.max_idle_time
-        self._pools: WeakValueDictionary[object, ManagedPool] = WeakValueDictionary()
-        self._running: dict[ManagedPool, RunningPool] = {}
-        self._empty_since: dict[ManagedPool, float] = {}
+        self._pools: WeakValueDictionary[object, ManagedPool[SessionT_co]] = WeakValueDictionary()
+        self._running: dict[ManagedPool[SessionT_co], RunningPool] = {}
+        self._empty_since: dict[ManagedPool[SessionT_co], float] = {}
         self._lifecycle: PoolLifecycle | None = None
         self._shared_limit: SharedLimit[Transport] = SharedLimit(max_total)
         self._ended = False
@@ -185,7 +211,7 @@ class PoolManager(AsyncContextManagerMixin):
             self._ended = False
             # Neither this frame nor the sweep keeps the manager: one that was opened and forgotten
             # goes away.
-            this: ref[PoolManager] = ref(self)
+            this: ref[PoolManager[Any]] = ref(self)
             handed_over = [self]
             del self
             try:
@@ -223,7 +249,7 @@ class PoolManager(AsyncContextManagerMixin):
         await self._host.aclose()
 
     @defer_interrupts
-    def pool(self, remote: Remote) -> ConnectionPool:
+    def pool(self, remote: Remote) -> ConnectionPool[SessionT_co]:
         """Return the pool of a remote; it is made if there is none.
 
         :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable
@@ -243,13 +269,16 @@ class PoolManager(AsyncContextManagerMixin):
                 tls=self._tls is not None,
                 ssl_context=tls.ssl_context,
                 tls_standard_compatible=tls.standard_compatible,
+                on_connect=cast("OnConnect[SessionT_co]", self._on_connect),
                 **self._settings,
             )
             pool.start_with(self._start, remote)
             self._pools[key] = pool
         return pool
 
-    def acquire(self, remote: Remote, *, timeout: float | None = None) -> AcquireContext:
+    def acquire(
+        self, remote: Remote, *, timeout: float | None = None
+    ) -> AcquireContext[SessionT_co]:
         """Acquire a connection to a remote; see :meth:`ConnectionPool.acquire`.
 
         :param remote: see :meth:`pool`
@@ -260,7 +289,7 @@ class PoolManager(AsyncContextManagerMixin):
     async def run(
         self,
         remote: Remote,
-        function: Callable[[PooledConnection, Unpack[Args]], Awaitable[T]],
+        function: Callable[[PooledConnection[SessionT_co], Unpack[Args]], Awaitable[T]],
         *args: Unpack[Args],
         timeout: float | None = None,
         retry: Retry | None = None,
@@ -284,7 +313,7 @@ class PoolManager(AsyncContextManagerMixin):
         remote: Remote,
         data: bytes,
         *,
-        newline: bytes = b"\n",
+        newline: bytes | None = None,
         timeout: float | None = None,
         retry: Retry | None = None,
     ) -> None:
@@ -320,7 +349,7 @@ class PoolManager(AsyncContextManagerMixin):
         remote: Remote,
         data: bytes,
         *,
-        newline: bytes = b"\n",
+        newline: bytes | None = None,
         max_bytes: int | None = None,
         timeout: float | None = None,
         retry: Retry | None = None,
@@ -394,7 +423,7 @@ class PoolManager(AsyncContextManagerMixin):
             raise PoolClosed("manager", self._lifecycle.farewell)
 
     @defer_interrupts
-    def _start(self, pool: ManagedPool) -> RunningPool:
+    def _start(self, pool: ManagedPool[Any]) -> RunningPool:
         self._check()
         assert self._lifecycle is not None
         self._running[pool] = running = pool.make(self._lifecycle, self._shared_limit)
@@ -402,7 +431,7 @@ class PoolManager(AsyncContextManagerMixin):
 
     @staticmethod
     @defer_interrupts
-    async def _drop_unused(this: ref[PoolManager]) -> None:
+    async def _drop_unused(this: ref[PoolManager[Any]]) -> None:
         while (manager := this()) is not None:
             pause = max(min(_SWEEP_INTERVAL, manager._max_idle_time / 4), _SHORTEST_PAUSE)
             await manager._sweep()
@@ -418,7 +447,7 @@ class PoolManager(AsyncContextManagerMixin):
                 self._drop(pool, running)
                 await checkpoint()
 
-    def _drop(self, pool: ManagedPool, running: RunningPool) -> None:
+    def _drop(self, pool: ManagedPool[Any], running: RunningPool) -> None:
         del self._running[pool], self._empty_since[pool]
         assert self._lifecycle is not None
         self._lifecycle.stop(running)

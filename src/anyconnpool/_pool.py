@@ -7,14 +7,21 @@ import math
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from anyio import TASK_STATUS_IGNORED, AsyncContextManagerMixin
 from anyio.abc import ByteStreamConnectable, TaskStatus
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._engine.connection import AcquireContext, ConnectedStream, PooledConnection
+from anyconnpool._engine.connection import (
+    AcquireContext,
+    ConnectedStream,
+    OnConnect,
+    PooledConnection,
+    SessionT,
+    SessionT_co,
+)
 from anyconnpool._engine.hosting import BlockHost
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
@@ -29,7 +36,7 @@ from anyconnpool._formats import (
 )
 from anyconnpool._remote import Remote, make_endpoint, parse_url
 from anyconnpool._retry import Retry
-from anyconnpool._settings import PoolOptions, Settings, describes_settings
+from anyconnpool._settings import Hook, PoolOptions, RemoteOptions, Settings, describes_settings
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._streams.connectable import make_connectable
 from anyconnpool._streams.framed import (
@@ -57,7 +64,7 @@ FrameT = TypeVar("FrameT")
 
 
 @describes_settings
-class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
+class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[SessionT_co]):
     """Keep connections to one remote open; one borrower at a time uses each of them.
 
     Enter the pool with ``async with``: its tasks live in that block, and when the block ends every
@@ -95,6 +102,26 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
     :raises ValueError: if a setting makes no sense, or TLS options would have no effect
     """
 
+    @overload
+    def __init__(
+        self: ConnectionPool[None],
+        remote: Remote,
+        *,
+        tls: bool = False,
+        on_connect: None = None,
+        **settings: Unpack[RemoteOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        remote: Remote,
+        *,
+        tls: bool = False,
+        on_connect: OnConnect[SessionT_co],
+        **settings: Unpack[RemoteOptions],
+    ) -> None: ...
+
     def __init__(
         self,
         remote: Remote,
@@ -103,6 +130,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         ssl_context: ssl.SSLContext | None = None,
         tls_hostname: str | None = None,
         tls_standard_compatible: bool = True,
+        on_connect: Hook | None = None,
         **settings: Unpack[PoolOptions],
     ) -> None:
         endpoint = make_endpoint(remote, tls, ssl_context, tls_hostname, tls_standard_compatible)
@@ -111,11 +139,37 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         self._connectable = make_connectable(endpoint)
         if settings.get("name") is None:
             settings["name"] = endpoint.name
-        self._settings = Settings.from_options(settings)
+        self._settings = Settings.from_options(settings, on_connect)
         self._acquire_timeout = self._settings.acquire_timeout
         self._host = BlockHost(self._settings.name)
         self._machine: PoolStateMachine[Transport] | None = None
         self._leasing: Leasing | None = None
+
+    @overload
+    @classmethod
+    def from_url(
+        cls, url: str, *, on_connect: None = None, **settings: Unpack[RemoteOptions]
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        on_connect: OnConnect[SessionT_co],
+        **settings: Unpack[RemoteOptions],
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        on_connect: OnConnect[SessionT],
+        **settings: Unpack[RemoteOptions],
+    ) -> ConnectionPool[SessionT]: ...
 
     @classmethod
     def from_url(
@@ -125,8 +179,9 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         ssl_context: ssl.SSLContext | None = None,
         tls_hostname: str | None = None,
         tls_standard_compatible: bool = True,
+        on_connect: Hook | None = None,
         **settings: Unpack[PoolOptions],
-    ) -> Self:
+    ) -> ConnectionPool[Any]:
         """Make a pool for the remote that a URL names.
 
         :param url: ``tcp://host:port``, ``tls://host:port`` or ``unix:///path``
@@ -141,6 +196,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
             ssl_context=ssl_context,
             tls_hostname=tls_hostname,
             tls_standard_compatible=tls_standard_compatible,
+            on_connect=cast("OnConnect[SessionT_co]", on_connect),
             **settings,
         )
 
@@ -257,7 +313,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         self._machine = running.machine
         self._leasing = running.leasing
 
-    def acquire(self, *, timeout: float | None = None) -> AcquireContext:
+    def acquire(self, *, timeout: float | None = None) -> AcquireContext[SessionT_co]:
         """Acquire a connection: an idle one at once, or else the first that comes back or opens.
 
         Use the result with ``async with``, or await it. Whoever comes first is served first. An
@@ -280,7 +336,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
             leasing = self._running_leasing()
         return AcquireContext(leasing, timeout)
 
-    def acquire_nowait(self) -> PooledConnection:
+    def acquire_nowait(self) -> PooledConnection[SessionT_co]:
         """Acquire an idle connection, without waiting and without opening one.
 
         :return: the connection; release it with :meth:`PooledConnection.aclose`
@@ -289,7 +345,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         """
         return self._running_leasing().acquire_nowait()
 
-    async def connect(self) -> PooledConnection:
+    async def connect(self) -> PooledConnection[SessionT_co]:
         """Acquire a connection that its caller closes for good, as AnyIO has it of connectables.
 
         For code that takes a connectable; :meth:`acquire` is the way to reuse connections. The pool
@@ -304,7 +360,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
 
     async def run(
         self,
-        function: Callable[[PooledConnection, Unpack[Args]], Awaitable[T]],
+        function: Callable[[PooledConnection[SessionT_co], Unpack[Args]], Awaitable[T]],
         *args: Unpack[Args],
         timeout: float | None = None,
         retry: Retry | None = None,
@@ -326,7 +382,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
                 f"(pool.run(function, argument)), not {quoted(function)}"
             )
 
-        def call(connection: PooledConnection) -> Awaitable[T]:
+        def call(connection: PooledConnection[SessionT_co]) -> Awaitable[T]:
             return as_awaitable(function(connection, *args), function, "the function to run")
 
         return await self._run(call, timeout, retry)
@@ -345,11 +401,12 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         self,
         data: bytes,
         *,
-        newline: bytes = b"\n",
+        newline: bytes | None = None,
         timeout: float | None = None,
         retry: Retry | None = None,
     ) -> None:
         """Acquire a connection and send a line on it; see :meth:`send`."""
+        newline = self._settings.newline if newline is None else newline
         await self.send(frame_line(data, newline), timeout=timeout, retry=retry)
 
     async def send_package(
@@ -390,14 +447,14 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
         self,
         data: bytes,
         *,
-        newline: bytes = b"\n",
+        newline: bytes | None = None,
         max_bytes: int | None = None,
         timeout: float | None = None,
         retry: Retry | None = None,
     ) -> bytes:
         """Send a line and receive one; see :meth:`FramedStream.send_receive_line`."""
         return await self._exchange(
-            line_exchange(data, newline, max_bytes, self._settings.max_line_bytes), timeout, retry
+            line_exchange(data, newline, max_bytes, self._settings), timeout, retry
         )
 
     async def send_receive_package(
@@ -476,7 +533,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
 
     async def _run(
         self,
-        function: Callable[[PooledConnection], Awaitable[T]],
+        function: Callable[[PooledConnection[SessionT_co]], Awaitable[T]],
         timeout: float | None,
         retry: Retry | None,
     ) -> T:
@@ -490,8 +547,10 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable):
             limit = min(deadline.remaining(), self._acquire_timeout)
             async with self.acquire(timeout=limit) as connection:
                 try:
+                    # Given back within the limit: what was cut short by it is never harmless.
                     with deadline.limit(describe):
-                        return await function(connection)
+                        async with connection:
+                            return await function(connection)
                 except Exception:
                     attempt.note(connection)
                     raise

@@ -2,7 +2,8 @@
 
 A setting is written once, in :class:`Settings`: its type, its default, its check and its meaning.
 The documentation and the tests' tables of wrong values are made from that. :class:`PoolOptions`,
-which type checkers need, repeats name and type; a test compares the two.
+which type checkers need, repeats name and type, except those of ``on_connect``; a test compares
+the two.
 """
 
 from __future__ import annotations
@@ -12,13 +13,22 @@ import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
+from ssl import SSLContext
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
 from anyconnpool._formats import PackageFormat
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._retry import Retry
-from anyconnpool._util.checks import advise, check_count, check_duration, make_printable, quoted
+from anyconnpool._util.checks import (
+    advise,
+    as_bytes,
+    check_count,
+    check_duration,
+    check_size,
+    make_printable,
+    quoted,
+)
 from anyconnpool.events import Observer, guard_observer
 
 if TYPE_CHECKING:
@@ -126,6 +136,30 @@ def check_name(name: str, value: object) -> object:
     return make_printable(value)
 
 
+def check_newline(name: str, value: object) -> object:
+    """Return what ends a line as bytes of its own."""
+    newline = as_bytes(name, value)
+    check_size(name, len(newline))
+    return newline
+
+
+def check_harmless(name: str, value: object) -> object:
+    """Check classes of exceptions, and return the tuple of them."""
+    given, advice = value, ""
+    if not isinstance(value, tuple):
+        if isinstance(value, type) and issubclass(value, Exception):
+            advice = f": write ({value.__name__},)"
+        raise TypeError(
+            f"{name} must be a tuple of subclasses of Exception, not {quoted(given)}{advice}"
+        )
+    classes = cast("tuple[object, ...]", value)
+    for each in classes:
+        wrong = each
+        if not (isinstance(each, type) and issubclass(each, Exception)):
+            raise TypeError(f"{name} must hold subclasses of Exception only, not {quoted(wrong)}")
+    return classes
+
+
 def check_hook(name: str, value: object) -> object:
     """Check a hook, and return it."""
     if value is not None and not callable(value):
@@ -147,7 +181,11 @@ def _setting(default: Any, check: Check, meaning: str) -> Any:
 
 
 class PoolOptions(TypedDict, total=False):
-    """The keyword settings of a pool, for those that pass them on."""
+    """The keyword settings of a pool, for those that pass them on.
+
+    Except ``on_connect``: what that returns is part of a pool's type, so that it is a parameter of
+    its own.
+    """
 
     max_size: float
     min_idle: int
@@ -161,15 +199,25 @@ class PoolOptions(TypedDict, total=False):
     close_timeout: float
     idle_order: IdleOrder
     one_way: bool
-    on_connect: Hook | None
+    harmless: tuple[type[Exception], ...]
     check: Hook | None
     check_after: float
+    check_timeout: float
     keepalive: KeepAlive | None
     package_format: PackageFormat
     max_line_bytes: int
+    newline: bytes
     observers: Iterable[Observer]
     leak_after: float
     name: str
+
+
+class RemoteOptions(PoolOptions, total=False):
+    """What else may be chosen where a pool is made, for the signatures that it has for checkers."""
+
+    ssl_context: SSLContext | None
+    tls_hostname: str | None
+    tls_standard_compatible: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,12 +294,20 @@ class Settings:
         "whether the protocol has no replies, so that a send may be the last operation on a "
         "connection that is reused",
     )
+    harmless: tuple[type[Exception], ...] = _setting(
+        (),
+        check_harmless,
+        "a tuple of subclasses of ``Exception``, the errors of your own protocol: if a borrower "
+        "raises one, that says nothing against the connection, which is reused if it is clean "
+        "otherwise; without it, every exception closes the connection",
+    )
     on_connect: Hook | None = _setting(
         None,
         check_hook,
         "an async function that is called with each new connection, to log in or shake hands, with "
-        "the context variables of the pool's block; if it fails or returns ``False``, the "
-        "connection is closed and the caller gets the error",
+        "the context variables of the pool's block; what it returns is kept as the connection's "
+        ":attr:`~PooledConnection.session`; if it fails or returns ``False``, the connection is "
+        "closed and the caller gets the error",
     )
     check: Hook | None = _setting(
         None,
@@ -259,7 +315,7 @@ class Settings:
         "an async function that asks the peer of a connection whether it still answers; it is "
         "called before the connection is reused, if that was idle for ``check_after``, for one "
         "connection a request; if it fails, returns ``False`` or takes longer than "
-        "``connect_timeout``, the connection is closed and another one used; nobody waits for it "
+        "``check_timeout``, the connection is closed and another one used; nobody waits for it "
         "longer than a tenth of a second where another one can be opened, or idle ones can make "
         "room",
     )
@@ -269,6 +325,7 @@ class Settings:
         "how long a connection has to be idle before ``check`` is called; a check is no use, and "
         "``max_idle_time`` goes on counting",
     )
+    check_timeout: float = _setting(5, check_duration, "limit of one ``check``")
     keepalive: KeepAlive | None = _setting(
         KeepAlive(),
         Kind(KeepAlive, optional=True),
@@ -285,6 +342,11 @@ class Settings:
         Count(least=1, unlimited=False),
         "the longest line in bytes, unless it is overridden in the call; 65 536 is AnyIO's default "
         "for one receive",
+    )
+    newline: bytes = _setting(
+        b"\n",
+        check_newline,
+        "what ends the lines that are sent and received, unless it is overridden in the call",
     )
     observers: Iterable[Observer] = _setting(
         (),
@@ -313,17 +375,17 @@ class Settings:
             )
 
     @classmethod
-    def from_options(cls, options: PoolOptions) -> Self:
+    def from_options(cls, options: PoolOptions, on_connect: Hook | None = None) -> Self:
         """Make settings of keyword options.
 
         :raises TypeError: if an option is not a setting, or of the wrong type
         :raises ValueError: if a setting makes no sense
         """
-        known = PoolOptions.__annotations__
+        known = [setting.name for setting in fields(cls)]
         for option in options:
             if option not in known:
                 raise TypeError(f"a pool has no setting {option!r}{_suggest(option, known)}")
-        return cls(**options)
+        return cls(on_connect=on_connect, **options)
 
 
 def _suggest(option: str, known: Iterable[str]) -> str:
@@ -358,6 +420,9 @@ def _describe_default(setting: Any) -> str:
         return "yes" if default else "no"
     if isinstance(default, (KeepAlive, PackageFormat)):
         return f"``{type(default).__name__}()``"
+    if isinstance(default, bytes):
+        # In a docstring of reST, a backslash outside of a literal would be lost.
+        return f"``{default!r}``"
     if isinstance(default, str):
         return f'``"{default}"``'
     return f"{default} s" if setting.metadata["check"] is check_duration else f"{default}"

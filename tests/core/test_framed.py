@@ -271,6 +271,31 @@ async def test_the_limit_of_a_call_goes_before_that_of_the_stream() -> None:
     assert await stream.receive_line() == b"123"
 
 
+async def test_the_newline_of_a_call_goes_before_that_of_the_stream() -> None:
+    """A stream has a newline of its own for all it sends and receives in lines."""
+    given: Any = bytearray(b"<br>")
+    source = ScriptedStream(b"a\nb<br>c<br>d\ne<br>")
+    stream = FramedStream(source, newline=given)
+    # What is kept is a copy.
+    given[:] = b"?"
+    assert await stream.receive_line() == b"a\nb"
+    await stream.send_line(b"x")
+    assert await stream.send_receive_line(b"y") == b"c"
+    assert await stream.receive_line(newline=b"\n") == b"d"
+    assert await stream.receive_line() == b"e"
+    assert source.sent == [b"x<br>", b"y<br>"]
+
+
+def test_a_newline_that_is_none_is_refused() -> None:
+    """A stream that could find no end of a line cannot be made."""
+    newline: Any = b""
+    with pytest.raises(ValueError, match="newline must be 1 or more bytes, not 0"):
+        FramedStream(ScriptedStream(), newline=newline)
+    newline = "\n"
+    with pytest.raises(TypeError, match="newline must be bytes, not str: encode it first"):
+        FramedStream(ScriptedStream(), newline=newline)
+
+
 async def test_the_line_limit_does_not_hold_for_other_reads() -> None:
     """Packages and counted bytes have limits of their own."""
     stream = FramedStream(ScriptedStream(b"\0\x09123456789" + b"123456789;"), max_line_bytes=4)

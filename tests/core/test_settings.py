@@ -5,22 +5,28 @@ The tables of wrong values follow from the checks that :class:`Settings` names, 
 
 from __future__ import annotations
 
+import inspect
 import math
+from asyncio import CancelledError
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
-from typing import Any, get_type_hints
+from typing import Any, Optional, get_type_hints
 
 import pytest
 
-from anyconnpool import ConnectionPool, KeepAlive, PackageFormat, Retry
+from anyconnpool import ConnectionPool, KeepAlive, PackageFormat, PoolManager, Retry
 from anyconnpool._settings import (
     Choice,
     Count,
+    Hook,
     Kind,
     PoolOptions,
+    RemoteOptions,
     Settings,
+    check_harmless,
     check_hook,
     check_name,
+    check_newline,
     check_observers,
 )
 from anyconnpool._util.checks import check_duration
@@ -63,15 +69,25 @@ def refuse(
 
 def test_each_setting_has_a_check_of_a_kind_that_is_tested_here() -> None:
     """A new kind of check needs a table of its own."""
-    functions = (check_duration, check_hook, check_name, check_observers)
+    functions = {check_duration, check_harmless, check_hook, check_name}
+    functions |= {check_newline, check_observers}
     for name, check in CHECKS.items():
         assert check in functions or isinstance(check, Choice | Count | Kind), name
 
 
 def test_options_and_settings_are_the_same() -> None:
-    """What type checkers know of a pool's settings is what there is, in the same order."""
-    assert list(get_type_hints(PoolOptions)) == [field.name for field in fields(Settings)]
-    assert get_type_hints(PoolOptions) == get_type_hints(Settings)
+    """What type checkers know of a pool's settings is what there is, in the same order.
+
+    Except ``on_connect``, which is a parameter of its own; and what else a pool can be told.
+    """
+    settings, options = get_type_hints(Settings), get_type_hints(PoolOptions)
+    assert settings.pop("on_connect") == Optional[Hook]  # noqa: UP045
+    assert list(options) == list(settings)
+    assert options == settings
+    for maker in (ConnectionPool, ConnectionPool.from_url, PoolManager):
+        assert inspect.signature(maker).parameters["on_connect"].annotation == "Hook | None"
+    others = get_type_hints(RemoteOptions).keys() - options.keys()
+    assert others < inspect.signature(ConnectionPool.from_url).parameters.keys()
 
 
 def test_each_setting_is_explained_where_pools_are() -> None:
@@ -101,9 +117,12 @@ def test_the_defaults_are_those_of_the_docs() -> None:
         "idle_order": "lifo",
         "one_way": False,
         "check_after": 30,
+        "check_timeout": 5,
         "keepalive": KeepAlive(),
         "package_format": PackageFormat(),
         "max_line_bytes": 65_536,
+        "harmless": (),
+        "newline": b"\n",
         "observers": (),
     }
 
@@ -170,6 +189,37 @@ def test_a_name_is_a_string_that_a_log_can_take() -> None:
     accept(["name"], ["", "cache", None])
     refuse(["name"], [5, b"cache", ["cache"]], TypeError, "{} must be a str, not {type}")
     assert ConnectionPool(REMOTE, name="a\nb\x1b[31m\0\udcff").name == r"a\nb\x1b[31m\x00\udcff"
+
+
+def test_harmless_is_a_tuple_of_exceptions() -> None:
+    """Not a class alone, which the error says how to write, and nothing that may be an end.
+
+    A cancellation, ``KeyboardInterrupt`` and their like are no subclasses of ``Exception``.
+    """
+    assert [name for name, check in CHECKS.items() if check is check_harmless] == ["harmless"]
+    accept(["harmless"], [(), (ValueError,), (OSError, Exception)])
+    must = "{} must be a tuple of subclasses of Exception, not {value!r}"
+    refuse(["harmless"], [ValueError], TypeError, must + ": write (ValueError,)")
+    wrong: list[Any] = [None, 5, "ValueError", [ValueError], {ValueError}, BaseException]
+    refuse(["harmless"], wrong, TypeError, must)
+    wrong = [ValueError(), None, int, BaseException, KeyboardInterrupt, CancelledError]
+    for each in [*wrong, (ValueError,), list[int]]:
+        with in_case(each), pytest.raises(TypeError) as caught:
+            make("harmless", (OSError, each))
+        assert str(caught.value) == f"harmless must hold subclasses of Exception only, not {each!r}"
+
+
+def test_a_newline_is_bytes() -> None:
+    """At least one, and the pool keeps a copy; the error says what to do with a string."""
+    assert [name for name, check in CHECKS.items() if check is check_newline] == ["newline"]
+    accept(["newline"], [b"\n", b"\r\n", bytearray(b"\0"), memoryview(b"!")])
+    refuse(["newline"], [b"", bytearray()], ValueError, "{} must be 1 or more bytes, not 0")
+    refuse(["newline"], ["\n"], TypeError, "{} must be bytes, not str: encode it first")
+    refuse(["newline"], [None, 10, [10]], TypeError, "{} must be bytes, not {type}")
+    given = bytearray(b"!")
+    kept = check_newline("newline", given)
+    given[:] = b"?"
+    assert kept == b"!"
 
 
 def test_hooks_and_observers_can_be_called() -> None:

@@ -38,13 +38,14 @@ class FarServer(Server):
     def remote(self) -> Any:
         return FAR, self._port
 
-    def pool(self, **settings: Unpack[PoolOptions]) -> ConnectionPool:
+    def pool(self, on_connect: Any = None, **settings: Unpack[PoolOptions]) -> ConnectionPool[Any]:
         return ConnectionPool(
             self.remote,
             tls=self.tls,
             ssl_context=client_context() if self.tls else None,
             # What the certificate is for.
             tls_hostname="127.0.0.1" if self.tls else None,
+            on_connect=on_connect,
             **settings,
         )
 

@@ -240,7 +240,7 @@ def number_of(connection: FramedStream) -> int:
     return peer_of(connection).number
 
 
-def slots_of(pool: ConnectionPool) -> CapacityLimiter:
+def slots_of(pool: ConnectionPool[Any]) -> CapacityLimiter:
     """Return the slots that the pool's books are kept with."""
     slots: CapacityLimiter = attrgetter("_machine._group._slots")(pool)
     return slots
@@ -252,14 +252,14 @@ async def settle(turns: int = 30) -> None:
         await checkpoint()
 
 
-async def fill(pool: ConnectionPool, count: int) -> None:
+async def fill(pool: ConnectionPool[Any], count: int) -> None:
     """Have the pool open some connections and keep them idle."""
     connections = [await pool.acquire() for _ in range(count)]
     for connection in connections:
         await connection.aclose()
 
 
-async def check_books(pool: ConnectionPool, network: MemoryNetwork) -> None:
+async def check_books(pool: ConnectionPool[Any], network: MemoryNetwork) -> None:
     """Assert that pool, slots and network agree on how many connections there are.
 
     Only in a pool's first block, and where nothing that was detached is open.

@@ -98,7 +98,9 @@ async def _be_struck(scenario: Scenario, stage: Stage, meter: Meter, blow: Blow)
         return True
     # An error of the body's has met it. On these versions asyncio's own TaskGroup then leaves it to
     # whoever counts it, too.
-    counted = (3, 11) <= sys.version_info < (3, 13) and task.cancelling() > 0
+    counted = False
+    if sys.version_info >= (3, 11):
+        counted = sys.version_info < (3, 13) and task.cancelling() > 0
     _forget_cancellations(task)
     return counted
 

@@ -163,6 +163,36 @@ async def test_the_settings_of_the_pool_hold_for_its_exchanges() -> None:
         assert pool.statistics().opened == 2
 
 
+async def talk_in_lines(speaker: Any, **options: Any) -> None:
+    """Make each call about lines that a connection or a stream has."""
+    assert await speaker.send_receive_line(b"a\n", **options) == b"a\n"
+    await speaker.send_line(b"b", **options)
+    assert await speaker.receive_line(**options) == b"b"
+
+
+async def test_the_newline_of_the_pool_holds_for_its_lines() -> None:
+    """For each call about lines, on pool and connection, also in hooks and on what was detached.
+
+    It is overridden in the call, for that call alone.
+    """
+    network = MemoryNetwork()
+    async with ConnectionPool(network, newline=b"\r\n", on_connect=talk_in_lines) as pool:
+        assert await pool.send_receive_line(b"c\n") == b"c\n"
+        async with pool.acquire() as connection:
+            await talk_in_lines(connection)
+            await talk_in_lines(connection, newline=b"!")
+            with pytest.raises(ValueError, match="before its end"):
+                await connection.send_line(b"d\r\ne")
+            async with connection.detach() as stream:
+                await talk_in_lines(stream)
+        await pool.send_line(b"d\n")
+        assert await pool.send_receive_line(b"e\r\n", newline=b"!") == b"e\r\n"
+    lines = b"a\n\r\nb\r\n"
+    sent = [bytes(peer.received) for peer in network.peers]
+    assert sent[0] == lines + b"c\n\r\n" + lines + b"a\n!b!" + lines
+    assert sent[1:] == [lines + b"d\n\r\n", lines + b"e\r\n!"]
+
+
 @with_each_exchange
 async def test_a_reply_that_never_comes_ends_in_time(
     exchange: Callable[..., Awaitable[bytes]], request_: bytes, reply: bytes

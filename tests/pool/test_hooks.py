@@ -265,8 +265,9 @@ async def test_what_else_a_hook_returns_is_no_refusal(session: object) -> None:
 
     async with ConnectionPool(MemoryNetwork(), on_connect=hook, check=hook, check_after=0) as pool:
         await fill(pool, 1)
-        await fill(pool, 1)
-        assert pool.statistics().reused == 1
+        async with pool.acquire() as connection:
+            assert connection.reused
+            assert connection.session is session
 
 
 async def test_a_hook_that_is_not_async_is_told_so_in_the_log(
@@ -463,12 +464,12 @@ SPOILERS: list[Hook] = [
 
 @pytest.mark.parametrize("spoil", SPOILERS)
 async def test_what_fails_its_check_is_closed_and_another_one_lent(spoil: Hook) -> None:
-    """By an error, by taking longer than ``connect_timeout``, or by being left unclean.
+    """By an error, by taking longer than ``check_timeout``, or by being left unclean.
 
     Whoever asked waits a tenth of a second for it, not longer.
     """
     network = MemoryNetwork()
-    async with ConnectionPool(network, check=spoil, connect_timeout=4) as pool:
+    async with ConnectionPool(network, check=spoil, check_timeout=4) as pool:
         await fill(pool, 1)
         await anyio.sleep(40)
         async with pool.acquire() as connection:
@@ -482,6 +483,27 @@ async def test_what_fails_its_check_is_closed_and_another_one_lent(spoil: Hook) 
         assert network.forced == 1
         assert pool.statistics().open_failed == 0
         await check_books(pool, network)
+
+
+async def test_a_check_has_a_limit_of_its_own() -> None:
+    """``check_timeout``, 5 s: connecting may take longer, or shorter."""
+    network, ended = MemoryNetwork(), list[float]()
+
+    async def wait(connection: PooledConnection) -> None:
+        began = anyio.current_time()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(anyio.current_time() - began)
+
+    settings: list[dict[str, Any]] = [{}, {"check_timeout": 9, "connect_timeout": 1}]
+    for each in settings:
+        async with ConnectionPool(network, check=wait, check_after=0, **each) as pool:
+            await fill(pool, 1)
+            await fill(pool, 1)
+            await anyio.sleep(20)
+            assert pool.statistics().closed == {"check_failed": 1}
+    assert ended == pytest.approx([5, 9])
 
 
 async def test_the_statistics_tell_of_failed_checks() -> None:

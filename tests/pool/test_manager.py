@@ -102,6 +102,17 @@ EXCHANGES: dict[str, Callable[[PoolManager, MemoryNetwork], Any]] = {
 SENT = [b"ping", b"ping", b"ping!", PACKAGE, b"ping", b"ping!", b"\4ping", b"ping!", b"ping!"]
 
 
+async def test_the_newline_of_the_manager_holds_for_the_lines_of_its_pools() -> None:
+    """Unless it is overridden in the call."""
+    network = MemoryNetwork()
+    async with PoolManager(newline=b"!") as manager:
+        assert await manager.send_receive_line(network, b"a") == b"a"
+        async with manager.acquire(network) as connection:
+            assert await connection.send_receive_line(b"b") == b"b"
+        await manager.send_line(network, b"c")
+    assert bytes(network.peers[0].received) == b"a!b!c!"
+
+
 @table("name, sent", [*zip(EXCHANGES, SENT, strict=True)])
 async def test_the_exchanges_take_the_remote_first(name: str, sent: bytes) -> None:
     """Each goes over the remote's pool, with its arguments, and returns what the pool's does."""

@@ -8,6 +8,7 @@ import select
 import socket
 import ssl
 from contextlib import suppress
+from typing import Any
 
 import anyio
 
@@ -21,7 +22,7 @@ HANG_UPS = (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, 
 PERSISTENT = Retry(math.inf, interval=0.01, max_interval=0.1)
 
 
-def all_ended(pool: ConnectionPool, server: HasRemote) -> bool:
+def all_ended(pool: ConnectionPool[Any], server: HasRemote) -> bool:
     """Tell whether the server has ended all idle connections of a pool.
 
     Where the event loop tells of it, they have left the pool already. The others are readable: by
@@ -44,12 +45,12 @@ def _is_ended(fd: int, server: HasRemote) -> bool:
         return bool(poll.poll(0))
 
 
-async def until_at_rest(pool: ConnectionPool) -> None:
+async def until_at_rest(pool: ConnectionPool[Any]) -> None:
     """Wait until all connections of a pool are idle."""
     await eventually(lambda: pool.statistics().size == pool.statistics().idle)
 
 
-async def fill(pool: ConnectionPool) -> None:
+async def fill(pool: ConnectionPool[Any]) -> None:
     """Open all the connections that a pool may have, and wait until they are idle."""
     connections = [await pool.acquire() for _ in range(int(pool.max_size))]
     for connection in connections:

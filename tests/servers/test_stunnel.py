@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from anyio import create_task_group, to_thread
@@ -39,10 +39,14 @@ class Site:
             stunnel(directory, version, certificate, self.redis.remote)
         )
 
-    def pool(self, **settings: Unpack[PoolOptions]) -> ConnectionPool:
+    def pool(self, on_connect: Any = None, **settings: Unpack[PoolOptions]) -> ConnectionPool[Any]:
         settings["max_size"] = SIZE
         return ConnectionPool(
-            self.stunnel.remote, tls=True, ssl_context=client_context(), **settings
+            self.stunnel.remote,
+            tls=True,
+            ssl_context=client_context(),
+            on_connect=on_connect,
+            **settings,
         )
 
 

@@ -83,7 +83,7 @@ async def ask_next(pool: ConnectionPool, line: bytes = b"next") -> bool:
         return connection.reused
 
 
-async def expect_closed(pool: ConnectionPool, **reasons: int) -> None:
+async def expect_closed(pool: ConnectionPool[Any], **reasons: int) -> None:
     """See that the pool has closed as many connections, for these reasons, and no other."""
     await eventually(lambda: not pool.statistics().closing)
     assert pool.statistics().closed == reasons, pool.statistics()

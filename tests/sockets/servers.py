@@ -187,13 +187,15 @@ class Server:
     def remote(self) -> Any:
         return self._path if self.kind == "unix" else ("127.0.0.1", self._port)
 
-    def pool(self, **settings: Unpack[PoolOptions]) -> ConnectionPool:
+    def pool(self, on_connect: Any = None, **settings: Unpack[PoolOptions]) -> ConnectionPool[Any]:
         """Make a pool of connections to this server."""
         if self.script is None:
             # Nobody answers the closing handshake of TLS.
             settings.setdefault("close_timeout", 0.05)
         context = client_context() if self.tls else None
-        return ConnectionPool(self.remote, tls=self.tls, ssl_context=context, **settings)
+        return ConnectionPool(
+            self.remote, tls=self.tls, ssl_context=context, on_connect=on_connect, **settings
+        )
 
     @property
     def open(self) -> int:

@@ -102,7 +102,8 @@ def draw_scenario(seed: str, *, native: bool) -> Scenario:
     hangs = "hang" in (*on_connect, *check, *moods) or "deaf" in manners.receives
     if hangs:
         # Now and then for longer than others rely on what hangs.
-        settings["connect_timeout"] = rng.choice([0.01, 0.01, 0.04, 0.04, 0.25])
+        limit = rng.choice([0.01, 0.01, 0.04, 0.04, 0.25])
+        settings["connect_timeout"] = settings["check_timeout"] = limit
     ending = rng.choice(ENDINGS)
     return Scenario(
         seed,

@@ -107,20 +107,23 @@ class Stage:
         # Whose connection a hook of several pools has got, it can't know.
         last_news = self._remotes[0].last_news if len(self._remotes) == 1 else lambda: 0
         tells = last_news if scenario.manners.news_after else None
+        hooks: dict[str, Any] = {}
         for name in ("on_connect", "check"):
             moods = getattr(scenario, name)
             if moods:
                 greeted = name == "on_connect" and scenario.manners.greets
                 hook = Hook(moods, self.report, where, greeted=greeted, last_news=tells)
                 self._around.hooks.append(hook)
-                settings[name] = hook
+                hooks[name] = hook
         tls = scenario.remotes[0].startswith("tls")
         context = client_context() if tls else None
         if scenario.max_total is not None:
             return PoolManager(
-                max_total=scenario.max_total, tls=tls, ssl_context=context, **settings
+                max_total=scenario.max_total, tls=tls, ssl_context=context, **settings, **hooks
             )
-        return ConnectionPool(self._remotes[0].target, tls=tls, ssl_context=context, **settings)
+        return ConnectionPool(
+            self._remotes[0].target, tls=tls, ssl_context=context, **settings, **hooks
+        )
 
     def _look(self) -> list[PoolStatistics]:
         if isinstance(self._whole, PoolManager):

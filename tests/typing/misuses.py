@@ -17,6 +17,16 @@ async def count(connection: PooledConnection, word: bytes) -> int:
     return len(await connection.send_receive_line(word))
 
 
+async def begin_session(connection: PooledConnection) -> str:
+    """Return what is kept with the connection."""
+    return "alice"
+
+
+async def use_session(connection: PooledConnection[str]) -> int:
+    """Do an exchange that needs a session."""
+    return len(connection.session)
+
+
 def forget_async(connection: PooledConnection) -> int:
     """Be no async function."""
     return 1
@@ -24,14 +34,14 @@ def forget_async(connection: PooledConnection) -> int:
 
 def make_pools() -> None:
     """Settings have names and types."""
-    ConnectionPool("127.0.0.1", 8999)  # type: ignore[call-arg, arg-type]
-    ConnectionPool(8999)  # type: ignore[arg-type]
-    ConnectionPool(ADDRESS, max_sise=1)  # type: ignore[call-arg]
-    ConnectionPool(ADDRESS, max_size="10")  # type: ignore[arg-type]
-    ConnectionPool(ADDRESS, idle_order="random")  # type: ignore[arg-type]
-    ConnectionPool(ADDRESS, connect_retry=3)  # type: ignore[arg-type]
+    ConnectionPool("127.0.0.1", 8999)  # type: ignore[call-overload]
+    ConnectionPool(8999)  # type: ignore[call-overload]
+    ConnectionPool(ADDRESS, max_sise=1)  # type: ignore[call-overload]
+    ConnectionPool(ADDRESS, max_size="10")  # type: ignore[call-overload]
+    ConnectionPool(ADDRESS, idle_order="random")  # type: ignore[call-overload]
+    ConnectionPool(ADDRESS, connect_retry=3)  # type: ignore[call-overload]
     ConnectionPool(ADDRESS, on_connect=forget_async)  # type: ignore[arg-type]
-    PoolManager(10)  # type: ignore[call-arg]
+    PoolManager(10)  # type: ignore[call-overload]
     Retry(3, 0.5)  # type: ignore[call-arg]
     PackageFormat("4")  # type: ignore[arg-type]
 
@@ -65,6 +75,20 @@ async def run(pool: ConnectionPool, manager: PoolManager) -> None:
     print(result)
 
 
+async def keep_sessions(pool: ConnectionPool, sessions: ConnectionPool[str]) -> None:
+    """What on_connect returns is the type of the sessions, and without it there are none."""
+    bare: ConnectionPool[str] = ConnectionPool(ADDRESS)  # type: ignore[assignment]
+    several: PoolManager[str] = PoolManager(max_total=1)  # type: ignore[assignment]
+    wrong: ConnectionPool[int] = ConnectionPool(ADDRESS, on_connect=begin_session)  # type: ignore[arg-type]
+    ConnectionPool.from_url("tcp://h:1", on_connect=forget_async)  # type: ignore[arg-type]
+    await pool.run(use_session)  # type: ignore[arg-type]
+    sessions.acquire_nowait().session = "bob"  # type: ignore[misc]
+    sessions.acquire_nowait().session.append("bob")  # type: ignore[attr-defined]
+    plain: ConnectionPool = sessions  # type: ignore[assignment]
+    ConnectionPool(ADDRESS, harmless=ValueError)  # type: ignore[call-overload]
+    print(bare, several, wrong, plain)
+
+
 def change(pool: ConnectionPool) -> None:
     """Values stay as they are."""
     PackageFormat().header_size = 4  # type: ignore[misc]
@@ -78,9 +102,9 @@ def observe(event: ConnectionAcquired) -> None:
     """An observer has to take every event, and says so."""
     observer: Observer = observe  # type: ignore[assignment]
     print(observer, event.use_time)  # type: ignore[attr-defined]
-    ConnectionPool(ADDRESS, observers=PoolObserver())  # type: ignore[arg-type]
+    ConnectionPool(ADDRESS, observers=PoolObserver())  # type: ignore[call-overload]
     ConnectionPool(ADDRESS, observers=[observe])  # type: ignore[list-item]
-    ConnectionPool(ADDRESS, leak_after=None)  # type: ignore[arg-type]
+    ConnectionPool(ADDRESS, leak_after=None)  # type: ignore[call-overload]
 
 
 class Watcher(PoolObserver):

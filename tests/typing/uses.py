@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from anyconnpool.events import (
     PoolObserver,
     PoolStarted,
 )
-from anyconnpool.testing import FaultProxy, Faults
+from anyconnpool.testing import FaultProxy, Faults, assert_clean
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -51,6 +51,26 @@ async def count(connection: PooledConnection, word: bytes, limit: int = 10) -> i
 
 async def log_in(connection: PooledConnection) -> None:
     """Do what a new connection needs."""
+
+
+class Session:
+    """Be what a login has led to."""
+
+    user = "alice"
+
+
+async def begin_session(connection: PooledConnection, user: str = "") -> Session:
+    """Log in, and return what is to be kept with the connection."""
+    return Session()
+
+
+async def greet(connection: PooledConnection[Session], word: bytes) -> str:
+    """Do an exchange that needs the session."""
+    return connection.session.user
+
+
+async def ping(connection: PooledConnection[object]) -> None:
+    """Do what any connection can do."""
 
 
 class Service:
@@ -87,12 +107,68 @@ async def enter_pools() -> None:
     )
 
 
+class ServicePool(ConnectionPool[Session]):
+    """Be a pool of one protocol."""
+
+    def __init__(self, user: str) -> None:
+        super().__init__(ADDRESS, on_connect=self._begin)
+        self.user = user
+
+    async def _begin(self, connection: PooledConnection) -> Session:
+        return await begin_session(connection, self.user)
+
+
+async def keep_sessions(hook: Callable[[PooledConnection], Awaitable[int]] | None) -> None:
+    """What a hook returns is the type of the sessions; None without a hook."""
+    assert_type(ConnectionPool(ADDRESS), ConnectionPool[None])
+    assert_type(ConnectionPool(ADDRESS, on_connect=log_in), ConnectionPool[None])
+    assert_type(ConnectionPool(ADDRESS, on_connect=None), ConnectionPool[None])
+    pool = ConnectionPool(ADDRESS, on_connect=begin_session, check=ping, harmless=(OSError,))
+    assert_type(pool, ConnectionPool[Session])
+    hooked = ConnectionPool(ADDRESS, tls=True, on_connect=partial(begin_session, user="bob"))
+    assert_type(hooked, ConnectionPool[Session])
+    ConnectionPool[Session](ADDRESS, on_connect=begin_session)
+    maybe = ConnectionPool(ADDRESS, on_connect=hook)
+    assert_type((await maybe.acquire()).session, int | None)
+    assert_type(ConnectionPool.from_url("tcp://h:1"), ConnectionPool[None])
+    by_url = ConnectionPool.from_url("tls://h:1", tls_hostname="i", on_connect=begin_session)
+    assert_type(by_url, ConnectionPool[Session])
+    assert_type(NamedPool.from_url("tcp://h:1", on_connect=log_in), NamedPool)
+    async with ServicePool("alice") as service, pool as entered:
+        assert_type(entered, ConnectionPool[Session])
+        assert_type(service, ServicePool)
+        assert_type((await service.acquire()).session, Session)
+
+
+async def use_sessions(pool: ConnectionPool[Session], manager: PoolManager[Session]) -> None:
+    """Every way to a connection leads to its session."""
+    async with pool.acquire() as connection:
+        assert_type(connection, PooledConnection[Session])
+        assert_type(connection.session, Session)
+    assert_type((await pool.acquire()).session, Session)
+    assert_type((await pool.connect()).session, Session)
+    assert_type(pool.acquire_nowait().session, Session)
+    assert_type(await pool.run(greet, b"word"), str)
+    assert_type(await pool.run(ping), None)
+    assert_type(manager.pool(ADDRESS), ConnectionPool[Session])
+    assert_type((await manager.acquire(ADDRESS)).session, Session)
+    assert_type(await manager.run(ADDRESS, greet, b"word"), str)
+    assert_type(PoolManager(), PoolManager[None])
+    assert_type(PoolManager(max_size=1, on_connect=begin_session), PoolManager[Session])
+    any_pool: ConnectionPool[object] = pool
+    any_connection: PooledConnection[object] = pool.acquire_nowait()
+    assert_clean(pool)
+    assert_clean(manager)
+    print(any_pool, any_connection)
+
+
 async def borrow(pool: ConnectionPool) -> None:
     """Every way to borrow gives the same kind of connection."""
     async with pool.acquire(timeout=1) as connection:
         assert_type(connection, PooledConnection)
         assert_type(connection.reused, bool)
         assert_type(connection.age, float)
+        assert_type(connection.session, None)
         assert_type(connection.local_address, Any)
         assert_type(connection.detach(), FramedStream)
     assert_type(await pool.acquire(), PooledConnection)

@@ -87,6 +87,7 @@ class PoolEntry(Generic[TransportT]):
         "number",
         "opened_at",
         "recheck_at",
+        "session",
         "slow_at",
         "spoken",
         "state",
@@ -111,6 +112,8 @@ class PoolEntry(Generic[TransportT]):
         self.noticed: bool = False
         #: whether the pool hears of what happens on it while it is idle, without a look
         self.tells: bool = False
+        #: what ``on_connect`` returned for it
+        self.session: Any = None
         #: whether a hook has sent or received on it
         self.spoken: bool = False
         #: where acquire() was called for it, if that is recorded
@@ -183,20 +186,20 @@ class Waiter(Generic[TransportT]):
     )
 
     def __init__(self, wake: Callable[[], object]) -> None:
-        self.wake = wake
+        self.wake: Callable[[], object] = wake
         self.entry: PoolEntry[TransportT] | None = None
         self.error: Exception | None = None
         #: whether another task is given the same error
-        self.shares_error = False
+        self.shares_error: bool = False
         #: the task, of the backend's own kind
         self.task: object = None
         #: when the housekeeper saw it waiting for the first time, and whether it warned of it
         self.seen_at: float | None = None
-        self.warned = False
+        self.warned: bool = False
         #: its number among all waiters and attempts of a pool or manager
-        self.number = 0
+        self.number: int = 0
         #: how many attempts have failed for it
-        self.failures = 0
+        self.failures: int = 0
 
     def take_error(self) -> Exception:
         """Return the error, and forget it: its traceback will lead to the frame that waited."""

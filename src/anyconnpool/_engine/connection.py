@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from itertools import count
 from types import CoroutineType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeAlias
 
 from anyio import ClosedResourceError, ConnectionFailed, TypedAttributeLookupError
 
@@ -20,6 +20,16 @@ from anyconnpool._streams.transport import Transport
 from anyconnpool._util.errors import is_hang_up
 from anyconnpool._util.functions import as_awaitable, refuse_plain_with
 from anyconnpool._util.interrupts import defer_interrupts
+
+if sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:
+    # Of what AnyIO needs itself on these Pythons.
+    from typing_extensions import TypeVar
+
+SessionT = TypeVar("SessionT")
+#: what ``on_connect`` returns for a connection
+SessionT_co = TypeVar("SessionT_co", covariant=True, default=None)
 
 _numbers = count(1)
 
@@ -58,16 +68,17 @@ class Owner(Protocol):
         """Take note that a connection will be closed because a reply may follow its last send."""
 
 
-class PooledConnection(FramedStream):
+class PooledConnection(FramedStream, Generic[SessionT_co]):
     """A connection borrowed from a pool: its borrower's alone until it is given back.
 
     The pool makes it; it has all that a :class:`FramedStream` has. After it was given back,
     discarded or detached, every call raises :exc:`~anyio.ClosedResourceError`; the facts about it
-    (addresses, age) can still be read.
+    (addresses, age, session) can still be read.
 
     It goes back into the pool only if it is known to be clean: no operation on it failed, was
-    cancelled or is under way, the body of the ``async with`` raised nothing, nothing that was
-    received is left unread, and no reply is owed. Otherwise it is closed.
+    cancelled or is under way, the body of the ``async with`` raised nothing except what the pool's
+    ``harmless`` names, nothing that was received is left unread, and no reply is owed. Otherwise it
+    is closed.
     """
 
     _closed_stream = ClosedStream(
@@ -96,6 +107,16 @@ class PooledConnection(FramedStream):
     def __repr__(self) -> str:
         state = "given back" if self._ended else "borrowed"
         return f"<{type(self).__name__} {self._entry.transport}, {state}>"
+
+    @property
+    def session(self) -> SessionT_co:
+        """What ``on_connect`` returned for this connection: a parser, the result of a login.
+
+        It is kept with the connection, the same object for every borrower and in ``check``.
+        ``None`` without ``on_connect``, and before that has returned.
+        """
+        session: SessionT_co = self._entry.session
+        return session
 
     @property
     def local_address(self) -> Any:
@@ -144,14 +165,17 @@ class PooledConnection(FramedStream):
         """Give the connection back; only one that is not clean is closed.
 
         While an exception is on its way (in a ``finally`` block, for example), the connection is
-        closed in any case, because nobody can know what the exception interrupted. To call it twice
-        does no harm. It never waits and is not a checkpoint, so no cancellation can interrupt it.
-        A connection of :meth:`ConnectionPool.connect` is closed for good instead.
+        closed, because nobody can know what the exception interrupted, unless the pool's
+        ``harmless`` names it. To call it twice does no harm. It never waits and is not a
+        checkpoint, so no cancellation can interrupt it. A connection of
+        :meth:`ConnectionPool.connect` is closed for good instead.
         """
         raised = sys.exc_info()[1]
         if not self._ended:
-            failed = raised is not None and _number_of(raised) != self._handled
-            self._finish(CloseReason.UNCLEAN if failed else self._find_fault())
+            if raised is None or _number_of(raised) == self._handled:
+                self._finish(self._find_fault())
+            else:
+                self._finish_after(raised)
 
     @defer_interrupts
     async def __aexit__(
@@ -161,7 +185,10 @@ class PooledConnection(FramedStream):
         exc_tb: TracebackType | None,
     ) -> None:
         if not self._ended:
-            self._finish(self._find_fault() if exc_type is None else CloseReason.UNCLEAN)
+            if exc_type is None:
+                self._finish(self._find_fault())
+            else:
+                self._finish_after(exc_val)
 
     @defer_interrupts
     def discard(self) -> None:
@@ -193,6 +220,7 @@ class PooledConnection(FramedStream):
             stream,
             package_format=self._defaults.package_format,
             max_line_bytes=self._defaults.max_line_bytes,
+            newline=self._defaults.newline,
         )
         framed.feed_data(buffered)
         return framed
@@ -207,6 +235,16 @@ class PooledConnection(FramedStream):
             return CloseReason.UNREAD_DATA
         return None
 
+    def _finish_after(self, raised: BaseException | None) -> None:
+        """Give back the connection of a borrower who has raised something."""
+        reason: CloseReason | None = CloseReason.UNCLEAN
+        try:
+            if isinstance(raised, self._owner.settings.harmless):
+                reason = self._find_fault()
+        finally:
+            # Also if a class of the user's can't say whether this is one of its instances.
+            self._finish(reason)
+
     def _finish(self, reason: CloseReason | None) -> None:
         entry = self._entry
         try:
@@ -217,7 +255,11 @@ class PooledConnection(FramedStream):
                 self._end()
 
 
-class ConnectedStream(PooledConnection):
+#: an async function that is called with a new connection, and returns its session
+OnConnect: TypeAlias = Callable[[PooledConnection[Any]], Awaitable[SessionT]]
+
+
+class ConnectedStream(PooledConnection[SessionT_co]):
     """What :meth:`ConnectionPool.connect` returns: a connection that its caller closes for good.
 
     Code that was written for AnyIO's connectables hangs up when it has enough, in the middle of a
@@ -250,7 +292,7 @@ class ConnectedStream(PooledConnection):
         await self.aclose()
 
 
-def entry_of(connection: PooledConnection) -> PoolEntry[Transport]:
+def entry_of(connection: PooledConnection[Any]) -> PoolEntry[Transport]:
     """Return the entry of a borrowed connection, which its borrower has no business with."""
     return connection._entry  # pyright: ignore[reportPrivateUsage]
 
@@ -268,17 +310,19 @@ def revoke(entry: PoolEntry[Transport], make_error: Callable[[], Exception]) -> 
         stream.interrupt(make_error())
 
 
-def has_failed(connection: PooledConnection) -> bool:
+def has_failed(connection: PooledConnection[Any]) -> bool:
     """Return whether an operation on a connection failed, was cancelled or is under way."""
     return connection._unfinished > 0  # pyright: ignore[reportPrivateUsage]
 
 
-def continue_exchange(owner: Owner, entry: PoolEntry[Transport], chunk: bytes) -> PooledConnection:
+def continue_exchange(
+    owner: Owner, entry: PoolEntry[Transport], chunk: bytes
+) -> PooledConnection[Any]:
     """Return the connection of an exchange whose request was sent, to receive the reply's rest.
 
     :param chunk: what has come of the reply
     """
-    connection = PooledConnection(owner, entry)
+    connection: PooledConnection[Any] = PooledConnection(owner, entry)
     connection._has_sent = connection._reply_owed = True  # pyright: ignore[reportPrivateUsage]
     connection._data = chunk  # pyright: ignore[reportPrivateUsage]
     connection._bytes_received = len(chunk)  # pyright: ignore[reportPrivateUsage]
@@ -289,8 +333,8 @@ class Acquirer(Protocol):
     """The part of a pool that an :class:`AcquireContext` asks for a connection."""
 
     async def acquire(
-        self, timeout: float, context: AcquireContext | None = None
-    ) -> PooledConnection:
+        self, timeout: float, context: AcquireContext[Any] | None = None
+    ) -> PooledConnection[Any]:
         """Acquire an idle connection, or wait for one.
 
         :param context: the context that will release it, if it is entered
@@ -298,7 +342,7 @@ class Acquirer(Protocol):
         ...
 
 
-class AcquireContext:
+class AcquireContext(Generic[SessionT_co]):
     """Acquire a connection when entered or awaited; :meth:`ConnectionPool.acquire` returns it.
 
     It can be used once, in one of the two ways; a second use is a :exc:`RuntimeError`.
@@ -314,11 +358,11 @@ class AcquireContext:
         self._acquirer: Acquirer | None = acquirer
         self._timeout = timeout
         #: what was acquired by entering
-        self.connection: PooledConnection | None = None
+        self.connection: PooledConnection[SessionT_co] | None = None
 
     # No coroutine functions themselves: one coroutine each way is enough. Pyright asks what enters
     # a context for a CoroutineType; mypy gives every coroutine function the wider type.
-    def __aenter__(self) -> CoroutineType[Any, Any, PooledConnection]:
+    def __aenter__(self) -> CoroutineType[Any, Any, PooledConnection[SessionT_co]]:
         acquirer, self._acquirer = self._acquirer, None
         if acquirer is None:
             raise _used_twice()
@@ -336,7 +380,7 @@ class AcquireContext:
             return _do_nothing()  # type: ignore[return-value]
         return connection.__aexit__(exc_type, exc_val, exc_tb)  # type: ignore[return-value]
 
-    def __await__(self) -> Generator[Any, Any, PooledConnection]:
+    def __await__(self) -> Generator[Any, Any, PooledConnection[SessionT_co]]:
         acquirer, self._acquirer = self._acquirer, None
         if acquirer is None:
             raise _used_twice()
@@ -399,7 +443,7 @@ class _HookOwner:
         )
 
 
-class _HookConnection(PooledConnection):
+class _HookConnection(PooledConnection[Any]):
     """A connection in the hands of a hook."""
 
     def finish(self, owner: _HookOwner, result: object, *, greeting: bool) -> None:
@@ -430,14 +474,15 @@ async def run_hook(
     entry: PoolEntry[Transport],
     settings: Settings,
     now: Callable[[], float],
-    hook: Callable[[PooledConnection], Awaitable[object]],
+    hook: Callable[[PooledConnection[Any]], Awaitable[object]],
     *,
     greeting: bool,
-) -> None:
+) -> object:
     """Call ``on_connect`` or ``check`` with a connection, and refuse the connection if it is unfit.
 
     :param greeting: whether bytes that the hook left unread, or that are still to come, are for
         the first borrower
+    :return: what the hook returned
     :raises ~anyio.ConnectionFailed: if the hook refused the connection, by giving it away or by
         returning ``False``, if it left it unfit, or if the connection ended in it
     :raises Exception: what the hook raised
@@ -447,6 +492,7 @@ async def run_hook(
     try:
         result = await as_awaitable(hook(connection), hook, owner.role)
         connection.finish(owner, result, greeting=greeting)
+        return result
     except Exception as error:
         # An error of another connection, or of the hook's own making, stays as it is.
         if has_failed(connection) and is_hang_up(error):

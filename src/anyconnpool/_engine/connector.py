@@ -99,7 +99,9 @@ class Connector:
             self._take_up(entry, stream)
             hook = self._settings.on_connect
             if hook is not None:
-                await run_hook(entry, self._settings, self._now, hook, greeting=True)
+                entry.session = await run_hook(
+                    entry, self._settings, self._now, hook, greeting=True
+                )
                 self._refuse_unasked(entry)
             self._notify(ConnectionOpened(self._settings.name, self._now() - began))
         except BaseException:

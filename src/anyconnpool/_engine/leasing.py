@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
@@ -94,9 +94,9 @@ class Leasing:
     async def acquire(
         self,
         timeout: float,
-        context: AcquireContext | None = None,
-        kind: type[PooledConnection] = PooledConnection,
-    ) -> PooledConnection:
+        context: AcquireContext[Any] | None = None,
+        kind: type[PooledConnection[Any]] = PooledConnection,
+    ) -> PooledConnection[Any]:
         """Acquire an idle connection, or wait for one.
 
         :param timeout: limit in seconds
@@ -125,7 +125,7 @@ class Leasing:
         return connection
 
     @defer_interrupts
-    def acquire_nowait(self) -> PooledConnection:
+    def acquire_nowait(self) -> PooledConnection[Any]:
         """Acquire an idle connection.
 
         :raises PoolFull: if there is none
@@ -171,7 +171,7 @@ class Leasing:
         entry.borrower = self._current_task()
         stream = entry.transport.own
         if stream is None or entry.transport.early:
-            connection = PooledConnection(self, entry)
+            connection: PooledConnection[Any] = PooledConnection(self, entry)
             return await self._exchange_on(connection, exchange, Deadline(timeout), attempt)
         limit = None
         if timeout != math.inf:
@@ -208,7 +208,7 @@ class Leasing:
 
     async def _receive_rest(
         self,
-        connection: PooledConnection,
+        connection: PooledConnection[Any],
         exchange: Exchange[T],
         limit: TimeLimit | None,
         attempt: Attempt | None,
@@ -251,7 +251,7 @@ class Leasing:
 
     async def _exchange_on(
         self,
-        connection: PooledConnection,
+        connection: PooledConnection[Any],
         exchange: Exchange[T],
         deadline: Deadline,
         attempt: Attempt | None,
@@ -264,8 +264,9 @@ class Leasing:
             return describe_timeout(subject, deadline.seconds, len(exchange.request), received)
 
         try:
-            async with connection:
-                with deadline.limit(describe):
+            # Given back within the limit: what was cut short by it is never harmless.
+            with deadline.limit(describe):
+                async with connection:
                     await connection.send(exchange.request)
                     return await exchange.receive(connection)
         except BaseException:
@@ -434,9 +435,9 @@ class ObservedLeasing(Leasing):
     async def acquire(
         self,
         timeout: float,
-        context: AcquireContext | None = None,
-        kind: type[PooledConnection] = PooledConnection,
-    ) -> PooledConnection:
+        context: AcquireContext[Any] | None = None,
+        kind: type[PooledConnection[Any]] = PooledConnection,
+    ) -> PooledConnection[Any]:
         """Acquire an idle connection, or wait for one; see :meth:`Leasing.acquire`."""
         call_site = self._find_call_site()
         began = self.now()
@@ -449,7 +450,7 @@ class ObservedLeasing(Leasing):
         return connection
 
     @defer_interrupts
-    def acquire_nowait(self) -> PooledConnection:
+    def acquire_nowait(self) -> PooledConnection[Any]:
         """Acquire an idle connection; see :meth:`Leasing.acquire_nowait`."""
         call_site = self._find_call_site()
         began = self.now()
@@ -489,7 +490,7 @@ class ObservedLeasing(Leasing):
         return await self._exchange_in_turn(exchange, timeout, acquire_timeout, attempt)
 
     def _note_acquired(
-        self, connection: PooledConnection, wait_time: float, call_site: str
+        self, connection: PooledConnection[Any], wait_time: float, call_site: str
     ) -> None:
         entry_of(connection).call_site = call_site
         name = self.settings.name

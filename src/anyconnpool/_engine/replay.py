@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import BrokenResourceError, EndOfStream, IncompleteRead, sleep
 
@@ -53,7 +53,7 @@ class Attempt:
         self.connection_failed = self.reused = self.has_sent = False
         self.bytes_received = 0
 
-    def note(self, connection: PooledConnection) -> None:
+    def note(self, connection: PooledConnection[Any]) -> None:
         """Note how far a try has come that failed on a connection."""
         self.connection_failed = has_failed(connection)
         self.reused = connection.reused

@@ -165,7 +165,7 @@ class ConnectionTasks:
         check = self._settings.check
         assert check is not None
         try:
-            with fence("the hook", PoolError), fail_after(self._settings.connect_timeout):
+            with fence("the hook", PoolError), fail_after(self._settings.check_timeout):
                 await run_hook(entry, self._settings, self._now, check, greeting=False)
                 self._checks.succeeded(self._now())
                 # The peer may have said more, or hung up, after its answer.

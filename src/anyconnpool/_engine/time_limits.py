@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
+from typing import Any
 
 from anyconnpool._engine.alarms import Alarms
 from anyconnpool._engine.connection import PooledConnection
@@ -36,7 +37,7 @@ class TimeLimit:
         self.seconds = seconds
         self.sent = sent
         #: what receives the reply, if that didn't come in one piece
-        self.connection: PooledConnection | None = None
+        self.connection: PooledConnection[Any] | None = None
 
 
 class TimeLimits:

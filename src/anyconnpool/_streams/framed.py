@@ -51,6 +51,9 @@ class FrameDefaults(Protocol):
     @property
     def max_line_bytes(self) -> int: ...
 
+    @property
+    def newline(self) -> bytes: ...
+
 
 @dataclass(frozen=True, slots=True)
 class _ChosenDefaults:
@@ -58,6 +61,7 @@ class _ChosenDefaults:
 
     package_format: PackageFormat
     max_line_bytes: int
+    newline: bytes
 
 
 # Not frozen: setting the attributes of a frozen object takes three times as long.
@@ -89,10 +93,11 @@ def bytes_exchange(data: bytes, nbytes: int | None) -> Exchange[bytes]:
 
 
 def line_exchange(
-    data: bytes, newline: bytes, max_bytes: int | None, default_max_bytes: int
+    data: bytes, chosen_newline: bytes | None, max_bytes: int | None, defaults: FrameDefaults
 ) -> Exchange[bytes]:
     """Check and frame what :meth:`FramedStream.send_receive_line` does."""
-    limit = default_max_bytes
+    newline = defaults.newline if chosen_newline is None else chosen_newline
+    limit = defaults.max_line_bytes
     if max_bytes is not None:
         check_size("max_bytes", max_bytes)
         limit = max_bytes
@@ -137,7 +142,8 @@ class FramedStream(ReadAheadStream):
     :param stream: the stream to wrap; closing this stream closes it
     :param package_format: the default of :meth:`receive_package` and :meth:`send_package`
     :param max_line_bytes: the default limit of :meth:`receive_line`, in bytes
-    :raises ValueError: if ``max_line_bytes`` is less than 1
+    :param newline: what ends a line by default
+    :raises ValueError: if ``max_line_bytes`` is less than 1, or the newline empty
     """
 
     def __init__(
@@ -146,22 +152,25 @@ class FramedStream(ReadAheadStream):
         *,
         package_format: PackageFormat = _DEFAULT_FORMAT,
         max_line_bytes: int = 65_536,
+        newline: bytes = b"\n",
     ) -> None:
         if not (hasattr(stream, "receive") or hasattr(stream, "send")):
             raise TypeError(f"stream must be a byte stream of AnyIO's, not {quoted(stream)}")
         check_size("max_line_bytes", max_line_bytes)
+        newline = as_bytes("newline", newline)
+        check_size("newline", len(newline))
         package_format = choose_package_format(package_format, _DEFAULT_FORMAT)
         super().__init__(stream)
-        self._defaults: FrameDefaults = _ChosenDefaults(package_format, max_line_bytes)
+        self._defaults: FrameDefaults = _ChosenDefaults(package_format, max_line_bytes, newline)
 
-    async def send_line(self, data: bytes, *, newline: bytes = b"\n") -> None:
+    async def send_line(self, data: bytes, *, newline: bytes | None = None) -> None:
         """Send a line; see :meth:`send`.
 
         :param data: the line without its end
-        :param newline: what ends it
+        :param newline: what ends it, if not the stream's own newline
         :raises ValueError: if the newline is empty or occurs before the end; nothing is sent
         """
-        await self.send(frame_line(data, newline))
+        await self.send(frame_line(data, self._defaults.newline if newline is None else newline))
 
     async def send_package(self, data: bytes, format: PackageFormat | None = None) -> None:
         """Send a package: the length of the body, then the body; see :meth:`send`.
@@ -181,10 +190,12 @@ class FramedStream(ReadAheadStream):
         """
         await self.send(encode_frame(data, format))
 
-    async def receive_line(self, *, newline: bytes = b"\n", max_bytes: int | None = None) -> bytes:
+    async def receive_line(
+        self, *, newline: bytes | None = None, max_bytes: int | None = None
+    ) -> bytes:
         r"""Receive a line.
 
-        :param newline: what ends a line; a ``\r`` before it stays
+        :param newline: what ends a line, if not the stream's own newline; a ``\r`` before it stays
         :param max_bytes: longest line to accept, in bytes without its end; by default the
             stream's ``max_line_bytes``
         :return: the line without its end
@@ -193,7 +204,9 @@ class FramedStream(ReadAheadStream):
         :raises ~anyio.DelimiterNotFound: if the line is longer; the connection is not reused
         :raises ValueError: if the newline is empty or ``max_bytes`` less than 1
         """
-        limit = self._defaults.max_line_bytes if max_bytes is None else max_bytes
+        defaults = self._defaults
+        limit = defaults.max_line_bytes if max_bytes is None else max_bytes
+        newline = defaults.newline if newline is None else newline
         try:
             if not newline or limit < 1:
                 check_delimiter(newline, limit)
@@ -425,14 +438,14 @@ class FramedStream(ReadAheadStream):
         self,
         data: bytes,
         *,
-        newline: bytes = b"\n",
+        newline: bytes | None = None,
         max_bytes: int | None = None,
         timeout: float | None = None,
     ) -> bytes:
         """Send a line, then receive one.
 
         :param data: the line to send, without its end
-        :param newline: what ends both lines
+        :param newline: what ends both lines, if not the stream's own newline
         :param max_bytes: longest line to accept; see :meth:`receive_line`
         :param timeout: limit for both together, in seconds; by default none
         :return: the line received, without its end
@@ -440,8 +453,8 @@ class FramedStream(ReadAheadStream):
 
         It raises what :meth:`send_line` and :meth:`receive_line` raise.
         """
-        default = self._defaults.max_line_bytes
-        return await self._exchange(line_exchange(data, newline, max_bytes, default), timeout)
+        exchange = line_exchange(data, newline, max_bytes, self._defaults)
+        return await self._exchange(exchange, timeout)
 
     async def send_receive_package(
         self,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from anyconnpool._manager import PoolManager
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._statistics import CloseReason, PoolStatistics
 
 
-def assert_clean(pool: ConnectionPool | PoolManager) -> None:
+def assert_clean(pool: ConnectionPool[Any] | PoolManager[Any]) -> None:
     """Assert that nobody has a connection of the pool, or waits for one.
 
     Call it at the end of a test, when all tasks that used the pool have ended. It need not wait:
