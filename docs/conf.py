@@ -14,9 +14,10 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
 
 import anyconnpool
-from anyconnpool._settings import PoolOptions, Settings
+from anyconnpool._settings import Settings
 
 project = "anyconnpool"
 author = "the anyconnpool developers"
@@ -37,7 +38,11 @@ nitpick_ignore_regex = [
     ("py:.*", r"(opentelemetry|prometheus_client)\..*"),
     ("py:class", "TaskStatus"),
     # Type variables.
-    ("py:class", r"(anyconnpool\..*\.)?(Args|T|DataT|DataT_contra|FrameT|FrameT_co)"),
+    ("py:obj", r"anyconnpool\..*\.SessionT_co"),
+    (
+        "py:class",
+        r"(anyconnpool\..*\.)?(Args|T|DataT|DataT_contra|FrameT|FrameT_co|SessionT|SessionT_co)",
+    ),
 ]
 
 # The names that these pages refer to, in the plain text that Sphinx calls version 1: builds depend
@@ -92,8 +97,9 @@ class FoundOut:
 def name_settings(init: Any) -> inspect.Signature:
     """Return a signature that names each setting, with its default, in place of ``**settings``."""
     signature = inspect.signature(init)
-    fixed = list(signature.parameters.values())[1:-1]
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    given = list(signature.parameters.values())[1:-1]
+    fixed = [parameter for parameter in given if parameter.name not in defaults]
     settings = [
         inspect.Parameter(
             name,
@@ -101,7 +107,7 @@ def name_settings(init: Any) -> inspect.Signature:
             default=FoundOut() if name == "name" else defaults[name],
             annotation=kind,
         )
-        for name, kind in typing.get_type_hints(PoolOptions).items()
+        for name, kind in typing.get_type_hints(Settings).items()
     ]
     return signature.replace(parameters=fixed + settings)
 
@@ -166,8 +172,17 @@ def drop_annotation(init: Any) -> None:
     init.__annotations__.pop("settings")
 
 
+def forget_overloads(module: str) -> None:
+    """Show the one signature that readers need, not those that type checkers need."""
+    analyzer = ModuleAnalyzer.for_module(module)
+    analyzer.analyze()
+    analyzer.overloads.clear()
+
+
 def setup(app: Sphinx) -> None:
     """Register what is above."""
+    forget_overloads("anyconnpool._pool")
+    forget_overloads("anyconnpool._manager")
     drop_annotation(anyconnpool.ConnectionPool.from_url)
     drop_annotation(anyconnpool.PoolManager.__init__)
     anyconnpool.ConnectionPool.__signature__ = name_settings(anyconnpool.ConnectionPool.__init__)

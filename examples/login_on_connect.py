@@ -1,10 +1,13 @@
 """A pool whose connections log in when they are opened, and are asked if they are still well.
 
 Run ``python examples/login_on_connect.py``. The server is part of it: it wants ``LOGIN password``
-before anything else, answers ``PING`` with ``PONG``, and prints what it is sent.
+before anything else and answers it with the number of the visitor, answers ``PING`` with ``PONG``,
+and prints what it is sent. What the login has found out is kept with the connection.
 """
 
+from dataclasses import dataclass
 from functools import partial
+from itertools import count
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
@@ -21,18 +24,38 @@ HANG_UPS = (
 )
 
 
+VISITORS = count(1)
+
+
 class LoginRefusedError(Exception):
     """The server doesn't accept the password."""
 
 
-async def login(connection: PooledConnection, password: bytes) -> None:
+@dataclass
+class Session:
+    """What belongs to a connection, from its login to its end."""
+
+    visitor: int
+    questions: int = 0
+
+
+async def login(connection: PooledConnection, password: bytes) -> Session:
     """Log in on a new connection, before anybody borrows it."""
     reply = await connection.send_receive_line(b"LOGIN " + password)
-    if reply != b"welcome":
+    if not reply.startswith(b"welcome, visitor "):
         raise LoginRefusedError(reply.decode())
+    return Session(int(reply.split()[-1]))
 
 
-async def ping(connection: PooledConnection) -> None:
+async def ask(connection: PooledConnection[Session], question: bytes) -> str:
+    """Do an exchange that needs to know who the server thinks we are."""
+    session = connection.session
+    session.questions += 1
+    reply = await connection.send_receive_line(question)
+    return f"visitor {session.visitor}, question {session.questions}: {reply.decode()}"
+
+
+async def ping(connection: PooledConnection[Session]) -> None:
     """See that the server still answers on a connection that has rested."""
     reply = await connection.send_receive_line(b"PING", timeout=1)
     if reply != b"PONG":
@@ -41,7 +64,7 @@ async def ping(connection: PooledConnection) -> None:
 
 async def answer(accepted: SocketStream) -> None:
     """Serve one client, until it hangs up or gives a wrong password."""
-    replies = {b"LOGIN sesame": b"welcome", b"PING": b"PONG"}
+    replies = {b"PING": b"PONG", b"LOGIN sesame": b"welcome, visitor %d" % next(VISITORS)}
     async with FramedStream(accepted) as stream:
         try:
             while True:
@@ -59,8 +82,8 @@ async def talk(address: tuple[str, int], password: bytes) -> None:
     async with ConnectionPool(
         address, on_connect=partial(login, password=password), check=ping, check_after=0
     ) as pool:
-        print(await pool.send_receive_line(b"one", timeout=5))
-        print(await pool.send_receive_line(b"two", timeout=5))
+        print(await pool.run(ask, b"one", timeout=5))
+        print(await pool.run(ask, b"two", timeout=5))
 
 
 async def main() -> None:

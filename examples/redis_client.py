@@ -1,4 +1,4 @@
-"""A Redis client in forty lines: the pool leaves only the protocol, RESP2, to be written.
+"""A Redis client in fifty lines: the pool leaves only the protocol, RESP2, to be written.
 
 Start a Redis, then run ``python examples/redis_client.py [port]``. It writes two keys whose names
 begin with ``anyconnpool:``, and deletes them.
@@ -17,19 +17,24 @@ class RedisError(Exception):
     """Redis has answered with an error."""
 
 
-async def exchange(connection: PooledConnection, *words: str) -> bytes | int | RedisError | None:
-    """Send a command and receive its reply, unless that is a list; an error is a value here."""
+def make_pool(host: str, port: int) -> ConnectionPool:
+    """Make a pool that knows the protocol: how a line ends, and which error is only a reply."""
+    return ConnectionPool((host, port), max_size=4, newline=b"\r\n", harmless=(RedisError,))
+
+
+async def exchange(connection: PooledConnection, *words: str) -> bytes | int | None:
+    """Send a command and receive its reply, unless that is a list."""
     parts = [f"*{len(words)}"]
     for word in words:
         parts += [f"${len(word.encode())}", word]
     await connection.send("\r\n".join([*parts, ""]).encode())
-    line = await connection.receive_line(newline=b"\r\n")
+    line = await connection.receive_line()
     kind, rest = line[:1], line[1:]
     match kind:
         case b"+":
             return rest
         case b"-":
-            return RedisError(rest.decode())
+            raise RedisError(rest.decode())
         case b":":
             return int(rest)
         case b"$" if rest == b"-1":
@@ -48,17 +53,12 @@ class Redis:
 
     async def execute(self, *words: str, retry: Retry | None = None) -> bytes | int | None:
         """Make one exchange; with a retry, the command may be sent more than once."""
-        reply = await self._pool.run(exchange, *words, timeout=5, retry=retry)
-        # Raised here, after the connection went back to the pool: an exception within the borrow
-        # would close it, and there is nothing wrong with it.
-        if isinstance(reply, RedisError):
-            raise reply
-        return reply
+        return await self._pool.run(exchange, *words, timeout=5, retry=retry)
 
 
 async def main(port: int) -> None:
     """Store, read and count; ten tasks share four connections."""
-    async with ConnectionPool(("127.0.0.1", port), max_size=4) as pool:
+    async with make_pool("127.0.0.1", port) as pool:
         redis = Redis(pool)
         print(await redis.execute("SET", "anyconnpool:greeting", "hello"))
         # To read twice does no harm. To count twice would: INCR gets no retry.

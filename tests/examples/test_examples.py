@@ -38,10 +38,10 @@ def check_login(lines: Lines) -> None:
     assert lines == [
         "server: LOGIN sesame",
         "server: one",
-        "b'you said one'",
+        "visitor 1, question 1: you said one",
         "server: PING",
         "server: two",
-        "b'you said two'",
+        "visitor 1, question 2: you said two",
         "server: LOGIN open up",
         "refused: go away",
     ]

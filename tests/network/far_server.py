@@ -16,7 +16,7 @@ from .cable import FAR, Cable
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from anyconnpool._settings import PoolOptions
+    from anyconnpool._settings import Hook, PoolOptions
 
 
 class FarServer(Server):
@@ -38,7 +38,9 @@ class FarServer(Server):
     def remote(self) -> Any:
         return FAR, self._port
 
-    def pool(self, on_connect: Any = None, **settings: Unpack[PoolOptions]) -> ConnectionPool[Any]:
+    def pool(
+        self, on_connect: Hook | None = None, **settings: Unpack[PoolOptions]
+    ) -> ConnectionPool[Any]:
         return ConnectionPool(
             self.remote,
             tls=self.tls,

@@ -35,7 +35,7 @@ async def test_the_redis_client(redis: Program, capsys: pytest.CaptureFixture[st
     example = load("redis_client")
     await example.main(redis.remote[1])
     assert capsys.readouterr().out.splitlines() == REDIS_SAYS
-    async with ConnectionPool(redis.remote) as pool:
+    async with example.make_pool(*redis.remote) as pool:
         assert await example.Redis(pool).execute("DBSIZE") == 0
 
 
@@ -47,7 +47,7 @@ def test_the_redis_client_as_a_program(redis: Program, tmp_path: Path) -> None:
 async def test_an_error_costs_the_redis_client_no_connection(redis: Program) -> None:
     """A reply that is an error is raised, and the next command uses the same connection."""
     example = load("redis_client")
-    async with ConnectionPool(redis.remote) as pool:
+    async with example.make_pool(*redis.remote) as pool:
         client = example.Redis(pool)
         for _ in range(3):
             with pytest.raises(example.RedisError, match="unknown command"):
@@ -58,7 +58,7 @@ async def test_an_error_costs_the_redis_client_no_connection(redis: Program) -> 
 async def test_the_redis_client_knows_what_bytes_are_its_own(redis: Program) -> None:
     """Values with line ends, of no length, and in many bytes a letter come back as they were."""
     example = load("redis_client")
-    async with ConnectionPool(redis.remote) as pool:
+    async with example.make_pool(*redis.remote) as pool:
         client = example.Redis(pool)
         for value in ("", "\r\n", "-ERR\r\n$3\r\nabc", "žluťoučký kůň"):
             await client.execute("SET", "key", value)

@@ -22,7 +22,7 @@ from .resp import command
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from anyconnpool._settings import PoolOptions
+    from anyconnpool._settings import Hook, PoolOptions
 
 SIZE = 6
 
@@ -39,7 +39,9 @@ class Site:
             stunnel(directory, version, certificate, self.redis.remote)
         )
 
-    def pool(self, on_connect: Any = None, **settings: Unpack[PoolOptions]) -> ConnectionPool[Any]:
+    def pool(
+        self, on_connect: Hook | None = None, **settings: Unpack[PoolOptions]
+    ) -> ConnectionPool[Any]:
         settings["max_size"] = SIZE
         return ConnectionPool(
             self.stunnel.remote,

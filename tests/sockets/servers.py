@@ -30,7 +30,7 @@ from .checks import eventually
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from anyconnpool._settings import PoolOptions
+    from anyconnpool._settings import Hook, PoolOptions
 
 KINDS = ("tcp", "tls12", "tls13", "unix")
 
@@ -187,7 +187,9 @@ class Server:
     def remote(self) -> Any:
         return self._path if self.kind == "unix" else ("127.0.0.1", self._port)
 
-    def pool(self, on_connect: Any = None, **settings: Unpack[PoolOptions]) -> ConnectionPool[Any]:
+    def pool(
+        self, on_connect: Hook | None = None, **settings: Unpack[PoolOptions]
+    ) -> ConnectionPool[Any]:
         """Make a pool of connections to this server."""
         if self.script is None:
             # Nobody answers the closing handshake of TLS.

@@ -18,7 +18,7 @@ from tests.cases import table
 
 from .checks import eventually, expect_closed
 from .conftest import Serve
-from .servers import Server, echo_when_told, every_kind, one_reply
+from .servers import Peer, Server, echo_when_told, every_kind, one_reply
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -30,6 +30,12 @@ CLEAR = (
     ssl.SSLError,
 )
 QUICK = Retry(1000, interval=0.01, max_interval=0.05)
+
+
+def echo_raw(peer: Peer) -> None:
+    """Answer whatever comes with itself."""
+    while data := peer.socket.recv(65_536):
+        peer.send(data)
 
 
 @pytest.mark.parametrize(("kind", "count"), [("tcp", 500), ("unix", 200), ("tls13", 100)])
@@ -143,6 +149,38 @@ async def test_requests_wait_for_a_server_that_is_down(serve: Serve) -> None:
             server.start()
         assert len(served) == 31
         assert server.most <= 5
+
+
+async def test_a_client_of_ones_own_protocol_keeps_one_connection(serve: Serve) -> None:
+    """Lines with a newline of their own, a session, and errors that are only replies."""
+
+    class ReplyError(Exception):
+        pass
+
+    async def greet(connection: PooledConnection) -> dict[bytes, bytes]:
+        return {b"greeting": await connection.send_receive_line(b"hello")}
+
+    async def ask(connection: PooledConnection[dict[bytes, bytes]], question: bytes) -> None:
+        connection.session[question] = await connection.send_receive_line(question)
+        raise ReplyError
+
+    server = serve(echo_raw)
+    async with ConnectionPool(
+        server.remote, on_connect=greet, harmless=(ReplyError,), newline=b"\r\n"
+    ) as pool:
+        for question in (b"one\n", b"two\n"):
+            with pytest.raises(ReplyError):
+                await pool.run(ask, question, timeout=20)
+            # The short way, where no object stands for the borrow.
+            assert await pool.send_receive_line(question, timeout=20) == question
+        connection = await pool.acquire()
+        with pytest.raises(ReplyError):
+            try:
+                raise ReplyError
+            finally:
+                await connection.aclose()
+        assert connection.session == {b"greeting": b"hello", b"one\n": b"one\n", b"two\n": b"two\n"}
+        assert pool.statistics().opened == pool.statistics().idle == 1
 
 
 async def test_hooks_speak_with_the_server(serve: Serve) -> None:
