@@ -138,6 +138,22 @@ def test_a_check_that_hangs_is_supply_for_a_tenth_of_a_second() -> None:
     assert pool.machine.idle_entries() == entries
 
 
+def test_a_check_that_hangs_is_never_taken_for_an_attempt() -> None:
+    """When the attempt before it comes to nothing, another one is begun for who relied on it."""
+    pool = Pool(max_size=9, check=ask, check_after=5)
+    pool.idle(1)
+    _, attempt = hang(pool, now=5)
+    assert pool.machine.acquire(5) is None
+    pool.ordered(Action.CHECK)
+    pool.join(now=5)
+    pool.machine.tick(5.1)
+    pool.ordered(Action.OPEN)
+    pool.machine.tick(5.2)
+    assert not pool.machine.actions
+    pool.machine.lost(attempt, 6)
+    assert orders(pool) == [Action.OPEN]
+
+
 def test_without_room_the_longest_idle_one_gives_way_to_who_waits_for_a_check() -> None:
     """It is closed at once, without a farewell; one for one who waits, and no more."""
     pool = Pool(max_size=10, check=ask, check_after=5)
@@ -339,6 +355,27 @@ def test_a_try_of_a_newcomer_makes_nobodys_pause_longer() -> None:
     assert pool.machine.line.failures == 1
     pool.machine.tick(2)
     assert orders(pool) == [Action.OPEN]
+
+
+def test_who_waits_for_readiness_has_as_many_tries_as_a_caller() -> None:
+    """It hears of the last of them; what was begun before it came, and hangs, is none of its."""
+    pool = Pool(min_idle=1, max_size=1, connect_retry=Retry(1))
+    pool.machine.refill(0)
+    entry = pool.ordered(Action.OPEN)
+    pool.machine.tick(0.1)
+    watcher = pool.new_waiter()
+    pool.machine.watch(watcher)
+    for now, tries in ((1, 0), (2, 1), (3, 2)):
+        assert not pool.woken
+        fail(pool, entry, now=now, pause=0.5)
+        assert watcher.failures == tries
+        if tries < 2:
+            pool.machine.refill(now + 0.5)
+            entry = pool.ordered(Action.OPEN)
+    assert pool.woken == [watcher]
+    assert watcher.error is not None
+    pool.machine.tick(9)
+    assert not pool.machine.actions, "refilling pauses until the next sweep"
 
 
 def test_a_newcomer_whose_try_succeeds_ends_the_pause() -> None:
