@@ -266,6 +266,18 @@ def test_a_connection_that_ends_early_is_a_failure_to_connect(
     assert (pool.woken, watcher.error) == ([watcher], error)
 
 
+def test_a_connection_that_has_ended_when_it_is_open_has_ended_early() -> None:
+    """However late that is on the clock, and although it never was idle."""
+    pool = Pool(min_idle=1)
+    pool.machine.refill(1000)
+    entry = pool.ordered(Action.OPEN)
+    entry.look = lambda: Liveness.CLOSED
+    pool.machine.opened(entry, 1000)
+    assert entry.ended_early
+    assert pool.close(now=1000) is entry
+    assert not pool.machine.actions
+
+
 def test_where_connections_end_early_a_success_shows_nothing() -> None:
     """Two that are opened and ended in turn would have each other replaced for ever."""
     pool = Pool(min_idle=2)
