@@ -400,6 +400,20 @@ def test_a_newcomer_whose_try_succeeds_ends_the_pause() -> None:
     assert pool.open(now=1) is newcomer.entry
 
 
+def test_a_burst_of_failures_counts_once_and_those_who_wait_take_turns_after_it() -> None:
+    """One attempt is for all who have seen the failure, also when it hangs."""
+    pool = Pool(max_size=9, connect_retry=PATIENT)
+    under_way = [hang(pool) for _ in range(3)]
+    for _, entry in under_way:
+        fail(pool, entry, now=0.01, pause=1)
+    assert [waiter.failures for waiter, _ in under_way] == [1, 1, 1]
+    assert pool.machine.line.failures == 1
+    pool.machine.tick(1.01)
+    assert orders(pool) == [Action.OPEN]
+    pool.machine.tick(1.2)
+    assert not pool.machine.actions
+
+
 def test_where_attempts_take_turns_one_that_hangs_holds_up_no_newcomer() -> None:
     """It holds up those whose turn it is, like everybody for whom an attempt was begun."""
     pool = Pool(max_size=9, connect_retry=PATIENT)
