@@ -138,6 +138,22 @@ def test_a_check_that_hangs_is_supply_for_a_tenth_of_a_second() -> None:
     assert pool.machine.idle_entries() == entries
 
 
+def test_a_check_that_hangs_is_never_taken_for_an_attempt() -> None:
+    """When the attempt before it comes to nothing, another one is begun for who relied on it."""
+    pool = Pool(max_size=9, check=ask, check_after=5)
+    pool.idle(1)
+    _, attempt = hang(pool, now=5)
+    assert pool.machine.acquire(5) is None
+    pool.ordered(Action.CHECK)
+    pool.join(now=5)
+    pool.machine.tick(5.1)
+    pool.ordered(Action.OPEN)
+    pool.machine.tick(5.2)
+    assert not pool.machine.actions
+    pool.machine.lost(attempt, 6)
+    assert orders(pool) == [Action.OPEN]
+
+
 def test_without_room_the_longest_idle_one_gives_way_to_who_waits_for_a_check() -> None:
     """It is closed at once, without a farewell; one for one who waits, and no more."""
     pool = Pool(max_size=10, check=ask, check_after=5)
@@ -250,6 +266,18 @@ def test_a_connection_that_ends_early_is_a_failure_to_connect(
     assert (pool.woken, watcher.error) == ([watcher], error)
 
 
+def test_a_connection_that_has_ended_when_it_is_open_has_ended_early() -> None:
+    """However late that is on the clock, and although it never was idle."""
+    pool = Pool(min_idle=1)
+    pool.machine.refill(1000)
+    entry = pool.ordered(Action.OPEN)
+    entry.look = lambda: Liveness.CLOSED
+    pool.machine.opened(entry, 1000)
+    assert entry.ended_early
+    assert pool.close(now=1000) is entry
+    assert not pool.machine.actions
+
+
 def test_where_connections_end_early_a_success_shows_nothing() -> None:
     """Two that are opened and ended in turn would have each other replaced for ever."""
     pool = Pool(min_idle=2)
@@ -341,6 +369,27 @@ def test_a_try_of_a_newcomer_makes_nobodys_pause_longer() -> None:
     assert orders(pool) == [Action.OPEN]
 
 
+def test_who_waits_for_readiness_has_as_many_tries_as_a_caller() -> None:
+    """It hears of the last of them; what was begun before it came, and hangs, is none of its."""
+    pool = Pool(min_idle=1, max_size=1, connect_retry=Retry(1))
+    pool.machine.refill(0)
+    entry = pool.ordered(Action.OPEN)
+    pool.machine.tick(0.1)
+    watcher = pool.new_waiter()
+    pool.machine.watch(watcher)
+    for now, tries in ((1, 0), (2, 1), (3, 2)):
+        assert not pool.woken
+        fail(pool, entry, now=now, pause=0.5)
+        assert watcher.failures == tries
+        if tries < 2:
+            pool.machine.refill(now + 0.5)
+            entry = pool.ordered(Action.OPEN)
+    assert pool.woken == [watcher]
+    assert watcher.error is not None
+    pool.machine.tick(9)
+    assert not pool.machine.actions, "refilling pauses until the next sweep"
+
+
 def test_a_newcomer_whose_try_succeeds_ends_the_pause() -> None:
     """Its connection goes to who has waited longest; the next attempt follows at once."""
     pool = Pool(max_size=3, connect_retry=PATIENT)
@@ -349,6 +398,20 @@ def test_a_newcomer_whose_try_succeeds_ends_the_pause() -> None:
     newcomer = pool.join(now=1)
     assert pool.open(now=1) is waiter.entry
     assert pool.open(now=1) is newcomer.entry
+
+
+def test_a_burst_of_failures_counts_once_and_those_who_wait_take_turns_after_it() -> None:
+    """One attempt is for all who have seen the failure, also when it hangs."""
+    pool = Pool(max_size=9, connect_retry=PATIENT)
+    under_way = [hang(pool) for _ in range(3)]
+    for _, entry in under_way:
+        fail(pool, entry, now=0.01, pause=1)
+    assert [waiter.failures for waiter, _ in under_way] == [1, 1, 1]
+    assert pool.machine.line.failures == 1
+    pool.machine.tick(1.01)
+    assert orders(pool) == [Action.OPEN]
+    pool.machine.tick(1.2)
+    assert not pool.machine.actions
 
 
 def test_where_attempts_take_turns_one_that_hangs_holds_up_no_newcomer() -> None:

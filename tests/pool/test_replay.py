@@ -171,19 +171,30 @@ async def test_only_a_connection_dead_from_the_start_is_replaced_unasked() -> No
         assert pool.statistics().replayed == 0
 
 
-async def test_an_error_of_the_functions_own_is_no_dead_connection() -> None:
-    """An OSError that has nothing to do with the connection is not repeated unasked."""
+@table(
+    "error",
+    [
+        FileNotFoundError("its own"),
+        anyio.EndOfStream("of another stream"),
+        ConnectionResetError("of another stream"),
+        anyio.BrokenResourceError("of another stream"),
+    ],
+)
+async def test_an_error_of_the_functions_own_is_no_dead_connection(error: Exception) -> None:
+    """What has nothing to do with this connection is not repeated unasked, whatever it is."""
     calls: list[int] = []
 
-    async def open_file(connection: PooledConnection) -> None:
+    async def fail(connection: PooledConnection) -> None:
         calls.append(1)
-        raise FileNotFoundError("its own")
+        raise error
 
     async with Server().pool() as pool:
         await fill(pool, 3)
-        with pytest.raises(FileNotFoundError):
-            await pool.run(open_file)
+        with pytest.raises(type(error)) as caught:
+            await pool.run(fail)
+        assert caught.value is error
         assert calls == [1]
+        assert pool.statistics().idle == 2
 
 
 async def test_a_failure_to_connect_counts_as_a_try() -> None:

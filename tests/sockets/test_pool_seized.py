@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from anyio import connect_tcp, connect_unix, create_task_group, fail_after
+from anyio import Event, connect_tcp, connect_unix, create_task_group, fail_after
 from anyio.abc import ByteStream, ByteStreamConnectable
 
 from anyconnpool import ConnectionPool, LineFormat, PoolClosed, PooledConnection
@@ -39,6 +39,8 @@ def answer(peer: Peer) -> None:
             peer.send(b"one\ntwo\n")
         elif line == b"part":
             peer.send(b"par")
+        elif line == b"one":
+            peer.send(b"one\n")
         elif line == b"jam":
             peer.receive_line()
 
@@ -126,8 +128,12 @@ async def test_what_a_borrower_does_after_the_grace_raises_pool_closed(
     if foreign:
         pool = ConnectionPool(Foreign(server), close_timeout=0.1)
     ended: list[int] = []
+    answered = Event()
 
     async def exchange(pool: ConnectionPool) -> None:
+        # Of an idle connection it has no object that stands for the borrow.
+        assert await pool.send_receive_line(b"one") == b"one"
+        answered.set()
         await expect_closed(lambda: pool.send_receive_line(b"silence"))
         ended.append(-1)
 
@@ -145,6 +151,7 @@ async def test_what_a_borrower_does_after_the_grace_raises_pool_closed(
             for number, connection in enumerate(busy):
                 tasks.start_soon(run, number, connection)
             tasks.start_soon(exchange, pool)
+            await answered.wait()
             await eventually(lambda: pool.statistics().in_use == len(busy) + 3)
         assert sorted(ended) == [-1, *range(len(busy))]
         for connection in (idle, buffered, *busy):

@@ -240,9 +240,8 @@ class PoolStateMachine(Generic[TransportT]):
             self.line.succeed(entry, next(self._numbers))
             # Whoever waits gets it as it is: a server may say one thing and hang up.
             reason = None if self._waiters else entry.fault(entry.look())
-            if reason is None:
-                # Where new ones end early, it shows nothing that this one could be opened.
-                self._refill_paused = self._ends_early
+            # Where new ones end early, it shows nothing that this one could be opened.
+            self._refill_paused = self._ends_early
             self._route(entry, now, reason)
             self._balance(now)
 
