@@ -102,6 +102,9 @@ class PoolStatistics:
     closing: int = 0
     #: tasks blocked in acquire, those included whose own connect is under way
     tasks_waiting: int = 0
+    #: how long connecting has failed in a row, in seconds; ``None`` if the last attempt that has
+    #: ended was a success, and outside the pool's block
+    failing_for: float | None = None
     #: borrows granted
     acquired: int = 0
     #: borrows granted of a connection that had been borrowed before

@@ -70,7 +70,7 @@ class PoolMachine(MachineEvents):
             assert waiter.error is (None if conn else outcome)
         model.news.clear()
         assert not self.woken
-        assert self.machine.statistics() == model.statistics()
+        assert self.machine.statistics(lambda: self.now) == model.statistics()
         assert self.machine.last_connect_error is model.last_error
         since = model.idle[0].idle_since if model.idle else math.inf
         assert self.machine.next_expiry() == since + self.settings.max_idle_time

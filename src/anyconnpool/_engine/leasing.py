@@ -293,7 +293,7 @@ class Leasing:
         self.check()
         signal = self._new_signal()
         watcher: Waiter[Transport] = Waiter(signal.set)
-        self._machine.watch(watcher)
+        self._machine.watch(watcher, self.now())
         self._machine.refill(self.now())
         try:
             await signal.wait()
