@@ -207,9 +207,7 @@ class Model:
         for conn in sorted(due, key=lambda conn: conn.retire_at):
             self.idle.remove(conn)
             self._close(conn, {CloseReason.RETIRED})
-        if self.failing_since is not None and self.those(
-            State.IDLE, State.IN_USE, State.CHECKING
-        ):
+        if self.failing_since is not None and self.those(State.IDLE, State.IN_USE, State.CHECKING):
             self.asked_at = self.now
         if not self.fails_fast():
             self.trier = None
