@@ -1,10 +1,11 @@
-"""When connecting fails for long, or much has to be connected at once: who is refused, who tries."""
+"""When connecting fails for long, or much is to be connected at once: who is refused, who tries."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -88,7 +89,8 @@ async def test_no_more_than_max_connecting_attempts_are_under_way() -> None:
             for place in range(6):
                 tasks.start_soon(ask, place)
                 await settle()
-        assert served == [(0, 2), (1, 2), (2, 4), (3, 4), (4, 6), (5, 6)]
+        # Those that are served in one moment may run in any order.
+        assert sorted(served) == [(0, 2), (1, 2), (2, 4), (3, 4), (4, 6), (5, 6)]
         await anyio.sleep(10)
         assert (most, pool.statistics().idle) == (2, 2)
 
@@ -104,16 +106,19 @@ async def test_to_wait_for_its_turn_is_no_part_of_an_attempts_time() -> None:
                 tasks.start_soon(pool.acquire().__aenter__)
         assert anyio.current_time() == 5
         network.on_connect = hang
-        with pytest.raises(anyio.ConnectionFailed, match=r"longer than connect_timeout, 1\.5 s"):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(pool.acquire().__aenter__)
-                await anyio.sleep(0.7)
-                assert (network.attempts, pool.statistics().connecting) == (6, 1)
-                with pytest.raises(AcquireTimeout):
-                    await pool.acquire(timeout=0.6)
-                assert (network.attempts, pool.statistics().connecting) == (6, 1)
-                await anyio.sleep(5)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fail_late, pool)
+            await anyio.sleep(0.7)
+            assert (network.attempts, pool.statistics().connecting) == (6, 1)
+            with pytest.raises(AcquireTimeout):
+                await pool.acquire(timeout=0.6)
+            assert (network.attempts, pool.statistics().connecting) == (6, 1)
     assert network.open_now == 0
+
+
+async def fail_late(pool: ConnectionPool) -> None:
+    with pytest.raises(anyio.ConnectionFailed, match=r"longer than connect_timeout, 1\.5 s"):
+        await pool.acquire()
 
 
 async def test_after_so_long_whoever_waits_and_whoever_comes_is_refused() -> None:
@@ -211,7 +216,7 @@ async def test_without_connect_retry_the_pauses_grow_to_five_seconds() -> None:
     # The one that somebody asked for, and the first of the pool's own after a second.
     moments = outage.asked_at
     assert moments[:2] == [0, 1]
-    pauses = [after - before for before, after in zip(moments[1:], moments[2:], strict=False)]
+    pauses = [after - before for before, after in pairwise(moments[1:])]
     expected = [0.2, 0.4, 0.8, 1.6, 3.2, *[5] * 20]
     assert pauses == [pytest.approx(one, rel=0.11) for one in expected[: len(pauses)]]
     assert len(pauses) > 12
@@ -293,9 +298,7 @@ async def test_a_hook_that_fails_counts_like_connecting_that_fails() -> None:
 async def test_who_is_refused_is_no_waiter() -> None:
     """max_waiting doesn't matter, also while an attempt of the pool's own has the only slot."""
     outage = Outage()
-    async with ConnectionPool(
-        outage.network, fail_fast_after=0, max_size=1, max_waiting=0
-    ) as pool:
+    async with ConnectionPool(outage.network, fail_fast_after=0, max_size=1, max_waiting=0) as pool:
         with pytest.raises(anyio.ConnectionFailed):
             await pool.acquire()
         outage.slowness = 20
