@@ -367,7 +367,7 @@ async def test_begin_and_end_are_logged_and_observers_notified(
         await until(10)
     error = events[0].error if isinstance(events[0], FailFastBegan) else None
     assert type(error) is type(caught.value)
-    assert events == [FailFastBegan("echo", 2, error), FailFastEnded("echo", 2)]  # type: ignore[arg-type]
+    assert events == [FailFastBegan("echo", 2, error), FailFastEnded("echo", 2)]
     lines = [record.getMessage() for record in caplog.records]
     began = "pool echo: connecting has failed for 2.0 s: callers are refused from now on"
     ended = "pool echo: callers were refused for 2.0 s, no more"
