@@ -38,8 +38,8 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "check": st.sampled_from([None, ask, ask, ask]),
     "check_after": st.just(3.1),
     "connect_retry": st.sampled_from([None, None, Retry(1)]),
-    "max_connecting": st.sampled_from([math.inf, math.inf, 1, 2]),
-    "fail_fast_after": st.sampled_from([math.inf, 0.0, 5.3]),
+    "max_connecting": st.sampled_from([math.inf, math.inf, math.inf, 1, 2]),
+    "fail_fast_after": st.sampled_from([math.inf, math.inf, 0.0, 5.3]),
     "max_waiting": st.sampled_from([math.inf, math.inf, 0, 1, 2]),
     "idle_order": st.sampled_from(["lifo", "fifo"]),
 }

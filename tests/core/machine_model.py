@@ -293,6 +293,7 @@ class Model:
                 self.try_at = now + rest
             if self.failing_since is None:
                 self.failing_since = now
+                self.asked_at = max(self.asked_at, now)
         retry = self.settings.connect_retry
         if retry is not None and pause is not None:
             self._charge(conn, error, retry.count, pause)

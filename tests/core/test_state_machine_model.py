@@ -158,7 +158,7 @@ def test_the_machine_agrees_with_a_naive_model() -> None:
     """
     SEEN.clear()
     run_state_machine_as_test(
-        PoolMachine, settings=settings(max_examples=260, stateful_step_count=50)
+        PoolMachine, settings=settings(max_examples=350, stateful_step_count=50)
     )
     table = {(before, after) for before, states in TRANSITIONS.items() for after in states}
     assert table >= SEEN

@@ -206,6 +206,19 @@ async def test_the_pool_tries_by_itself_one_attempt_at_a_time() -> None:
         assert pool.statistics().open_failed == 9
 
 
+async def test_a_pool_that_only_refills_tries_by_itself() -> None:
+    """Nobody has ever asked for a connection, and the refills that fail are those of min_idle."""
+    outage = Outage()
+    async with ConnectionPool(
+        outage.network, fail_fast_after=0, connect_retry=PLAIN, min_idle=1
+    ) as pool:
+        await until(12)
+        assert outage.asked_at == [0, 1, 3, 7, 11]
+        outage.up = True
+        await until(16)
+        assert pool.statistics().idle == 1
+
+
 async def test_without_connect_retry_the_pauses_grow_to_five_seconds() -> None:
     """Each is up to a tenth longer or shorter."""
     outage = Outage()

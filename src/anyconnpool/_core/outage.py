@@ -56,6 +56,8 @@ class Outage:
         """
         if self.since is None:
             self.since = now
+            # A refill is as good a reason to try as somebody who has asked.
+            self._asked_at = max(self._asked_at, now)
         assert entry.number is not None
         if entry.number >= self._counted_from:
             self.failures += 1

@@ -9,6 +9,7 @@ These are the rules that :class:`SharedPoolStateMachine` adds to those of the po
 - A connection that becomes available gives way, too, if somebody who needs room has waited longer
   than everybody who waits for that connection, and no closing connection makes room already.
 - Idle connections are refilled only into room that no waiter needs.
+- An attempt of a pool's own, while it fails fast, stands in line like a waiter from when it is due.
 - What closes slowly is hurried if somebody needs its room, in whatever pool.
 
 The cost of an event grows with the number of closing connections and, by a logarithm, with the

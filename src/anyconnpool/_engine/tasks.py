@@ -96,7 +96,7 @@ class ConnectionTasks:
         """
         name, now, machine = self._settings.name, self._now(), self._machine
         outage, error = machine.line.outage, machine.last_connect_error
-        if outage.fails_fast is self._fails_fast:
+        if outage.fails_fast is self._fails_fast or self._stopped:
             return
         self._fails_fast = outage.fails_fast
         if outage.since is not None and error is not None:
@@ -156,13 +156,15 @@ class ConnectionTasks:
         """Report an attempt that has failed, and how long to wait before the next one, if any."""
         retry, pause = self._settings.connect_retry, None
         line = self._machine.line
-        entry.rest = _OWN_RETRY.pause(line.outage.failures + 1)
+        if may_fail_fast := self._settings.fail_fast_after < math.inf:
+            entry.rest = _OWN_RETRY.pause(line.outage.failures + 1)
         if retry is not None:
             try:
                 with fence(f"connect_retry of {self._settings.name}", ConnectionFailed):
                     if is_retryable(error):
                         pause = retry.pause(line.failures + 1)
-                    entry.rest = retry.pause(line.outage.failures + 1)
+                    if may_fail_fast:
+                        entry.rest = retry.pause(line.outage.failures + 1)
             except Exception as failure:
                 error, pause = failure, None
         self._machine.open_failed(entry, error, self._now(), pause)
