@@ -453,6 +453,25 @@ async def test_a_pool_that_nobody_asks_for_is_dropped_and_tries_no_more() -> Non
         assert len(outage.asked_at) == asked
 
 
+async def test_who_uses_a_connection_counts_as_somebody_who_asks() -> None:
+    """The pool goes on trying for max_idle_time after the last connection was closed."""
+    outage = Outage()
+    outage.up = True
+    async with PoolManager(max_idle_time=100, fail_fast_after=1, connect_retry=PLAIN) as manager:
+        connection = await manager.acquire(outage.network)
+        await until(50)
+        outage.up = False
+        with pytest.raises(anyio.ConnectionFailed, match="error connecting"):
+            await manager.acquire(outage.network)
+        await until(200)
+        connection.discard()
+        await until(290)
+        assert down(manager, outage.network).failing_for == 240
+        await until(310)
+        assert manager.statistics() == {}
+        assert 280 < outage.asked_at[-1] < 300
+
+
 async def test_a_refused_exchange_is_tried_again_as_the_caller_says() -> None:
     """With retry= it waits out a short outage, at its own pace."""
     outage = Outage()
