@@ -443,14 +443,27 @@ async def test_a_pool_that_nobody_asks_for_is_dropped_and_tries_no_more() -> Non
             await anyio.sleep(60)
             await refused(manager.pool(outage.network))
         assert down(manager, outage.network).failing_for == 300
-        # Every attempt ends just before the sweep would find nothing open.
-        outage.slowness = 20
-        await until(300 + 140)
+        await until(300 + 120)
         assert manager.statistics() == {}
         assert max(outage.asked_at) < 400
         asked = len(outage.asked_at)
         await anyio.sleep(1000)
         assert len(outage.asked_at) == asked
+
+
+async def test_a_pool_is_dropped_though_an_attempt_is_always_under_way() -> None:
+    """No new one is begun when nobody has asked for so long."""
+    outage = Outage()
+    outage.slowness = 20
+    own = Retry(0, interval=0)
+    async with PoolManager(max_idle_time=100, fail_fast_after=1, connect_retry=own) as manager:
+        with pytest.raises(anyio.ConnectionFailed):
+            await manager.acquire(outage.network)
+        await until(90)
+        await refused(manager.pool(outage.network))
+        await until(215)
+        assert manager.statistics() == {}
+        assert outage.asked_at == [0, *range(21, 190, 20)]
 
 
 async def test_who_uses_a_connection_counts_as_somebody_who_asks() -> None:
