@@ -409,7 +409,9 @@ def down(manager: PoolManager, network: MemoryNetwork) -> PoolStatistics:
 async def test_in_a_manager_a_pause_holds_no_place() -> None:
     """Another pool has all of max_total; an idle connection of it gives way to an attempt."""
     outage, other = Outage(), MemoryNetwork()
-    async with PoolManager(max_total=1, fail_fast_after=0, connect_retry=PLAIN) as manager:
+    async with PoolManager(
+        max_total=1, max_waiting=0, fail_fast_after=0, connect_retry=PLAIN
+    ) as manager:
         with pytest.raises(anyio.ConnectionFailed):
             await manager.acquire(outage.network)
         await until(0.5)
