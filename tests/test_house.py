@@ -25,6 +25,7 @@ PUBLIC_NAMES = {
     "BusyResourceError",
     "ClosedResourceError",
     "ConnectionFailed",
+    "ConnectionInfo",
     "ConnectionPool",
     "DelimiterNotFound",
     "EndOfStream",

@@ -31,7 +31,7 @@ from anyconnpool._keepalive import KeepAlive
 from anyconnpool._manager import PoolManager
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._retry import Retry
-from anyconnpool._statistics import PoolStatistics
+from anyconnpool._statistics import ConnectionInfo, PoolStatistics
 from anyconnpool._streams.framed import FramedStream
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "BusyResourceError",
     "ClosedResourceError",
     "ConnectionFailed",
+    "ConnectionInfo",
     "ConnectionPool",
     "DelimiterNotFound",
     "EndOfStream",

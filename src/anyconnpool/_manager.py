@@ -21,11 +21,11 @@ from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import FrameFormat, PackageFormat
-from anyconnpool._pool import ConnectionPool
+from anyconnpool._pool import ConnectionPool, check_retirement
 from anyconnpool._remote import Endpoint, Remote, TLSOptions, make_endpoint
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Hook, PoolOptions, Settings
-from anyconnpool._statistics import PoolStatistics
+from anyconnpool._statistics import ConnectionInfo, PoolStatistics
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import check_count
 from anyconnpool._util.functions import refuse_plain_with
@@ -398,14 +398,30 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
         pool = self.pool(remote)
         return await pool.send_receive_frame(data, format, timeout=timeout, retry=retry)
 
-    def retire(self) -> None:
-        """Replace every present connection of all pools; see :meth:`ConnectionPool.retire`.
+    def retire(
+        self,
+        *,
+        where: Callable[[ConnectionInfo], object] | None = None,
+        within: float = 0.0,
+    ) -> None:
+        """Replace present connections of all pools; see :meth:`ConnectionPool.retire`.
 
+        It retires in all pools or, if ``where`` raises, in none. Each pool spreads the closing of
+        its own idle connections over the time.
+
+        :param where: chooses which ones
+        :param within: over how many seconds to spread the closing of the idle ones
         :raises PoolClosed: outside the manager's block
+        :raises TypeError: if ``where`` is not a plain function
+        :raises ValueError: if ``within`` is negative or not finite
         """
         self._check()
-        for pool in list(self._running):
-            pool.retire()
+        within = check_retirement(where, within)
+        leasings = [running.leasing for running in self._running.values()]
+        # Before anything changes.
+        chosen = [leasing.choose(where) for leasing in leasings]
+        for leasing, entries in zip(leasings, chosen, strict=True):
+            leasing.retire(entries, within)
 
     def statistics(self) -> Mapping[Remote, PoolStatistics]:
         """Return the statistics of the running pools by their remotes, from any thread.
@@ -443,11 +459,17 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
             now = current_time()
             if not running.machine.unused():
                 self._empty_since.pop(pool, None)
-            elif now - self._empty_since.setdefault(pool, now) >= self._max_idle_time:
+                continue
+            # One that may fail fast is kept as long as anybody asks, even in vain.
+            since = running.machine.line.outage.unasked_since()
+            if since is None:
+                since = self._empty_since.setdefault(pool, now)
+            if now - since >= self._max_idle_time:
                 self._drop(pool, running)
                 await checkpoint()
 
     def _drop(self, pool: ManagedPool[Any], running: RunningPool) -> None:
-        del self._running[pool], self._empty_since[pool]
+        del self._running[pool]
+        self._empty_since.pop(pool, None)
         assert self._lifecycle is not None
         self._lifecycle.stop(running)

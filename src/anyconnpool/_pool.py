@@ -37,7 +37,7 @@ from anyconnpool._formats import (
 from anyconnpool._remote import Remote, make_endpoint, parse_url
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Hook, PoolOptions, RemoteOptions, Settings, describes_settings
-from anyconnpool._statistics import PoolStatistics
+from anyconnpool._statistics import ConnectionInfo, PoolStatistics
 from anyconnpool._streams.connectable import make_connectable
 from anyconnpool._streams.framed import (
     Exchange,
@@ -49,7 +49,7 @@ from anyconnpool._streams.framed import (
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import as_bytes, check_duration, quoted
 from anyconnpool._util.deadline import Deadline
-from anyconnpool._util.functions import as_awaitable, refuse_plain_with
+from anyconnpool._util.functions import as_awaitable, check_predicate, refuse_plain_with
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import warn_of_neglect
 
@@ -61,6 +61,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DataT = TypeVar("DataT")
 FrameT = TypeVar("FrameT")
+
+
+def check_retirement(where: object, within: object) -> float:
+    """Check the arguments of ``retire()``, and return the duration."""
+    check_predicate("where", where)
+    seconds = check_duration("within", within)
+    if seconds == math.inf:
+        raise ValueError("within must be finite, or nothing would ever be closed")
+    return seconds
 
 
 @describes_settings
@@ -490,14 +499,31 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         await checkpoint()
         await self._running_leasing().wait_ready()
 
-    def retire(self) -> None:
-        """Replace every present connection: idle ones are closed now, others when they come back.
+    def retire(
+        self,
+        *,
+        where: Callable[[ConnectionInfo], object] | None = None,
+        within: float = 0.0,
+    ) -> None:
+        """Replace present connections: idle ones are closed now, others when they come back.
 
-        Call it after a failover, or when the remote's name resolves to other addresses.
+        Call it after a failover, or when the remote's name resolves to other addresses. An idle
+        connection that has to wait for its end by ``within`` may be lent until then; it is closed
+        when it comes back. The end of the pool's block doesn't wait.
 
+        :param where: chooses which ones: a plain function of a :class:`ConnectionInfo`, called at
+            once for each connection that is open, also while a hook is at work on it; what it
+            raises leaves from here, and nothing is retired then (default: all, also those that are
+            just being connected)
+        :param within: over how many seconds to spread the closing of the idle ones: each has an
+            equal part of them for itself, and ends at a random moment of it
         :raises PoolClosed: outside the pool's block
+        :raises TypeError: if ``where`` is not a plain function
+        :raises ValueError: if ``within`` is negative or not finite
         """
-        self._running_leasing().retire()
+        within = check_retirement(where, within)
+        leasing = self._running_leasing()
+        leasing.retire(leasing.choose(where), within)
 
     def statistics(self) -> PoolStatistics:
         """Return what the pool is doing and has done, at any time and from any thread.
@@ -507,9 +533,9 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
 
         Outside the pool's block, nothing is open and the totals are those of the last block.
         """
-        if self._machine is None:
+        if self._leasing is None:
             return PoolStatistics(name=self.name, max_size=self.max_size)
-        return self._machine.statistics()
+        return self._leasing.statistics()
 
     async def _exchange(
         self, exchange: Exchange[T], timeout: float | None, retry: Retry | None

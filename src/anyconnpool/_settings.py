@@ -196,6 +196,8 @@ class PoolOptions(TypedDict, total=False):
     acquire_timeout: float
     connect_timeout: float
     connect_retry: Retry | None
+    max_connecting: float
+    fail_fast_after: float
     close_timeout: float
     idle_order: IdleOrder
     one_way: bool
@@ -274,6 +276,20 @@ class Settings:
         Kind(Retry, optional=True),
         "a :class:`Retry`: how often a failed connect is repeated while somebody waits, and after "
         "which pauses; a pause holds no slot, and who comes during it has a first try at once",
+    )
+    max_connecting: float = _setting(
+        math.inf,
+        Count(least=1),
+        "the most attempts to connect that are under way at once, ``on_connect`` included; the "
+        "others wait for their turn, which is no part of ``connect_timeout``",
+    )
+    fail_fast_after: float = _setting(
+        math.inf,
+        check_duration,
+        "when connecting has failed for so long without one success and nothing is open, refuse "
+        "whoever asks at once with :exc:`~anyio.ConnectionFailed`, until an attempt of the pool's "
+        "own succeeds; it makes one at a time, after the pauses of ``connect_retry``, without its "
+        "``count``, or of ``Retry(math.inf, max_interval=5)``",
     )
     close_timeout: float = _setting(
         5,

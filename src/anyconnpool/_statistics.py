@@ -79,6 +79,21 @@ def _no_closes() -> Mapping[str, int]:
 
 
 @dataclass(frozen=True)
+class ConnectionInfo:
+    """What :meth:`ConnectionPool.retire` shows of a connection to the function that chooses."""
+
+    #: the address at this end, as AnyIO gives it: ``(host, port)``, or a path; ``None`` if the
+    #: connection is not a socket
+    local_address: Any
+    #: the address of the peer, likewise
+    remote_address: Any
+    #: how long ago the connection was opened, in seconds
+    age: float
+    #: what ``on_connect`` has returned, if it has
+    session: Any
+
+
+@dataclass(frozen=True)
 class PoolStatistics:
     """What a pool is doing at one moment, and what it has done since it was entered.
 
@@ -102,6 +117,9 @@ class PoolStatistics:
     closing: int = 0
     #: tasks blocked in acquire, those included whose own connect is under way
     tasks_waiting: int = 0
+    #: how long connecting has failed in a row, in seconds; ``None`` if the last attempt that has
+    #: ended was a success, and outside the pool's block
+    failing_for: float | None = None
     #: borrows granted
     acquired: int = 0
     #: borrows granted of a connection that had been borrowed before

@@ -31,6 +31,8 @@ __all__ = [
     "ConnectionOpened",
     "ConnectionReleased",
     "ExchangeReplayed",
+    "FailFastBegan",
+    "FailFastEnded",
     "Observer",
     "OpenFailed",
     "PoolEnded",
@@ -200,6 +202,28 @@ class ExchangeReplayed(PoolEvent):
     error: Exception
 
 
+@dataclass(frozen=True)
+class FailFastBegan(PoolEvent):
+    """A pool has begun to refuse whoever asks, since connecting fails for ``fail_fast_after``.
+
+    :ivar failing_for: how long connecting has failed, in seconds
+    :ivar error: why it failed the last time
+    """
+
+    failing_for: float
+    error: Exception
+
+
+@dataclass(frozen=True)
+class FailFastEnded(PoolEvent):
+    """A pool refuses nobody any more: it has connected. The end of the pool's block is no such end.
+
+    :ivar duration: how long it has refused whoever asked, in seconds
+    """
+
+    duration: float
+
+
 #: What a pool calls with each event, in its event loop: it must not block. What it returns is
 #: ignored, and what it raises is logged once and then counted. Async functions are refused.
 Observer: TypeAlias = Callable[[PoolEvent], object]
@@ -233,6 +257,15 @@ class PoolObserver:
             case PoolEnded():
                 self.ended(event)
             case _:
+                self._handle_others(event)
+
+    def _handle_others(self, event: PoolEvent) -> None:
+        match event:
+            case FailFastBegan():
+                self.fail_fast_began(event)
+            case FailFastEnded():
+                self.fail_fast_ended(event)
+            case _:
                 pass
 
     def started(self, event: PoolStarted) -> None:
@@ -261,6 +294,12 @@ class PoolObserver:
 
     def replayed(self, event: ExchangeReplayed) -> None:
         """Handle an exchange that is repeated."""
+
+    def fail_fast_began(self, event: FailFastBegan) -> None:
+        """Handle the begin of refusing whoever asks."""
+
+    def fail_fast_ended(self, event: FailFastEnded) -> None:
+        """Handle the end of that."""
 
 
 class _GuardedObserver:

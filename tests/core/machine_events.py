@@ -38,6 +38,8 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "check": st.sampled_from([None, ask, ask, ask]),
     "check_after": st.just(3.1),
     "connect_retry": st.sampled_from([None, None, Retry(1)]),
+    "max_connecting": st.sampled_from([math.inf, math.inf, math.inf, 1, 2]),
+    "fail_fast_after": st.sampled_from([math.inf, math.inf, 0.0, 5.3]),
     "max_waiting": st.sampled_from([math.inf, math.inf, 0, 1, 2]),
     "idle_order": st.sampled_from(["lifo", "fifo"]),
 }
@@ -73,6 +75,7 @@ class MachineEvents(RuleBasedStateMachine):
         self.now = 0.0
         self.slots = SetSlots(self.settings.max_size)
         self.model = Model(self.settings)
+        self.model.jitter = jitter
         self.machine = WatchedMachine(self.settings, self.slots, lambda: jitter)
         self.conns: dict[PoolEntry[int], Conn] = {}
         self.names = iter(range(1_000_000))
@@ -212,7 +215,8 @@ class MachineEvents(RuleBasedStateMachine):
         elif good:
             self.opened(entry, spoken, tells, liveness)
         elif fails:
-            self.open_failed(entry, None if spoken or self.settings.connect_retry is None else 1.7)
+            pause = None if spoken or self.settings.connect_retry is None else 1.7
+            self.open_failed(entry, pause, 0.9 if tells else 13.1)
         else:
             self.opening.remove(entry)
             self.machine.lost(entry, self.now)
@@ -237,11 +241,12 @@ class MachineEvents(RuleBasedStateMachine):
         assert 0.9 * longest - 1e-6 <= entry.expires_at - self.now <= longest + 1e-6
         self.model.opened(conn, self.now, entry.expires_at)
 
-    def open_failed(self, entry: PoolEntry[int], pause: float | None) -> None:
+    def open_failed(self, entry: PoolEntry[int], pause: float | None, rest: float) -> None:
         self.opening.remove(entry)
         error = ConnectionRefusedError("refused")
+        entry.rest = rest
         self.machine.open_failed(entry, error, self.now, pause)
-        self.model.open_failed(self.conns[entry], error, self.now, pause)
+        self.model.open_failed(self.conns[entry], error, self.now, pause, rest)
 
     def checked(self, entry: PoolEntry[int], liveness: Liveness) -> None:
         self.checking.remove(entry)
@@ -282,16 +287,26 @@ class MachineEvents(RuleBasedStateMachine):
         if not self.is_open():
             return
         watcher = self._new_waiter()
-        self.machine.watch(watcher)
-        self.model.watch(watcher)
+        self.machine.watch(watcher, self.now)
+        self.model.watch(watcher, self.now)
         if not stay:
             self.machine.unwatch(watcher)
             self.model.unwatch(watcher)
 
-    @event()
-    def retire(self) -> None:
-        self.machine.retire(self.now)
-        self.model.retire(self.now)
+    @event(
+        chosen=st.one_of(st.none(), st.sets(PICKS)), within=st.sampled_from([0.0, 0.0, 4.9, 21.7])
+    )
+    def retire(self, chosen: set[int] | None, within: float) -> None:
+        """All are retired, also those that are being opened, or some of what is open."""
+        if chosen is None:
+            self.machine.retire(self.now, None, within)
+            self.model.retire(self.now, list(self.model.conns), within)
+            return
+        conns = self.model.those(State.IDLE, State.IN_USE, State.CHECKING, State.OPENING)
+        conns = [conn for place, conn in enumerate(conns) if place in chosen]
+        entries = [conn.entry for conn in conns if conn.entry is not None]
+        self.machine.retire(self.now, entries, within)
+        self.model.retire(self.now, conns, within)
 
     @event(max_size=st.sampled_from([1, 2, 3, 4, 5, math.inf]))
     def resize(self, max_size: float) -> None:

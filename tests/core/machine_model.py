@@ -34,7 +34,11 @@ class Conn:
         self.begun_for: list[Waiter[int]] = []
         #: how many failures were known then; None in a pause
         self.known_failures: int | None = 0
+        #: how many failures of an outage were known then
+        self.known_outage = 0
         self.hurried = False
+        #: when it is closed if it is idle, and its place among those that are closed then
+        self.retire_at: tuple[float, int] = (math.inf, 0)
         #: whatever justifies that it is closed
         self.faults: set[CloseReason] = set()
 
@@ -61,6 +65,17 @@ class Model:
         self.retry_at = -math.inf
         #: those who waited for the end of the last outage
         self.awaited_by: list[Waiter[int]] = []
+        #: since when connecting has failed, how often, and when to try without being asked
+        self.failing_since: float | None = None
+        self.outage_failures = 0
+        self.try_at = -math.inf
+        self.asked_at = -math.inf
+        self.longest_unasked = math.inf
+        #: stands in line for an attempt of the pool's own
+        self.trier: Waiter[int] | None = None
+        #: what a random number is, and how many have been retired
+        self.jitter = 0.0
+        self.retired = 0
         self.charges: Counter[Waiter[int]] = Counter()
         self.last_error: Exception | None = None
         self.acquired = self.reused = self.opened_ever = self.failed = 0
@@ -79,6 +94,7 @@ class Model:
             connecting=len(self.those(State.OPENING, State.CHECKING)),
             closing=len(self.those(State.CLOSING)),
             tasks_waiting=len(self.waiters),
+            failing_for=None if self.failing_since is None else self.now - self.failing_since,
             acquired=self.acquired,
             reused=self.reused,
             opened=self.opened_ever,
@@ -143,6 +159,12 @@ class Model:
 
     def wanted(self) -> int:
         """Count the connections that may be opened now for those who need one."""
+        if self.fails_fast():
+            return int(self.trier is not None)
+        room = self.settings.max_connecting - len(self.those(State.OPENING))
+        return int(min(self._wanted(), room))
+
+    def _wanted(self) -> int:
         needy = self.needy()
         if not needy or not self.is_retrying():
             return needy
@@ -158,7 +180,7 @@ class Model:
         return [waiter for waiter in self.waiters if fresh or waiter in conn.begun_for]
 
     def _may_wait(self) -> bool:
-        if len(self.conns) < self.max_size:
+        if len(self.conns) < self.max_size or self.fails_fast():
             return True
         if self.needy() - max(self.freeing(), 0) < self.settings.max_waiting:
             return True
@@ -172,8 +194,38 @@ class Model:
         self.waiters.pop()
         return provided
 
+    def fails_fast(self) -> bool:
+        """Tell whether whoever asks is refused."""
+        if self.failing_since is None:
+            return False
+        long = self.now >= self.failing_since + self.settings.fail_fast_after
+        return long and not self.those(State.IDLE, State.IN_USE, State.CHECKING)
+
+    def keep_time(self) -> None:
+        """Close what was retired, refuse those who wait for nothing, stand in line for a try."""
+        due = [conn for conn in self.idle if conn.retire_at[0] <= self.now]
+        for conn in sorted(due, key=lambda conn: conn.retire_at):
+            self.idle.remove(conn)
+            self._close(conn, {CloseReason.RETIRED})
+        if self.failing_since is not None and self.those(State.IDLE, State.IN_USE, State.CHECKING):
+            self.asked_at = self.now
+        if not self.fails_fast():
+            self.trier = None
+            return
+        self.news += [(waiter, self.last_error) for waiter in [*self.waiters, *self.watchers]]
+        self.waiters, self.watchers = [], []
+        wanted = self.now - self.asked_at < self.longest_unasked
+        if not wanted or self.those(State.OPENING):
+            self.trier = None
+        elif self.trier is None and self.now >= self.try_at:
+            self.trier = Waiter(list)
+            self.stand_in_line(self.trier)
+
+    def stand_in_line(self, trier: Waiter[int]) -> None:
+        """Take note that an attempt is due that nobody has asked for."""
+
     def join(self, waiter: Waiter[int], now: float) -> bool:
-        self.now = now
+        self.now = self.asked_at = now
         if not self._may_wait():
             return False
         self.waiters.append(waiter)
@@ -219,7 +271,7 @@ class Model:
         conn.expires_at = expires_at
         conn.idle_since = now
         self.opened_ever += 1
-        self.last_error = None
+        self.last_error = self.failing_since = None
         if self.failures:
             self.awaited_by = list(self.waiters)
         self.failures, self.retry_at = 0, -math.inf
@@ -229,10 +281,19 @@ class Model:
             self.refill_paused = self.ends_early
         self._order_missing()
 
-    def open_failed(self, conn: Conn, error: Exception, now: float, pause: float | None) -> None:
+    def open_failed(
+        self, conn: Conn, error: Exception, now: float, pause: float | None, rest: float
+    ) -> None:
         self.now = now
         self.failed += 1
         self.last_error = error
+        if self.shut_error is None:
+            if self.failing_since is None or conn.known_outage == self.outage_failures:
+                self.outage_failures += 1
+                self.try_at = now + rest
+            if self.failing_since is None:
+                self.failing_since = now
+                self.asked_at = max(self.asked_at, now)
         retry = self.settings.connect_retry
         if retry is not None and pause is not None:
             self._charge(conn, error, retry.count, pause)
@@ -301,18 +362,24 @@ class Model:
         self.refill_paused = self.ends_early = False
         self._order_missing()
 
-    def watch(self, watcher: Waiter[int]) -> None:
+    def watch(self, watcher: Waiter[int], now: float) -> None:
+        self.now = self.asked_at = now
         self.watchers.append(watcher)
         self._wake_if_ready()
+        self._order_missing()
 
     def unwatch(self, watcher: Waiter[int]) -> None:
         self.watchers = [other for other in self.watchers if other is not watcher]
 
-    def retire(self, now: float) -> None:
+    def retire(self, now: float, chosen: list[Conn], within: float) -> None:
         self.now = now
-        for conn in self.conns:
+        for conn in chosen:
             conn.retired = True
-        self._close_idle(CloseReason.RETIRED, most=0)
+        idle = [conn for conn in self.idle if conn in chosen]
+        for place, conn in enumerate(idle):
+            self.retired += 1
+            at = now + within * (place + self.jitter) / len(idle)
+            conn.retire_at = min(conn.retire_at, (at, self.retired))
         self._order_missing()
 
     def resize(self, max_size: float, now: float) -> None:
@@ -324,7 +391,7 @@ class Model:
 
     def shut(self, error: Exception) -> None:
         self.shut_error = error
-        self.last_error = None
+        self.last_error = self.failing_since = None
         self.news += [(waiter, error) for waiter in self.waiters]
         self.waiters = []
         self._wake_watchers(error)
@@ -391,6 +458,8 @@ class Model:
 
     def _drop_if_bad(self, conn: Conn, now: float, *, look: bool = True) -> bool:
         faults, seen = self._faults(conn, now), self._seen(conn) if look else set[CloseReason]()
+        # It is lent until its time has come.
+        faults.discard(CloseReason.RETIRED)
         if faults.isdisjoint({CloseReason.IDLE_TIME, CloseReason.LIFETIME}):
             self._pause_if_dead(conn, seen)
         if faults | seen:
@@ -431,6 +500,7 @@ class Model:
     def _order_missing(self) -> None:
         if self.shut_error is not None:
             return
+        self.keep_time()
         while len(self.conns) < self.max_size and (self.wanted() or self.missing_idle() > 0):
             self.open_one()
         self.make_room()
@@ -438,6 +508,8 @@ class Model:
     def missing_idle(self) -> int:
         """Count the idle connections that are missing and nothing is under way for."""
         opening = self.those(State.OPENING)
+        if self.fails_fast() or len(opening) >= self.settings.max_connecting:
+            return 0
         if self.refill_paused or (self.is_retrying() and (opening or self.now < self.retry_at)):
             return 0
         coming = len(self.those(State.OPENING, State.CHECKING)) - self.provided()
@@ -446,6 +518,7 @@ class Model:
     def open_one(self) -> None:
         conn = Conn()
         conn.begun_at, conn.begun_for = self.now, [*self.waiters, *self.watchers]
+        conn.known_outage, self.trier = self.outage_failures, None
         conn.known_failures = None if self.now < self.retry_at else self.all_failures
         self.conns.append(conn)
 

@@ -90,7 +90,9 @@ class Common:
                 break
 
     def _model_of(self, waiter: Waiter[int]) -> SharingModel:
-        return next(model for model in self.models if waiter in model.waiters)
+        return next(
+            model for model in self.models if waiter in model.waiters or waiter is model.trier
+        )
 
     def _give_way(self, conn: Conn) -> None:
         next(model for model in self.models if conn in model.idle).give_way(conn)
@@ -104,11 +106,14 @@ class SharingModel(Model):
 
     def __init__(self, settings: Settings, common: Common) -> None:
         super().__init__(settings)
+        self.longest_unasked = settings.max_idle_time
         self.common = common
         common.models.append(self)
 
     def needs(self) -> list[Waiter[int]]:
         room = min(max(self.max_size - len(self.conns), 0), self.wanted())
+        if self.trier is not None:
+            return [self.trier] if room else []
         unserved = self.waiters[self.provided() :]
         return [waiter for place, waiter in enumerate(unserved) if place < room]
 
@@ -126,9 +131,12 @@ class SharingModel(Model):
         self.common.line.append(waiter)
         return super().join(waiter, now)
 
-    def watch(self, watcher: Waiter[int]) -> None:
+    def watch(self, watcher: Waiter[int], now: float) -> None:
         self.common.line.append(watcher)
-        super().watch(watcher)
+        super().watch(watcher, now)
+
+    def stand_in_line(self, trier: Waiter[int]) -> None:
+        self.common.line.append(trier)
 
     def refill(self, now: float) -> None:
         super().refill(now)
@@ -138,6 +146,8 @@ class SharingModel(Model):
     def give_way(self, conn: Conn) -> None:
         self.idle.remove(conn)
         self._close(conn, {CloseReason.GAVE_WAY})
+        self.now = self.common.now
+        self.keep_time()
 
     def _route(
         self,
@@ -166,5 +176,6 @@ class SharingModel(Model):
     def _order_missing(self) -> None:
         self.common.now = self.now
         if self.shut_error is None:
+            self.keep_time()
             self.make_room()
         self.common.settle()

@@ -105,6 +105,7 @@ def test_the_defaults_are_those_of_the_docs() -> None:
     defaults = {field.name: field.default for field in fields(Settings)}
     assert defaults.pop("name") is MISSING
     endless = ["max_lifetime", "max_uses", "max_waiting", "acquire_timeout", "leak_after"]
+    endless += ["max_connecting", "fail_fast_after"]
     nothing = ["connect_retry", "on_connect", "check"]
     assert defaults == {
         **dict.fromkeys(endless, math.inf),

@@ -45,6 +45,7 @@ class Member(PoolMachine):
         self.opens: list[PoolEntry[int]] = []
         self.closed_for: list[tuple[PoolEntry[int], CloseReason]] = []
         self.model = self.sharing_model = SharingModel(self.settings, group.common)
+        self.model.jitter = jitter
         self.sharing = WatchedSharedMachine(
             self.settings,
             self.slots,

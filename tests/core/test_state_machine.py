@@ -331,7 +331,7 @@ def test_the_end_of_the_block_wakes_all_and_lends_nothing_more() -> None:
     borrowed = pool.borrow()
     opening = pool.ordered(Action.OPEN)
     waiter, watcher = pool.join(), pool.new_waiter()
-    pool.machine.watch(watcher)
+    pool.machine.watch(watcher, 0)
     drained: list[bool] = []
     error = ConnectionAbortedError()
     pool.machine.end(lambda: error, lambda: drained.append(True))
@@ -562,8 +562,8 @@ def test_a_watcher_hears_when_enough_connections_are_idle() -> None:
     """It is told once, without an error; one that has gone is not told."""
     pool = Pool(min_idle=2)
     stays, goes, late = pool.new_waiter(), pool.new_waiter(), pool.new_waiter()
-    pool.machine.watch(stays)
-    pool.machine.watch(goes)
+    pool.machine.watch(stays, 0)
+    pool.machine.watch(goes, 0)
     pool.machine.unwatch(goes)
     pool.machine.unwatch(goes)
     pool.machine.refill(0)
@@ -572,7 +572,7 @@ def test_a_watcher_hears_when_enough_connections_are_idle() -> None:
     pool.open()
     assert pool.woken == [stays]
     assert stays.error is None
-    pool.machine.watch(late)
+    pool.machine.watch(late, 0)
     assert pool.woken == [stays, late]
 
 
@@ -580,7 +580,7 @@ def test_a_watcher_hears_why_connections_cannot_be_opened() -> None:
     """An error that no acquiring task gets goes to those that wait for readiness."""
     pool = Pool(min_idle=1)
     watcher = pool.new_waiter()
-    pool.machine.watch(watcher)
+    pool.machine.watch(watcher, 0)
     pool.machine.refill(0)
     error = ConnectionRefusedError()
     pool.fail(error)

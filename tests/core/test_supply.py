@@ -260,7 +260,7 @@ def test_a_connection_that_ends_early_is_a_failure_to_connect(
     assert pool.close() is entry
     assert orders(pool) == ([] if early else [Action.OPEN])
     watcher = pool.new_waiter()
-    pool.machine.watch(watcher)
+    pool.machine.watch(watcher, 0)
     error = ConnectionError()
     pool.machine.died_unused(error)
     assert (pool.woken, watcher.error) == ([watcher], error)
@@ -376,7 +376,7 @@ def test_who_waits_for_readiness_has_as_many_tries_as_a_caller() -> None:
     entry = pool.ordered(Action.OPEN)
     pool.machine.tick(0.1)
     watcher = pool.new_waiter()
-    pool.machine.watch(watcher)
+    pool.machine.watch(watcher, 0)
     for now, tries in ((1, 0), (2, 1), (3, 2)):
         assert not pool.woken
         fail(pool, entry, now=now, pause=0.5)

@@ -64,6 +64,8 @@ def test_names_units_and_kinds_are_those_of_the_conventions(
         getattr(db_metrics, f"create_db_client_connection_{suffix}")(meter).record(1)
     fire_everything(metrics)
     expected = {name: shape(metric) for name, metric in conventional.metrics().items()}
+    # For which they have no name.
+    expected["db.client.connection.failing_time"] = ("Gauge", "s", None)
     assert {name: shape(metric) for name, metric in collection.metrics().items()} == expected
 
 
@@ -84,7 +86,7 @@ def test_prefix_names_all(collection: Collection) -> None:
     fire_everything(PoolMetrics(collection.provider, prefix="pool"))
     names = [metric.removeprefix("pool.") for metric in collection.metrics()]
     assert sorted(names) == [
-        *("count", "create_time", "idle.max", "idle.min", "max"),
+        *("count", "create_time", "failing_time", "idle.max", "idle.min", "max"),
         *("pending_requests", "timeouts", "use_time", "wait_time"),
     ]
     assert set(collection.points("pool.count")) == {
@@ -103,9 +105,11 @@ def test_what_is_in_a_pool_is_read_at_collection(
     assert collection.values("pending_requests") == [5]
     assert collection.values("max") == collection.values("idle.max") == [8]
     assert collection.values("idle.min") == [2]
-    pool.show(idle=0, in_use=6, tasks_waiting=0, max_size=6)
+    assert collection.values("failing_time") == [0]
+    pool.show(idle=0, in_use=6, tasks_waiting=0, max_size=6, failing_for=2.5)
     assert collection.values("count") == [0, 6]
     assert collection.values("pending_requests") == [0]
+    assert collection.values("failing_time") == [2.5]
     assert collection.values("max") == collection.values("idle.max") == [6]
 
 

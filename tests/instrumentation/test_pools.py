@@ -76,3 +76,20 @@ def test_pool_that_ends_during_a_reading_is_counted_once() -> None:
         assert total.opened == 2
         step, began = step + 1, ending.began
     assert step > 50
+
+
+def test_of_pools_with_one_name_the_longest_outage_is_reported() -> None:
+    """Durations are not added up; None is what none of them fails for."""
+    pools = Pools(10)
+
+    def start(event: PoolEvent) -> None:
+        assert isinstance(event, PoolStarted)
+        pools.start(event)
+
+    several = [FiredPool(start) for _ in range(3)]
+    for pool in several:
+        pool.start()
+    assert [pool.failing_for for pool in pools.now()] == [None]
+    several[0].show(failing_for=2.0)
+    several[2].show(failing_for=5.0)
+    assert [pool.failing_for for pool in pools.now()] == [5.0]

@@ -20,6 +20,7 @@ KINDS = {
     "connections": "gauge",
     "max_connections": "gauge",
     "tasks_waiting": "gauge",
+    "failing_seconds": "gauge",
     "acquired": "counter",
     "reused": "counter",
     "opened": "counter",
@@ -66,6 +67,9 @@ def test_what_is_in_a_pool_is_read_when_it_is_asked_for(
     states = ("idle", "in_use", "connecting", "closing")
     assert [exposition.value("connections", state=state) for state in states] == [1, 2, 3, 4]
     assert exposition.value("tasks_waiting") == 5
+    assert exposition.value("failing_seconds") == 0
+    pool.show(failing_for=2.5)
+    assert exposition.value("failing_seconds") == 2.5
     assert exposition.value("max_connections") == 10
     pool.show(idle=7, max_size=20)
     assert exposition.value("connections", state="idle") == 7

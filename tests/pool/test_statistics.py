@@ -59,12 +59,12 @@ async def test_every_counter_is_exact() -> None:
         network.on_connect = hang
         with pytest.raises(AcquireTimeout):
             await pool.acquire(timeout=1)
-        expected |= {"size": 2, "connecting": 1, "timed_out": 1}
+        expected |= {"size": 2, "connecting": 1, "timed_out": 1, "failing_for": 1}
         assert facts(pool.statistics()) == expected
 
         with anyio.move_on_after(1):
             await pool.acquire()
-        expected["cancelled"] = 1
+        expected |= {"cancelled": 1, "failing_for": 2}
         assert facts(pool.statistics()) == expected
 
         with anyio.CancelScope() as scope:

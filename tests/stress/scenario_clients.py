@@ -219,6 +219,10 @@ class ScenarioClient(Client):
             await self._pool.wait_ready()
 
     async def _retire(self, rng: Random, request: Request, second: Request) -> None:
+        if rng.random() < 0.5:
+            # What may be lent for some more time, and which ones, is nobody's fault.
+            self._pool.retire(where=lambda info: rng.random() < 0.5, within=rng.choice([0, 0.01]))
+            return
         self._pool.retire()
         self._around.retired_at[self._pool.name] = anyio.current_time()
 

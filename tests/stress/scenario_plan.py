@@ -167,6 +167,8 @@ def _draw_settings(rng: Random) -> PoolOptions:
         "acquire_timeout": [math.inf, math.inf, math.inf, 0, 0.005],
         "connect_retry": [None, None, _PATIENT, Retry(1, interval=0)],
         "leak_after": [math.inf] * 4 + [0],
+        "max_connecting": [math.inf] * 3 + [1],
+        "fail_fast_after": [math.inf] * 3 + [0, 0.01],
     }
     if rng.random() < 0.5:
         choices |= hasty

@@ -188,6 +188,7 @@ async def exchange(pool: ConnectionPool) -> None:
     await pool.send_package(b"")
     await pool.wait_ready()
     pool.retire()
+    pool.retire(where=lambda info: info.age > 60, within=5)
     assert_type(pool.max_size, float)
     pool.max_size = 20
 

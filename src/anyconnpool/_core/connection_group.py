@@ -6,11 +6,16 @@ closed, and there are ``max_size`` of them. What is to become of a connection is
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Generic
 
 from anyconnpool._core.idle_connections import IdleConnections
+from anyconnpool._core.retirement import Retirement
 from anyconnpool._core.states import IDLE, PoolEntry, Slots, State, TransportT
 from anyconnpool._statistics import CloseReason
+
+# The generation of what was retired by itself: no other has this number.
+_RETIRED = -1
 
 
 class ConnectionGroup(Generic[TransportT]):
@@ -24,6 +29,9 @@ class ConnectionGroup(Generic[TransportT]):
         self.idle: IdleConnections[TransportT] = IdleConnections()
         #: those that are being closed and take their time for it, the longest closing first
         self.graceful: dict[PoolEntry[TransportT], None] = {}
+        self.retirement: Retirement[TransportT] = Retirement()
+        #: whether the pool's block has ended
+        self.ended = False
         self.size = 0
         self.max_size = max_size
         #: counts the calls of ``retire()``: what was begun before the last one is out of date
@@ -74,6 +82,16 @@ class ConnectionGroup(Generic[TransportT]):
         entry.hurried = True
         return entry
 
+    def hurry_for(self, wanted: int) -> Iterator[PoolEntry[TransportT]]:
+        """Let those take their time no longer whose slots are needed, and yield them.
+
+        :param wanted: how many connections are needed that have no slot
+        """
+        # What is surplus leaves no slot when it is closed.
+        useful = min(wanted, self.freeing())
+        while useful > 0 and self.graceful and useful > self.freeing() - len(self.graceful):
+            yield self.hurry()
+
     def forget(self, entry: PoolEntry[TransportT]) -> None:
         """Take out a connection whose socket is closed, and free its slot."""
         self.graceful.pop(entry, None)
@@ -86,6 +104,36 @@ class ConnectionGroup(Generic[TransportT]):
         """Change how many there may be."""
         self.max_size = max_size
         self._fit_slots()
+
+    def retire(
+        self,
+        chosen: Collection[PoolEntry[TransportT]] | None,
+        now: float,
+        within: float,
+        jitter: Callable[[], float],
+    ) -> None:
+        """Let connections not become idle again, and plan when to close those that are.
+
+        :param chosen: which ones; None for all, also those that are being opened
+        :param within: over how many seconds to spread it
+        :param jitter: returns a random number from 0 to 1
+        """
+        if chosen is None:
+            self.generation += 1
+        else:
+            for entry in chosen:
+                entry.generation = _RETIRED
+        idle = [
+            entry
+            for entry in self.idle.entries
+            if entry.state is IDLE and (chosen is None or entry in chosen)
+        ]
+        self.retirement.add(idle, now, within, jitter)
+
+    def any_open(self) -> bool:
+        """Return whether any of them can be used, now or when somebody is done with it."""
+        passing = self.passing
+        return self.size > passing[State.OPENING] + passing[State.CLOSING]
 
     def under_way(self) -> int:
         """Count those that are being opened or checked."""
@@ -107,6 +155,8 @@ class ConnectionGroup(Generic[TransportT]):
         self, entry: PoolEntry[TransportT], now: float, max_uses: float
     ) -> CloseReason | None:
         """Return why a connection must not be lent any more, whatever it looks like, if so."""
+        if self.ended:
+            return CloseReason.POOL_CLOSED
         if entry.generation != self.generation:
             return CloseReason.RETIRED
         if entry.borrows >= max_uses:

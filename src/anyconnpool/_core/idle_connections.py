@@ -37,6 +37,11 @@ class IdleConnections(Generic[TransportT]):
             entries.popleft()
         return entries[0] if entries else None
 
+    def longest_rest(self, now: float) -> float:
+        """Return for how many seconds one has been idle at most; less than 0 if there is none."""
+        oldest = self.oldest()
+        return -1.0 if oldest is None else now - oldest.idle_since
+
     def pop_oldest(self) -> PoolEntry[TransportT] | None:
         """Take out the entry that has been idle longest, if there is one."""
         return None if self.oldest() is None else self.entries.popleft()

@@ -9,6 +9,7 @@ These are the rules that :class:`SharedPoolStateMachine` adds to those of the po
 - A connection that becomes available gives way, too, if somebody who needs room has waited longer
   than everybody who waits for that connection, and no closing connection makes room already.
 - Idle connections are refilled only into room that no waiter needs.
+- An attempt of a pool's own, while it fails fast, stands in line like a waiter from when it is due.
 - What closes slowly is hurried if somebody needs its room, in whatever pool.
 
 The cost of an event grows with the number of closing connections and, by a logarithm, with the
@@ -199,6 +200,8 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             settings, slots, run_actions, jitter=jitter, event_lock=shared_limit.event_lock
         )
         self._numbers = shared_limit.numbers
+        # A pool of a manager is dropped when nobody asks for it.
+        self.line.outage.longest_unasked = settings.max_idle_time
 
     def _make_group(self, slots: Slots) -> ConnectionGroup[TransportT]:
         return SharedConnectionGroup(slots, self._settings.max_size, self, self._shared_limit)
@@ -206,15 +209,13 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
     def needy(self) -> Iterator[int]:
         """Yield the numbers of the waiters for whom there is room here and nothing under way."""
         room = min(self.line.wanted(), self._group.max_size - self._group.size)
-        if room <= 0:
-            return iter(())
-        return (waiter.number for waiter in islice(self.line.in_need(), int(room)))
+        return islice(self.line.first_in_need(), int(room)) if room > 0 else iter(())
 
     def open_for_waiter(self) -> None:
         """Have a connection opened for the waiter that has waited longest: a step of sharing."""
         self._open_one(self._shared_limit.now)
         self._make_room()
-        self._set_alarm()
+        self._set_alarm(self.line.next_change())
 
     def give_way(self) -> None:
         """Have the connection closed that was idle longest, to make room: a step of sharing."""
@@ -234,7 +235,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         # Here they wait for room, too, that other pools have.
         self._shared_limit.enlist(self)
         if self.line.needy() >= self._max_waiting and self._shared_limit.is_in_full_use():
-            return self.line.has_spare()
+            return self.line.outage.fails_fast or self.line.has_spare()
         return super()._may_wait(now)
 
     def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
@@ -249,6 +250,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             return
         self._shared_limit.now = now
         self.line.pass_time(now)
+        self._keep_time(now)
         self._shared_limit.enlist(self)
         while (
             self._group.size < self._group.max_size
@@ -257,7 +259,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         ):
             self._open_one(now)
         self._make_room()
-        self._set_alarm()
+        self._set_alarm(self.line.next_change())
         self._due = True
 
     def _finish_event(self) -> None:

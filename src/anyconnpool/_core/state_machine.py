@@ -25,14 +25,13 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import count
 from typing import Generic
 
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
 from anyconnpool._core.states import (
-    EARLY,
     IDLE,
     IN_USE,
     Action,
@@ -48,8 +47,6 @@ from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import ALIVE, Liveness
-
-_UNASKED = (CloseReason.PEER_CLOSED, CloseReason.UNREAD_DATA)
 
 
 @postpone_events(besides=["release"])
@@ -93,8 +90,7 @@ class PoolStateMachine(Generic[TransportT]):
         self._idle = self._group.idle
         entries = self._idle_entries = self._idle.entries
         self._pop_idle = entries.pop if settings.idle_order == "lifo" else entries.popleft
-        retry = settings.connect_retry
-        self.line: WaitingLine[TransportT] = WaitingLine(retry.count if retry else -1)
+        self.line: WaitingLine[TransportT] = WaitingLine(settings)
         self._waiters = self.line.waiters
         self._watchers = self.line.watchers
         #: numbers the waiters and the attempts to connect, in the order of their beginning
@@ -109,8 +105,7 @@ class PoolStateMachine(Generic[TransportT]):
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
         """Acquire an idle connection, if there is a good one; bad ones are closed."""
-        lock = self.event_lock
-        if lock.busy:
+        if (lock := self.event_lock).busy:
             return None
         # A "with" costs as much again as the lock itself: on the path of every borrow it shows.
         self._lock.acquire()
@@ -154,6 +149,7 @@ class PoolStateMachine(Generic[TransportT]):
         :return: false if ``max_waiting`` tasks are waiting for a slot already
         """
         with self._event:
+            self.line.outage.ask(now)
             if self._max_waiting < math.inf and not self._may_wait(now):
                 return False
             waiter.number = next(self._numbers)
@@ -260,6 +256,8 @@ class PoolStateMachine(Generic[TransportT]):
             failed = line.fail_for_good(entry) if pause is None else line.fail(entry, pause, now)
             line.wake(failed, error)
             self._refill_paused = pause is None or line.refills_pause()
+            if self._drained is None:
+                line.outage.fail(entry, now, next(self._numbers))
             self._forget(entry)
             self._balance(now)
 
@@ -302,14 +300,11 @@ class PoolStateMachine(Generic[TransportT]):
         :return: whether there may be more
         """
         with self._event:
-            for _ in range(limit):
-                oldest = self._idle.oldest()
-                if oldest is None or now - oldest.idle_since < self._longest_idle:
-                    limit = 0
-                    break
-                self._close(self._idle_entries.popleft(), CloseReason.IDLE_TIME)
+            while limit and self._idle.longest_rest(now) >= self._longest_idle:
+                self._close_oldest(CloseReason.IDLE_TIME)
+                limit -= 1
             self._balance(now)
-            return limit > 0
+            return not limit
 
     def look_over(self, start: int, limit: int, now: float) -> int | None:
         """Take the idle entries that are no longer good out of the idle ones, a slice at a time.
@@ -355,24 +350,28 @@ class PoolStateMachine(Generic[TransportT]):
             self.alarm_at = math.inf
             self._balance(now)
 
-    def watch(self, watcher: Waiter[TransportT]) -> None:
+    def watch(self, watcher: Waiter[TransportT], now: float) -> None:
         """Wake a task when enough connections are idle, or with why they can't be opened."""
         with self._event:
-            watcher.number = next(self._numbers)
-            self._watchers[watcher] = None
+            self.line.watch(watcher, next(self._numbers), now)
             self._check_ready()
+            self._balance(now)
 
     def unwatch(self, watcher: Waiter[TransportT]) -> None:
         """Forget a task that watched, whether or not it was woken."""
         with self._event:
             self._watchers.pop(watcher, None)
 
-    def retire(self, now: float) -> None:
-        """Have every present connection closed, those in use when they come back."""
+    def retire(
+        self, now: float, chosen: Collection[PoolEntry[TransportT]] | None = None, within: float = 0
+    ) -> None:
+        """Have every present connection closed, those in use when they come back.
+
+        :param chosen: which ones, if not all
+        :param within: over how many seconds to spread the closing of idle ones
+        """
         with self._event:
-            self._group.generation += 1
-            while self._close_oldest(CloseReason.RETIRED):
-                pass
+            self._group.retire(chosen, now, within, self._jitter)
             self._balance(now)
 
     def resize(self, max_size: float, now: float) -> None:
@@ -390,6 +389,7 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             self._drained, self.last_connect_error = drained, None
+            self._group.ended = True
             self.line.refuse_all(error)
             while self._close_oldest(CloseReason.POOL_CLOSED):
                 pass
@@ -403,13 +403,16 @@ class PoolStateMachine(Generic[TransportT]):
                 self._balance(now)
 
     @defer_interrupts
-    def statistics(self) -> PoolStatistics:
-        """Return counts and totals as they are now, from any thread."""
+    def statistics(self, clock: Callable[[], float] | None = None) -> PoolStatistics:
+        """Return counts and totals as they are now, from any thread.
+
+        :param clock: returns the time, in seconds
+        """
         with self._lock:
             return PoolStatistics(
                 name=self._settings.name,
                 **self._group.figures(),
-                tasks_waiting=len(self._waiters),
+                **self.line.figures(clock),
                 **self.totals.frozen(),
             )
 
@@ -446,8 +449,7 @@ class PoolStateMachine(Generic[TransportT]):
             or group.size > group.max_size
             or self._drained is not None
         ):
-            ended = self._drained is not None
-            reason = CloseReason.POOL_CLOSED if ended else group.unfit(entry, now, self._max_uses)
+            reason = group.unfit(entry, now, self._max_uses)
         if reason is not None:
             self._close(entry, reason, now)
         elif self._waiters:
@@ -496,10 +498,7 @@ class PoolStateMachine(Generic[TransportT]):
         """Undo a grant that never reached its borrower, unless the entry was seized meanwhile."""
         if entry.state is not IN_USE:
             return
-        self.totals.acquired -= 1
-        entry.borrows -= 1
-        if entry.borrows:
-            self.totals.reused -= 1
+        self.totals.take_back(entry)
         self._route(entry, now, entry.fault(entry.look()))
 
     def _check(self, entry: PoolEntry[TransportT], now: float) -> None:
@@ -514,9 +513,9 @@ class PoolStateMachine(Generic[TransportT]):
 
         :param now: the time, if it matters how soon it has ended
         """
-        if reason in _UNASKED and not entry.borrows and now - entry.idle_since < EARLY:
+        if entry.ends_early(reason, now):
             # The next one would end in the same way: not before the next sweep.
-            entry.ended_early = self._ends_early = self._refill_paused = True
+            self._ends_early = self._refill_paused = True
         self._group.close(entry, reason)
         self._request(Action.CLOSE, entry)
         self._check_drained()
@@ -536,6 +535,7 @@ class PoolStateMachine(Generic[TransportT]):
         """Have as many connections opened as are missing and have room, or make room for them."""
         if self._drained is not None:
             return
+        self._keep_time(now)
         group, line = self._group, self.line
         # In full use, there is nothing to be done for those who wait.
         if group.size >= group.max_size and not (self._idle_entries or group.graceful):
@@ -544,17 +544,12 @@ class PoolStateMachine(Generic[TransportT]):
         while group.size < group.max_size and (line.wanted() or self._missing_idle() > 0):
             self._open_one(now)
         self._make_room()
-        self._set_alarm()
+        self._set_alarm(line.next_change())
 
     def _missing_idle(self) -> int:
         """Count the idle connections that are missing, beyond those under way for nobody."""
-        if self._refill_paused or not self._min_idle:
-            return 0
-        line = self.line
-        if line.takes_turns() and (line.pausing or self._group.passing[State.OPENING]):
-            return 0
-        spare = self._group.under_way() - line.provided()
-        return self._min_idle - len(self._idle) - spare
+        paused = self._refill_paused or not self._min_idle
+        return 0 if paused else self.line.missing_idle(len(self._idle), self._group.under_way())
 
     def _make_room(self) -> None:
         """Have idle connections give way to those who need room, and nothing close slowly."""
@@ -564,25 +559,32 @@ class PoolStateMachine(Generic[TransportT]):
         wanted = self.line.wanted()
         while wanted > group.freeing() and self._idle:
             self._close_oldest(CloseReason.GAVE_WAY)
-        # What is surplus leaves no slot when it is closed.
-        useful = min(wanted, group.freeing())
-        while useful > 0 and group.graceful and useful > group.freeing() - len(group.graceful):
-            self._request(Action.HURRY, group.hurry())
+        for entry in group.hurry_for(wanted):
+            self._request(Action.HURRY, entry)
 
     def _may_wait(self, now: float) -> bool:
         """Return whether one more task may wait for a slot."""
         self.line.pass_time(now)
-        if self._group.size < self._group.max_size:
+        if self._group.size < self._group.max_size or self.line.outage.fails_fast:
             return True
         waiting = self.line.needy() - max(self._group.freeing(), 0)
         return waiting < self._max_waiting or self.line.has_spare()
 
-    def _set_alarm(self) -> None:
+    def _set_alarm(self, at: float) -> None:
         """See to it that the time is told when it matters."""
-        at = self.line.next_change()
         if at < self.alarm_at:
             self.alarm_at = at
             self._due = True
+
+    def _keep_time(self, now: float) -> None:
+        """Do what is due by now in an outage, and of what was retired."""
+        line, group, error = self.line, self._group, self.last_connect_error
+        for entry in group.retirement.due(now):
+            self._idle.ghosts += 1
+            self._close(entry, CloseReason.RETIRED)
+        self._set_alarm(group.retirement.next_change())
+        if line.outage.since is not None:
+            self._set_alarm(line.fail_fast(now, error, group.any_open(), self._numbers))
 
     def _open_one(self, now: float) -> None:
         entry = self._group.open()

@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from anyconnpool._statistics import CloseReason, freeze_counts
 from anyconnpool._util.liveness import Liveness
 
+_UNASKED = (CloseReason.PEER_CLOSED, CloseReason.UNREAD_DATA)
 # A lifetime ends up to a tenth early, so that connections opened together don't end together.
 _LIFETIME_JITTER = 0.1
 #: A new connection that its peer ends so soon, in seconds, came to nothing, as if it had not been
@@ -87,6 +88,7 @@ class PoolEntry(Generic[TransportT]):
         "number",
         "opened_at",
         "recheck_at",
+        "rest",
         "session",
         "slow_at",
         "spoken",
@@ -130,6 +132,8 @@ class PoolEntry(Generic[TransportT]):
         self.slow_at: float = 0.0
         #: how many connects had failed when it was begun; None if it was begun in a pause
         self.known_failures: int | None = None
+        #: if it can't be opened, how long to wait before an attempt of the pool's own, in seconds
+        self.rest: float = 0.0
         #: whether its peer has ended it, or said something, before anybody had used it
         self.ended_early: bool = False
         #: whether it must not take its time to be closed
@@ -149,6 +153,15 @@ class PoolEntry(Generic[TransportT]):
         self.expires_at = now + lifetime
         if lifetime < math.inf:
             self.expires_at -= lifetime * _LIFETIME_JITTER * jitter()
+
+    def ends_early(self, reason: CloseReason, now: float) -> bool:
+        """Return whether its peer ends it, or says something, before anybody has used it; note it.
+
+        :param reason: why it is closed
+        """
+        if reason in _UNASKED and not self.borrows and now - self.idle_since < EARLY:
+            self.ended_early = True
+        return self.ended_early
 
     def age_fault(self, now: float, longest_idle: float) -> CloseReason | None:
         """Return why an idle connection is too old, if it is."""
@@ -176,6 +189,7 @@ class Waiter(Generic[TransportT]):
     __slots__ = (
         "entry",
         "error",
+        "failing_since",
         "failures",
         "number",
         "seen_at",
@@ -191,6 +205,8 @@ class Waiter(Generic[TransportT]):
         self.error: Exception | None = None
         #: whether another task is given the same error
         self.shares_error: bool = False
+        #: since when connecting had failed, if it was refused for that; the error is the last one
+        self.failing_since: float | None = None
         #: the task, of the backend's own kind
         self.task: object = None
         #: when the housekeeper saw it waiting for the first time, and whether it warned of it
@@ -228,6 +244,13 @@ class Totals:
         self.closed: Counter[CloseReason] = Counter()
         self.timed_out = self.cancelled = 0
         self.replayed = 0
+
+    def take_back(self, entry: PoolEntry[Any]) -> None:
+        """Undo the count of a grant."""
+        self.acquired -= 1
+        entry.borrows -= 1
+        if entry.borrows:
+            self.reused -= 1
 
     def frozen(self) -> dict[str, Any]:
         """Return a copy, by the names that :class:`PoolStatistics` has for them."""

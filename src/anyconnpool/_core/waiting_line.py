@@ -10,6 +10,8 @@ The rules:
 - With ``connect_retry``, attempts take turns while connecting fails, and after that until all who
   waited for it are served: a remote that comes back meets no stampede. The pause after a failure
   holds no slot. Those who come during the pause get one attempt at once.
+- There are at most ``max_connecting`` attempts. While the pool fails fast, there is only one of its
+  own (:mod:`anyconnpool._core.outage`).
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, takewhile
-from typing import Generic
+from typing import Any, Generic
 
+from anyconnpool._core.outage import Outage
 from anyconnpool._core.states import PoolEntry, TransportT, Waiter
+from anyconnpool._settings import Settings
 
 # So long, in seconds, everybody may rely on what is under way.
 _PATIENCE = 0.1
@@ -29,10 +33,10 @@ _PATIENCE = 0.1
 class WaitingLine(Generic[TransportT]):
     """Count for how many of the tasks that wait a connection may be opened.
 
-    :param most_repeats: the ``count`` of ``connect_retry``; negative if there is none
+    :param settings: the pool's settings
     """
 
-    def __init__(self, most_repeats: float) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.waiters: OrderedDict[Waiter[TransportT], None] = OrderedDict()
         #: those who wait until enough connections are idle
         self.watchers: dict[Waiter[TransportT], None] = {}
@@ -41,7 +45,14 @@ class WaitingLine(Generic[TransportT]):
         self._all_failures = 0
         #: whether it is not yet time for the next attempt
         self.pausing = False
-        self._most_repeats = most_repeats
+        #: how many attempts to connect are under way
+        self.attempts = 0
+        self.outage = Outage(settings.fail_fast_after)
+        self._max_connecting = settings.max_connecting
+        self._min_idle = settings.min_idle
+        retry = settings.connect_retry
+        #: the count of connect_retry; negative if there is none
+        self._most_repeats: float = retry.count if retry else -1
         self._retry_at = -math.inf
         #: numbers below this are those of waiters who waited for the end of the last outage
         self._ended_at = -1
@@ -53,6 +64,12 @@ class WaitingLine(Generic[TransportT]):
         #: whether there is a slow one for every waiter, as long as there are enough of them; to be
         #: unset when one joins
         self.slow_suffice = True
+
+    def watch(self, watcher: Waiter[TransportT], number: int, now: float) -> None:
+        """Let a task wait until enough connections are idle."""
+        watcher.number = number
+        self.watchers[watcher] = None
+        self.outage.ask(now)
 
     def leave(self, waiter: Waiter[TransportT]) -> None:
         """Take a task out of the line, wherever it stands."""
@@ -81,10 +98,33 @@ class WaitingLine(Generic[TransportT]):
         self.watchers.clear()
 
     def refuse_all(self, error: Callable[[], Exception]) -> None:
-        """Wake everybody, each waiter with an error of his own."""
+        """Wake everybody, for the block has ended, each waiter with an error of his own."""
+        self.outage.succeed()
         while self.waiters:
             self.wake([self.pop()], error())
         self.wake_watchers(error())
+
+    def fail_fast(
+        self, now: float, error: Exception | None, is_open: bool, numbers: Iterator[int]
+    ) -> float:
+        """Refuse everybody if connecting has failed for long enough.
+
+        :param error: the latest failure
+        :param is_open: whether the pool has any connection that can be used, now or later
+        :param numbers: numbers waiters and attempts
+        :return: when to call this again
+        """
+        outage = self.outage
+        outage.pass_time(now, is_open=is_open, attempts=self.attempts, numbers=numbers)
+        if outage.fails_fast and (self.waiters or self.watchers):
+            refused = [*self.waiters, *self.watchers]
+            self.waiters.clear()
+            self.watchers.clear()
+            self._forget_count()
+            for waiter in refused:
+                waiter.error, waiter.failing_since = error, outage.since
+                waiter.wake()
+        return outage.next_change(self.attempts)
 
     def begin(self, entry: PoolEntry[TransportT], now: float, number: int | None = None) -> None:
         """Take note that an entry is under way.
@@ -95,6 +135,8 @@ class WaitingLine(Generic[TransportT]):
         entry.slow_at = now + _PATIENCE
         if number is not None:
             entry.known_failures = None if self.pausing else self._all_failures
+            self.attempts += 1
+            self.outage.number = None
         self._fresh[entry] = None
 
     def end(self, entry: PoolEntry[TransportT]) -> None:
@@ -106,6 +148,10 @@ class WaitingLine(Generic[TransportT]):
             self.slow_suffice &= entry is next(iter(self._slow))
             del self._slow[entry]
             self._forget_count()
+        else:
+            return
+        if entry.number is not None:
+            self.attempts -= 1
 
     def succeed(self, entry: PoolEntry[TransportT], number: int) -> None:
         """Take note that an entry is open, which ends an outage.
@@ -113,6 +159,7 @@ class WaitingLine(Generic[TransportT]):
         :param number: that the next waiter or attempt would have
         """
         self.end(entry)
+        self.outage.succeed()
         if self.failures:
             self._ended_at = number
         self.failures = 0
@@ -217,7 +264,30 @@ class WaitingLine(Generic[TransportT]):
         return self.provided() < (self._relying or 0) + len(self._fresh)
 
     def wanted(self) -> int:
-        """Count the connections that may be opened now for those in need."""
+        """Count the connections that may be opened now for those in need, or to end an outage."""
+        if self.outage.number is not None:
+            return 1
+        return int(min(self._wanted(), self._max_connecting - self.attempts))
+
+    def missing_idle(self, idle: int, under_way: int) -> int:
+        """Count the idle connections that are missing, beyond those under way for nobody.
+
+        :param idle: how many there are
+        :param under_way: how many are being opened or checked
+        """
+        if self.attempts >= self._max_connecting or self.outage.fails_fast:
+            return 0
+        if self.takes_turns() and (self.pausing or self.attempts):
+            return 0
+        return self._min_idle - idle - (under_way - self.provided())
+
+    def first_in_need(self) -> Iterator[int]:
+        """Yield the numbers of those for whom a connection may be opened now, in order."""
+        if self.outage.number is not None:
+            return iter((self.outage.number,))
+        return (waiter.number for waiter in islice(self.in_need(), self.wanted()))
+
+    def _wanted(self) -> int:
         needy = self.needy()
         if not needy or not self.takes_turns():
             return needy
@@ -225,6 +295,16 @@ class WaitingLine(Generic[TransportT]):
         if self._fresh or (self._slow and next(reversed(self._slow)).is_for(newest)):
             return 0
         return 0 if self.pausing and newest.failures else 1
+
+    def figures(self, clock: Callable[[], float] | None) -> dict[str, Any]:
+        """Return who waits and for what, by the names that :class:`PoolStatistics` has for it.
+
+        :param clock: returns the time, in seconds
+        """
+        return {
+            "tasks_waiting": len(self.waiters),
+            "failing_for": None if clock is None else self.outage.lasts(clock),
+        }
 
     def takes_turns(self) -> bool:
         """Return whether there is one attempt at a time, for all who want a connection."""

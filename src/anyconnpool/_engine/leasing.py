@@ -7,10 +7,10 @@ which pierces shields, can come in between.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
-from anyio import move_on_after
+from anyio import ConnectionFailed, move_on_after
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.state_machine import PoolStateMachine
@@ -29,12 +29,13 @@ from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimit, TimeLimits
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._settings import Settings
-from anyconnpool._statistics import CloseReason
+from anyconnpool._statistics import CloseReason, ConnectionInfo, PoolStatistics
 from anyconnpool._streams.framed import Exchange
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.deadline import Deadline, describe_timeout
 from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.log import describe_with_cause
 from anyconnpool.events import (
     AcquireTimedOut,
     ConnectionAcquired,
@@ -83,6 +84,7 @@ class Leasing:
         self._new_signal = home.new_signal
         self._checkpoint_if_cancelled = home.checkpoint_if_cancelled
         self._current_task = home.current_task
+        self._held = held
         self._borrow_counts = BorrowCounts(held)
         self._unanswered = UnansweredSends(settings.name)
         self._self_waits = SelfWaits(settings.name, self._borrow_counts, home)
@@ -135,9 +137,7 @@ class Leasing:
         self.check_home()
         entry = self._machine.acquire(self.now())
         if entry is None:
-            raise PoolFull(
-                self._machine.statistics(), "has no idle connection; acquire() waits for one"
-            )
+            raise PoolFull(self.statistics(), "has no idle connection; acquire() waits for one")
         entry.borrower = self._current_task()
         return PooledConnection(self, entry)
 
@@ -308,22 +308,22 @@ class Leasing:
         self.check()
         signal = self._new_signal()
         watcher: Waiter[Transport] = Waiter(signal.set)
-        self._machine.watch(watcher)
+        self._machine.watch(watcher, self.now())
         self._machine.refill(self.now())
         try:
             await signal.wait()
         finally:
             self._machine.unwatch(watcher)
         if watcher.error is not None:
-            raise _error_of(watcher)
+            raise self._error_of(watcher)
 
     def note_unanswered(self) -> None:
         """Take note that a connection will be closed because a reply may follow its last send."""
-        self._unanswered.note(self._machine.statistics())
+        self._unanswered.note(self.statistics())
 
     def warn_of_self_waits(self) -> None:
         """Log the tasks that have been waiting for connections that they hold themselves."""
-        self._self_waits.look([*self._machine.line.waiters], self._machine.statistics())
+        self._self_waits.look([*self._machine.line.waiters], self.statistics())
 
     def count_replay(self, error: Exception) -> None:
         """Count an exchange that is repeated.
@@ -333,11 +333,34 @@ class Leasing:
         self._machine.totals.replayed += 1
         notify(self.settings.observers, ExchangeReplayed(self.settings.name, error))
 
-    @defer_interrupts
-    def retire(self) -> None:
-        """Replace every present connection, those in use when they come back."""
+    def statistics(self) -> PoolStatistics:
+        """Return the pool's statistics, from any thread."""
+        return self._machine.statistics(self.now)
+
+    def choose(
+        self, where: Callable[[ConnectionInfo], object] | None
+    ) -> list[PoolEntry[Transport]] | None:
+        """Return the open connections that a function chooses, or None for all there are.
+
+        :raises PoolClosed: after the end
+        :raises Exception: what the function raises
+        """
         self.check()
-        self._machine.retire(self.now())
+        if where is None:
+            return None
+        # As they are now: the function may do anything.
+        found = [entry for entry in self._held() if _is_open(entry)]
+        return [entry for entry in found if where(_describe(entry, self.now()))]
+
+    @defer_interrupts
+    def retire(self, chosen: Collection[PoolEntry[Transport]] | None, within: float) -> None:
+        """Replace connections, those in use when they come back.
+
+        :param chosen: which ones; None for all
+        :param within: over how many seconds to spread the closing of idle ones
+        """
+        self.check()
+        self._machine.retire(self.now(), chosen, within)
 
     @defer_interrupts
     def resize(self, max_size: float) -> None:
@@ -389,9 +412,14 @@ class Leasing:
         waiter.task = self._current_task()
         if not self._machine.join(waiter, self.now()):
             raise PoolFull(
-                self._machine.statistics(),
+                self.statistics(),
                 "is in full use, and as many tasks as max_waiting allows wait already",
             )
+        if waiter.failing_since is not None:
+            # It fails fast: a loop that does nothing but ask must not starve the attempts.
+            if not self._turns & _TURN_MASK:
+                await checkpoint()
+            raise self._error_of(waiter)
         try:
             if timeout == math.inf:
                 await signal.wait()
@@ -410,19 +438,41 @@ class Leasing:
 
     def _failure(self, waiter: Waiter[Transport], timeout: float) -> Exception:
         if waiter.error is not None:
-            return _error_of(waiter)
+            return self._error_of(waiter)
         self._machine.totals.timed_out += 1
-        statistics = self._machine.statistics()
+        statistics = self.statistics()
         held = self._borrow_counts.of(self._current_task(), statistics)
         error = AcquireTimeout(timeout, statistics, self._machine.last_connect_error, held)
         self._machine.abandon(waiter, self.now())
         return error
 
+    def _error_of(self, waiter: Waiter[Transport]) -> Exception:
+        """Return the error that a task was woken with, as an object of its own."""
+        error = waiter.take_error()
+        if waiter.failing_since is None:
+            return copy_for_caller(error) if waiter.shares_error else error
+        refusal = ConnectionFailed(
+            f"pool {self.settings.name!r} refuses at once, since connecting has failed for "
+            f"{self.now() - waiter.failing_since:.1f} s, the last time with "
+            f"{describe_with_cause(error)}; it goes on trying by itself"
+        )
+        refusal.__cause__ = copy_for_caller(error)
+        return refusal
 
-def _error_of(waiter: Waiter[Transport]) -> Exception:
-    """Return the error that a task was woken with, as an object of its own."""
-    error = waiter.take_error()
-    return copy_for_caller(error) if waiter.shares_error else error
+
+def _is_open(entry: PoolEntry[Transport]) -> bool:
+    """Return whether a connection is made and not being closed; a hook may be at work on it."""
+    return entry.state < State.CLOSING and hasattr(entry, "transport")
+
+
+def _describe(entry: PoolEntry[Transport], now: float) -> ConnectionInfo:
+    transport = entry.transport
+    return ConnectionInfo(
+        local_address=transport.local_address,
+        remote_address=transport.remote_address,
+        age=now - entry.opened_at,
+        session=getattr(entry, "session", None),
+    )
 
 
 class ObservedLeasing(Leasing):

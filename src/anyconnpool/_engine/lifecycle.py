@@ -89,7 +89,7 @@ class RunningPool:
             settings, machine, self._connection_tasks, home, self._look_for_leaks
         )
         tasks.start_soon(self._housekeeper.run)
-        self._notify(PoolStarted(settings.name, machine.statistics, settings.min_idle))
+        self._notify(PoolStarted(settings.name, self.leasing.statistics, settings.min_idle))
 
     def end(self) -> None:
         """Refuse every acquire from now on, and close what is idle."""
@@ -130,7 +130,7 @@ class RunningPool:
     def ended(self) -> None:
         """Notify the observers that everything is closed."""
         self._time_limits.stop()
-        self._notify(PoolEnded(self._settings.name, self.machine.statistics))
+        self._notify(PoolEnded(self._settings.name, self.leasing.statistics))
 
     def held(self) -> tuple[PoolEntry[Transport], ...]:
         """Return the pool's connections."""

@@ -18,6 +18,7 @@ from anyconnpool._engine.leaks import UnreadGreetings
 from anyconnpool._engine.replay import is_retryable
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._exceptions import PoolError
+from anyconnpool._retry import Retry
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.transport import Transport
@@ -25,9 +26,12 @@ from anyconnpool._util.cancellation import fence
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import Liveness
 from anyconnpool._util.log import OutageLog
-from anyconnpool.events import ConnectionClosed, notify
+from anyconnpool.events import ConnectionClosed, FailFastBegan, FailFastEnded, notify
 
 _logger = logging.getLogger("anyconnpool.pool")
+
+# After which pauses a pool tries by itself that fails fast, without a connect_retry.
+_OWN_RETRY = Retry(math.inf, max_interval=5)
 
 
 class ConnectionTasks:
@@ -61,7 +65,8 @@ class ConnectionTasks:
         #: what ends the grace of a connection that is being closed
         self._graces: dict[PoolEntry[Transport], CancelScope] = {}
         self._alarm = alarms.new(self._tick)
-        self._stopped = False
+        self._stopped = self._fails_fast = False
+        self._fails_fast_since = 0.0
         self._all_closed = Event()
 
     @defer_interrupts
@@ -85,8 +90,30 @@ class ConnectionTasks:
         if self._machine.alarm_at < self._alarm.rings_at:
             self._alarm.set(self._machine.alarm_at)
 
+    def _note_fail_fast(self) -> None:
+        """Log and notify if the pool has begun to refuse whoever asks, or has ended it.
+
+        Called in tasks of the pool only, after an event: an observer may end the program.
+        """
+        name, now, machine = self._settings.name, self._now(), self._machine
+        outage, error = machine.line.outage, machine.last_connect_error
+        if outage.fails_fast is self._fails_fast or self._stopped:
+            return
+        self._fails_fast = outage.fails_fast
+        if outage.since is not None and error is not None:
+            self._fails_fast_since = now
+            failing_for = now - outage.since
+            text = "pool %s: connecting has failed for %.1f s: callers are refused from now on"
+            _logger.warning(text, name, failing_for)
+            notify(self._settings.observers, FailFastBegan(name, failing_for, error))
+        else:
+            duration = now - self._fails_fast_since
+            _logger.info("pool %s: callers were refused for %.1f s, no more", name, duration)
+            notify(self._settings.observers, FailFastEnded(name, duration))
+
     def _tick(self) -> None:
         self._machine.tick(self._now())
+        self._note_fail_fast()
 
     @defer_interrupts
     def stop(self) -> None:
@@ -134,17 +161,25 @@ class ConnectionTasks:
         else:
             _logger.debug("pool %s: opened %s", self._settings.name, entry.transport)
             self._machine.opened(entry, self._now())
+            self._note_fail_fast()
 
     def _fail(self, entry: PoolEntry[Transport], error: Exception) -> None:
         """Report an attempt that has failed, and how long to wait before the next one, if any."""
         retry, pause = self._settings.connect_retry, None
-        if retry is not None and is_retryable(error):
+        line = self._machine.line
+        if may_fail_fast := self._settings.fail_fast_after < math.inf:
+            entry.rest = _OWN_RETRY.pause(line.outage.failures + 1)
+        if retry is not None:
             try:
                 with fence(f"connect_retry of {self._settings.name}", ConnectionFailed):
-                    pause = retry.pause(self._machine.line.failures + 1)
+                    if is_retryable(error):
+                        pause = retry.pause(line.failures + 1)
+                    if may_fail_fast:
+                        entry.rest = retry.pause(line.outage.failures + 1)
             except Exception as failure:
-                error = failure
+                error, pause = failure, None
         self._machine.open_failed(entry, error, self._now(), pause)
+        self._note_fail_fast()
 
     async def _check(self, entry: PoolEntry[Transport]) -> None:
         found: Liveness | CloseReason = Liveness.CLOSED
@@ -192,3 +227,4 @@ class ConnectionTasks:
             self._machine.closed(entry, self._now())
             self._note_end()
             self.notify_closed(entry)
+            self._note_fail_fast()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from anyconnpool._util.checks import make_printable
+from anyconnpool._util.checks import make_printable, quoted
 
 T = TypeVar("T")
 
@@ -59,6 +59,16 @@ def as_awaitable(result: Awaitable[T], function: object, role: str) -> Awaitable
         f"{role} must be an async function, but {describe_function(function)} returned "
         f"{type(result).__name__}, which can't be awaited"
     )
+
+
+def check_predicate(name: str, function: object) -> None:
+    """Check a function of the user's that chooses; ``None`` is fine.
+
+    :raises TypeError: if it can't be called, or is an async function, whose result is always true
+    """
+    if function is not None and (not callable(function) or is_async_function(function)):
+        called = describe_function(function) if callable(function) else quoted(function)
+        raise TypeError(f"{name} must be a plain function, not async, or None, not {called}")
 
 
 def refuse_plain_with(self: object, *args: object) -> NoReturn:

@@ -138,8 +138,11 @@ def _sum(first: PoolStatistics, second: PoolStatistics) -> PoolStatistics:
     figures: dict[str, Any] = {
         field.name: getattr(first, field.name) + getattr(second, field.name)
         for field in fields(PoolStatistics)
-        if field.name not in ("name", "closed")
+        if field.name not in ("name", "closed", "failing_for")
     }
+    lasting = [one.failing_for for one in (first, second) if one.failing_for is not None]
     closed = Counter(first.closed)
     closed.update(second.closed)
-    return PoolStatistics(name=first.name, closed=closed, **figures)
+    # Of pools that connect to different remotes, one may be down: that is what to know.
+    longest = max(lasting, default=None)
+    return PoolStatistics(name=first.name, closed=closed, failing_for=longest, **figures)

@@ -42,9 +42,10 @@ class PoolMetrics(PoolObserver):
     Pass the same object to all pools, as ``observers=[metrics]``. The metrics are, each under the
     prefix: ``count`` (of connections, by ``state``: ``idle`` or ``used``), ``idle.min``,
     ``idle.max``, ``max``, ``pending_requests``, ``timeouts``, and the histograms ``create_time``,
-    ``wait_time`` and ``use_time`` in seconds. Connections that are being opened, checked or closed
-    are in neither state. All that a pool has open may be idle, so ``idle.max`` is ``max``; without
-    a limit both are left out.
+    ``wait_time`` and ``use_time`` in seconds. The gauge ``failing_time``, for which the conventions
+    have no name, says for how many seconds connecting has failed in a row. Connections that are
+    being opened, checked or closed are in neither state. All that a pool has open may be idle, so
+    ``idle.max`` is ``max``; without a limit both are left out.
 
     All have the attribute ``pool.name``, under the prefix too; the figures of pools with the same
     name are added up. The gauges are read whenever metrics are collected, from any
@@ -82,6 +83,12 @@ class PoolMetrics(PoolObserver):
             "Tasks waiting for a connection.",
             self._read_waiting,
             "{request}",
+        )
+        self._meter.create_observable_gauge(
+            f"{prefix}.failing_time",
+            [self._read_failing],
+            "s",
+            "For how long connecting has failed in a row; 0 if it doesn't.",
         )
         self._timeouts = self._meter.create_counter(
             f"{prefix}.timeouts", "{timeout}", "Acquires that ran out of time."
@@ -148,3 +155,7 @@ class PoolMetrics(PoolObserver):
     def _read_waiting(self, _: CallbackOptions) -> Iterable[Observation]:
         for pool in self._pools.now():
             yield Observation(pool.tasks_waiting, self._name(pool.name))
+
+    def _read_failing(self, _: CallbackOptions) -> Iterable[Observation]:
+        for pool in self._pools.now():
+            yield Observation(pool.failing_for or 0.0, self._name(pool.name))

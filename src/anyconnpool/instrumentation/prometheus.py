@@ -43,10 +43,11 @@ class PoolCollector(PoolObserver, Collector):
 
     Pass the same object to all pools, as ``observers=[collector]``. Under the namespace there are
     the gauges ``connections`` (by ``state``: ``idle``, ``in_use``, ``connecting``, ``closing``),
-    ``max_connections`` and ``tasks_waiting``; the counters ``acquired_total``, ``reused_total``,
-    ``opened_total``, ``open_failures_total``, ``closed_total`` (by ``reason``, the values of
-    :class:`~anyconnpool.events.CloseReason`), ``timeouts_total``, ``cancelled_total`` and
-    ``replayed_total``; and the histograms ``wait_seconds``, ``use_seconds`` and
+    ``max_connections``, ``tasks_waiting`` and ``failing_seconds``, for how long connecting has
+    failed in a row (of pools with the same name, the longest); the counters ``acquired_total``,
+    ``reused_total``, ``opened_total``, ``open_failures_total``, ``closed_total`` (by ``reason``,
+    the values of :class:`~anyconnpool.events.CloseReason`), ``timeouts_total``, ``cancelled_total``
+    and ``replayed_total``; and the histograms ``wait_seconds``, ``use_seconds`` and
     ``connect_seconds``.
 
     All have the label ``pool``, the pool's name; the figures of pools with the same name are added
@@ -154,12 +155,18 @@ class PoolCollector(PoolObserver, Collector):
         waiting = GaugeMetricFamily(
             f"{self._namespace}_tasks_waiting", "Tasks blocked in acquire.", labels=["pool"]
         )
+        failing = GaugeMetricFamily(
+            f"{self._namespace}_failing_seconds",
+            "For how long connecting has failed in a row; 0 if it doesn't.",
+            labels=["pool"],
+        )
         for pool in pools:
+            failing.add_metric([pool.name], pool.failing_for or 0.0)
             for state in ("idle", "in_use", "connecting", "closing"):
                 connections.add_metric([pool.name, state], getattr(pool, state))
             most.add_metric([pool.name], pool.max_size)
             waiting.add_metric([pool.name], pool.tasks_waiting)
-        return connections, most, waiting
+        return connections, most, waiting, failing
 
     def _totals(self, pools: Sequence[PoolStatistics]) -> Iterable[Metric]:
         for name, documentation, figure in _TOTALS:
