@@ -98,11 +98,12 @@ def test_what_comes_late_serves_whoever_waits() -> None:
 
 
 @pytest.mark.parametrize("leaves", ["first", "last", "middle"])
+@pytest.mark.parametrize("retry", [None, PATIENT])
 def test_when_one_of_many_leaves_nobody_is_counted_anew(
-    leaves: str, monkeypatch: pytest.MonkeyPatch
+    leaves: str, retry: Retry | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thousand whose attempts hang give up, or succeed, at a cost that is the same for each."""
-    pool, count = Pool(max_size=math.inf), 1000
+    """A thousand whose attempts hang give up, or succeed, or fail, at the same cost for each."""
+    pool, count = Pool(max_size=math.inf, connect_retry=retry), 1000
     waiters = [pool.join() for _ in range(count)]
     pool.machine.tick(0.1)
     compared = 0
@@ -115,13 +116,13 @@ def test_when_one_of_many_leaves_nobody_is_counted_anew(
 
     monkeypatch.setattr(PoolEntry, "is_for", counted)
     step = {"first": 1, "last": -1, "middle": 7}[leaves]
-    for number in range(count // 2):
+    for number in range(count // 4):
         pool.machine.abandon(waiters[(step * number) % count - (step < 0)], 1)
-    for _ in range(count // 2):
+    for _ in range(count // 4):
         pool.open(now=2)
     for _ in range(count // 2):
-        pool.fail(OSError(), now=3)
-    assert compared <= 4 * count
+        pool.fail(OSError(), now=3, pause=None if retry is None else 9)
+    assert compared <= 5 * count
 
 
 def test_a_check_that_hangs_is_supply_for_a_tenth_of_a_second() -> None:
