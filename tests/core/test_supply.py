@@ -60,6 +60,21 @@ def test_an_attempt_is_supply_for_those_who_waited_when_it_began() -> None:
     assert pool.machine.alarm_at == math.inf
 
 
+def test_who_comes_where_there_is_no_room_relies_on_nothing_that_hangs() -> None:
+    """Though one of those leaves for whom it was begun: it is opened for when there is room."""
+    pool = Pool(max_size=3)
+    first, _ = hang(pool)
+    hang(pool)
+    pool.machine.tick(0.1)
+    pool.machine.resize(2, 1)
+    late = pool.join(now=1)
+    pool.machine.abandon(first, 2)
+    assert not pool.machine.actions
+    pool.machine.resize(3, 3)
+    assert orders(pool) == [Action.OPEN]
+    assert late.entry is None
+
+
 def test_nobody_gets_the_error_of_an_attempt_that_was_not_for_it() -> None:
     """The caller for whom it was begun has gone; the one who came later has its own."""
     pool = Pool(max_size=2)
