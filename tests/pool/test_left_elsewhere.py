@@ -111,6 +111,24 @@ async def test_it_takes_as_long_as_the_closing_does(goodbye: float) -> None:
     assert network.open_now == 0
 
 
+@pytest.mark.usefixtures("on_asyncio")
+async def test_it_takes_no_time_to_give_up_an_attempt() -> None:
+    """Where nothing is open yet, the end of the last attempt is the end."""
+    network = MemoryNetwork(hang)
+    pool = ConnectionPool(network)
+
+    async def leave() -> None:
+        await pool.__aexit__(None, None, None)
+
+    await in_task("enterer", pool.__aenter__)
+    with anyio.move_on_after(1):
+        await pool.acquire()
+    with pytest.raises(RuntimeError, match="left in task 'leaver'"):
+        await in_task("leaver", leave)
+    assert anyio.current_time() == pytest.approx(1)
+    assert network.open_now == 0
+
+
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 async def test_trio_survives_it_as_long_as_the_first_task_does() -> None:
     """The pool closes its connections, and says so; what trio makes of the first task is trio's."""
