@@ -60,6 +60,21 @@ def test_an_attempt_is_supply_for_those_who_waited_when_it_began() -> None:
     assert pool.machine.alarm_at == math.inf
 
 
+def test_who_comes_where_there_is_no_room_relies_on_nothing_that_hangs() -> None:
+    """Though one of those leaves for whom it was begun: it is opened for when there is room."""
+    pool = Pool(max_size=3)
+    first, _ = hang(pool)
+    hang(pool)
+    pool.machine.tick(0.1)
+    pool.machine.resize(2, 1)
+    late = pool.join(now=1)
+    pool.machine.abandon(first, 2)
+    assert not pool.machine.actions
+    pool.machine.resize(3, 3)
+    assert orders(pool) == [Action.OPEN]
+    assert late.entry is None
+
+
 def test_nobody_gets_the_error_of_an_attempt_that_was_not_for_it() -> None:
     """The caller for whom it was begun has gone; the one who came later has its own."""
     pool = Pool(max_size=2)
@@ -98,11 +113,12 @@ def test_what_comes_late_serves_whoever_waits() -> None:
 
 
 @pytest.mark.parametrize("leaves", ["first", "last", "middle"])
+@pytest.mark.parametrize("retry", [None, PATIENT])
 def test_when_one_of_many_leaves_nobody_is_counted_anew(
-    leaves: str, monkeypatch: pytest.MonkeyPatch
+    leaves: str, retry: Retry | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thousand whose attempts hang give up, or succeed, at a cost that is the same for each."""
-    pool, count = Pool(max_size=math.inf), 1000
+    """A thousand whose attempts hang give up, or succeed, or fail, at the same cost for each."""
+    pool, count = Pool(max_size=math.inf, connect_retry=retry), 1000
     waiters = [pool.join() for _ in range(count)]
     pool.machine.tick(0.1)
     compared = 0
@@ -115,13 +131,13 @@ def test_when_one_of_many_leaves_nobody_is_counted_anew(
 
     monkeypatch.setattr(PoolEntry, "is_for", counted)
     step = {"first": 1, "last": -1, "middle": 7}[leaves]
-    for number in range(count // 2):
+    for number in range(count // 4):
         pool.machine.abandon(waiters[(step * number) % count - (step < 0)], 1)
-    for _ in range(count // 2):
+    for _ in range(count // 4):
         pool.open(now=2)
     for _ in range(count // 2):
-        pool.fail(OSError(), now=3)
-    assert compared <= 4 * count
+        pool.fail(OSError(), now=3, pause=None if retry is None else 9)
+    assert compared <= 5 * count
 
 
 def test_a_check_that_hangs_is_supply_for_a_tenth_of_a_second() -> None:

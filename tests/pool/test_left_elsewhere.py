@@ -111,6 +111,32 @@ async def test_it_takes_as_long_as_the_closing_does(goodbye: float) -> None:
     assert network.open_now == 0
 
 
+@pytest.mark.usefixtures("on_asyncio")
+async def test_it_takes_as_long_as_an_attempt_needs_to_be_given_up() -> None:
+    """Where nothing is open yet, the end of the last attempt is the end."""
+
+    async def take_leave(number: int) -> None:
+        try:
+            await hang()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(2)
+
+    network = MemoryNetwork(take_leave)
+    pool = ConnectionPool(network)
+
+    async def leave() -> None:
+        await pool.__aexit__(None, None, None)
+
+    await in_task("enterer", pool.__aenter__)
+    with anyio.move_on_after(1):
+        await pool.acquire()
+    with pytest.raises(RuntimeError, match="left in task 'leaver'"):
+        await in_task("leaver", leave)
+    assert anyio.current_time() == pytest.approx(3)
+    assert network.open_now == 0
+
+
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 async def test_trio_survives_it_as_long_as_the_first_task_does() -> None:
     """The pool closes its connections, and says so; what trio makes of the first task is trio's."""

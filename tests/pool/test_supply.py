@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from operator import attrgetter
 
 import anyio
 import pytest
@@ -13,7 +14,7 @@ from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, PoolMa
 from tests.cases import table
 
 from .flaky import STEADY, Remote
-from .network import MemoryNetwork, check_books, fill, hang, number_of, settle
+from .network import MemoryNetwork, check_books, delayed, fill, hang, number_of, settle
 
 
 async def hang_first(number: int) -> None:
@@ -168,6 +169,21 @@ async def test_nobody_waits_for_a_goodbye(how: str) -> None:
             assert frozen.closed == 1
         async with manager.acquire(frozen, timeout=1), manager.acquire(well, timeout=1):
             assert anyio.current_time() == began
+
+
+async def test_what_is_closed_is_not_kept() -> None:
+    """Neither to be hurried, nor else: a pool that lives for long doesn't grow."""
+    network = MemoryNetwork(on_close=delayed(1))
+    async with ConnectionPool(network) as pool:
+        await fill(pool, 3)
+        pool.retire()
+        await settle()
+        graces: dict[object, object] = attrgetter("_leasing._connection_tasks._graces")(pool)
+        graceful: dict[object, object] = attrgetter("_machine._group.graceful")(pool)
+        assert len(graces) == len(graceful) == 3
+        await anyio.sleep(2)
+        assert not graces
+        assert not graceful
 
 
 async def hold_up(manager: PoolManager, tasks: TaskGroup, network: MemoryNetwork) -> None:

@@ -119,6 +119,7 @@ async def expect_closed(call: Callable[[], Any]) -> None:
 
 
 @every_stream
+@pytest.mark.usefixtures("no_unix_noise")
 async def test_what_a_borrower_does_after_the_grace_raises_pool_closed(
     serve: Serve, foreign: bool
 ) -> None:

@@ -215,7 +215,6 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         """Have a connection opened for the waiter that has waited longest: a step of sharing."""
         self._open_one(self._shared_limit.now)
         self._make_room()
-        self._set_alarm(self.line.next_change())
 
     def give_way(self) -> None:
         """Have the connection closed that was idle longest, to make room: a step of sharing."""

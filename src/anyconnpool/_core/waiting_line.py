@@ -228,7 +228,7 @@ class WaitingLine(Generic[TransportT]):
             del self._fresh[entry]
             if entry.number is not None:
                 self._slow[entry] = None
-                self._relying, self.slow_suffice = None, False
+                self._relying = None
         if self.pausing and now >= self._retry_at:
             self.pausing = False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -119,7 +118,6 @@ class ConnectionTasks:
     def stop(self) -> None:
         """Cancel what is being opened and checked, now and from now on; closing goes on."""
         self._stopped = True
-        self._alarm.set(math.inf)
         for scope in self._scopes:
             scope.cancel()
 
