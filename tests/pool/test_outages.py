@@ -454,15 +454,18 @@ async def test_a_pool_that_nobody_asks_for_is_dropped_and_tries_no_more() -> Non
 
 
 async def test_a_pool_is_dropped_though_an_attempt_is_always_under_way() -> None:
-    """No new one is begun when nobody has asked for so long."""
+    """No new one is begun when nobody has asked for so long; wait_ready() asks."""
     outage = Outage()
     outage.slowness = 20
     own = Retry(0, interval=0)
-    async with PoolManager(max_idle_time=100, fail_fast_after=1, connect_retry=own) as manager:
+    async with PoolManager(
+        max_idle_time=100, fail_fast_after=1, connect_retry=own, max_size=1, min_idle=1
+    ) as manager:
         with pytest.raises(anyio.ConnectionFailed):
             await manager.acquire(outage.network)
         await until(90)
-        await refused(manager.pool(outage.network))
+        with pytest.raises(anyio.ConnectionFailed, match="refuses at once"):
+            await manager.pool(outage.network).wait_ready()
         await until(215)
         assert manager.statistics() == {}
         assert outage.asked_at == [0, *range(21, 190, 20)]
