@@ -390,6 +390,29 @@ async def test_begin_and_end_are_logged_and_observers_notified(
     ]
 
 
+async def test_the_end_of_the_block_is_not_told_as_an_end_of_the_outage() -> None:
+    """Also if a connection is still being closed, whose task is the last to end."""
+    events: list[PoolEvent] = []
+    outage = Outage()
+    outage.up = True
+    outage.network.on_close = hang
+    async with ConnectionPool(
+        outage.network, fail_fast_after=0, connect_retry=PLAIN, observers=[events.append]
+    ) as pool:
+        connection = await pool.acquire()
+        outage.up = False
+        with pytest.raises(anyio.ConnectionFailed):
+            await pool.acquire()
+        pool.retire()
+        await connection.aclose()
+        await until(2)
+        await refused(pool)
+        assert pool.statistics().closing == 1
+    kinds = [type(event) for event in events]
+    assert kinds.count(FailFastBegan) == 1
+    assert FailFastEnded not in kinds
+
+
 async def test_without_the_setting_nobody_is_refused() -> None:
     """Each caller's attempt is made, however long the outage lasts."""
     outage = Outage()
