@@ -257,16 +257,7 @@ class PoolObserver:
             case PoolEnded():
                 self.ended(event)
             case _:
-                self._handle_others(event)
-
-    def _handle_others(self, event: PoolEvent) -> None:
-        match event:
-            case FailFastBegan():
-                self.fail_fast_began(event)
-            case FailFastEnded():
-                self.fail_fast_ended(event)
-            case _:
-                pass
+                _pass_on_outage(self, event)
 
     def started(self, event: PoolStarted) -> None:
         """Handle the start of a pool."""
@@ -300,6 +291,14 @@ class PoolObserver:
 
     def fail_fast_ended(self, event: FailFastEnded) -> None:
         """Handle the end of that."""
+
+
+def _pass_on_outage(observer: PoolObserver, event: PoolEvent) -> None:
+    """Call the method for an event of those that are rare, or do nothing."""
+    if isinstance(event, FailFastBegan):
+        observer.fail_fast_began(event)
+    elif isinstance(event, FailFastEnded):
+        observer.fail_fast_ended(event)
 
 
 class _GuardedObserver:

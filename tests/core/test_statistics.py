@@ -13,7 +13,7 @@ from tests.cases import table
 
 GAUGES = {"size", "idle", "in_use", "connecting", "closing", "tasks_waiting"}
 TOTALS = {"acquired", "reused", "opened", "open_failed", "timed_out", "cancelled", "replayed"}
-FIELDS = sorted({"name", "max_size", "closed"} | GAUGES | TOTALS)
+FIELDS = sorted({"name", "max_size", "closed", "failing_for"} | GAUGES | TOTALS)
 
 
 def test_the_fields_are_those_of_the_contract() -> None:

@@ -21,6 +21,8 @@ from anyconnpool.events import (
     ConnectionOpened,
     ConnectionReleased,
     ExchangeReplayed,
+    FailFastBegan,
+    FailFastEnded,
     OpenFailed,
     PoolEnded,
     PoolEvent,
@@ -223,6 +225,8 @@ async def test_each_event_goes_to_the_method_of_its_kind() -> None:
         (ConnectionClosed("p", CloseReason.RETIRED, 1), "closed"),
         (AcquireTimedOut("p", 1), "timed_out"),
         (ExchangeReplayed("p", OSError()), "replayed"),
+        (FailFastBegan("p", 1, OSError()), "fail_fast_began"),
+        (FailFastEnded("p", 1), "fail_fast_ended"),
     ):
         recorder(event)
         assert called.pop() == method

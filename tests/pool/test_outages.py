@@ -390,6 +390,29 @@ async def test_begin_and_end_are_logged_and_observers_notified(
     ]
 
 
+async def test_the_end_of_the_block_is_not_told_as_an_end_of_the_outage() -> None:
+    """Also if a connection is still being closed, whose task is the last to end."""
+    events: list[PoolEvent] = []
+    outage = Outage()
+    outage.up = True
+    outage.network.on_close = hang
+    async with ConnectionPool(
+        outage.network, fail_fast_after=0, connect_retry=PLAIN, observers=[events.append]
+    ) as pool:
+        connection = await pool.acquire()
+        outage.up = False
+        with pytest.raises(anyio.ConnectionFailed):
+            await pool.acquire()
+        pool.retire()
+        await connection.aclose()
+        await until(2)
+        await refused(pool)
+        assert pool.statistics().closing == 1
+    kinds = [type(event) for event in events]
+    assert kinds.count(FailFastBegan) == 1
+    assert FailFastEnded not in kinds
+
+
 async def test_without_the_setting_nobody_is_refused() -> None:
     """Each caller's attempt is made, however long the outage lasts."""
     outage = Outage()
@@ -454,18 +477,22 @@ async def test_a_pool_that_nobody_asks_for_is_dropped_and_tries_no_more() -> Non
 
 
 async def test_a_pool_is_dropped_though_an_attempt_is_always_under_way() -> None:
-    """No new one is begun when nobody has asked for so long."""
+    """No new one is begun when nobody has asked for so long; wait_ready() asks."""
     outage = Outage()
     outage.slowness = 20
     own = Retry(0, interval=0)
-    async with PoolManager(max_idle_time=100, fail_fast_after=1, connect_retry=own) as manager:
+    async with PoolManager(
+        max_idle_time=100, fail_fast_after=1, connect_retry=own, max_size=1, min_idle=1
+    ) as manager:
         with pytest.raises(anyio.ConnectionFailed):
             await manager.acquire(outage.network)
         await until(90)
-        await refused(manager.pool(outage.network))
+        with pytest.raises(anyio.ConnectionFailed, match="refuses at once"):
+            await manager.pool(outage.network).wait_ready()
         await until(215)
         assert manager.statistics() == {}
-        assert outage.asked_at == [0, *range(21, 190, 20)]
+        # The second is a refill of a sweep, before the pool fails fast.
+        assert outage.asked_at == [*range(0, 190, 20)]
 
 
 async def test_who_uses_a_connection_counts_as_somebody_who_asks() -> None:

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionInfo, ConnectionPool, PooledConnection, PoolManager
 
-from .network import MemoryNetwork, check_books, fill, number_of, settle
+from .network import MemoryNetwork, check_books, fill, hang, number_of, settle
 
 
 async def test_where_chooses_among_all_that_is_open() -> None:
@@ -96,6 +96,17 @@ async def test_what_is_being_connected_has_no_address_to_be_judged_by() -> None:
         await settle()
         assert pool.statistics().idle == 1
         assert pool.statistics().closed == {}
+
+
+async def test_what_is_being_closed_is_not_asked_about() -> None:
+    """It leaves the pool in any case."""
+    network = MemoryNetwork(on_close=hang)
+    async with ConnectionPool(network) as pool:
+        await fill(pool, 2)
+        pool.retire()
+        await settle()
+        assert pool.statistics().closing == 2
+        pool.retire(where=lambda info: pytest.fail("nothing is open"))
 
 
 async def test_where_runs_without_the_lock() -> None:

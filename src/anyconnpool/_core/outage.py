@@ -14,7 +14,7 @@ The rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from anyconnpool._core.states import PoolEntry
@@ -38,16 +38,13 @@ class Outage:
         self.number: int | None = None
         #: how long nobody may have asked before the pool tries no more, in seconds
         self.longest_unasked = math.inf
+        #: when somebody has asked for a connection last
+        self.asked_at = -math.inf
         self._after = fail_fast_after
         self._is_long = False
-        self._asked_at = -math.inf
         self._retry_at = -math.inf
         #: attempts whose numbers are below this one were under way when the last one failed
         self._counted_from = -1
-
-    def ask(self, now: float) -> None:
-        """Take note that somebody wants a connection."""
-        self._asked_at = now
 
     def fail(self, entry: PoolEntry[Any], now: float, number: int) -> None:
         """Take note that an attempt has failed.
@@ -57,7 +54,7 @@ class Outage:
         if self.since is None:
             self.since = now
             # A refill is as good a reason to try as somebody who has asked.
-            self._asked_at = max(self._asked_at, now)
+            self.asked_at = max(self.asked_at, now)
         assert entry.number is not None
         if entry.number >= self._counted_from:
             self.failures += 1
@@ -83,7 +80,7 @@ class Outage:
             return
         if is_open:
             # Who uses what is open needs nothing else.
-            self._asked_at = now
+            self.asked_at = now
         self._is_long = now >= self.since + self._after
         self.fails_fast = self._is_long and not is_open
         if not self.fails_fast or attempts or not self.is_wanted(now):
@@ -91,18 +88,13 @@ class Outage:
         elif self.number is None and now >= self._retry_at:
             self.number = next(numbers)
 
-    def lasts(self, clock: Callable[[], float]) -> float | None:
-        """Return how long connecting has failed, in seconds, if it fails; from any thread."""
-        since = self.since
-        return None if since is None else max(clock() - since, 0.0)
-
     def is_wanted(self, now: float) -> bool:
         """Return whether anybody has asked for a connection of late."""
-        return now - self._asked_at < self.longest_unasked
+        return now - self.asked_at < self.longest_unasked
 
     def unasked_since(self) -> float | None:
         """Return since when nobody has asked, if that decides whether the pool is kept."""
-        return None if self.since is None or self._after == math.inf else self._asked_at
+        return None if self.since is None or self._after == math.inf else self.asked_at
 
     def next_change(self, attempts: int) -> float:
         """Return when :meth:`pass_time` has to be called.

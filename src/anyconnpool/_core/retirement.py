@@ -18,7 +18,8 @@ class Retirement(Generic[TransportT]):
     """
 
     def __init__(self) -> None:
-        self._plan: list[tuple[float, int, PoolEntry[TransportT]]] = []
+        #: a heap of when to close which ones
+        self.plan: list[tuple[float, int, PoolEntry[TransportT]]] = []
         self._numbers = count()
 
     def add(
@@ -38,16 +39,16 @@ class Retirement(Generic[TransportT]):
         """
         for place, entry in enumerate(entries):
             at = now + within * (place + jitter()) / len(entries)
-            heappush(self._plan, (at, next(self._numbers), entry))
+            heappush(self.plan, (at, next(self._numbers), entry))
 
     def due(self, now: float) -> Iterator[PoolEntry[TransportT]]:
         """Take out and yield the idle ones whose time has come."""
         while self.next_change() <= now:
-            yield heappop(self._plan)[2]
+            yield heappop(self.plan)[2]
 
     def next_change(self) -> float:
         """Return when the next one has to be closed."""
-        plan = self._plan
+        plan = self.plan
         while plan and plan[0][2].state is not IDLE:
             heappop(plan)
         return plan[0][0] if plan else math.inf

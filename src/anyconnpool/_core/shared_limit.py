@@ -249,7 +249,8 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             return
         self._shared_limit.now = now
         self.line.pass_time(now)
-        self._keep_time(now)
+        if self._group.retirement.plan or self.line.outage.since is not None:
+            self._keep_time(now)
         self._shared_limit.enlist(self)
         while (
             self._group.size < self._group.max_size

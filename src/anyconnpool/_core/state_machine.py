@@ -149,7 +149,7 @@ class PoolStateMachine(Generic[TransportT]):
         :return: false if ``max_waiting`` tasks are waiting for a slot already
         """
         with self._event:
-            self.line.outage.ask(now)
+            self.line.outage.asked_at = now
             if self._max_waiting < math.inf and not self._may_wait(now):
                 return False
             waiter.number = next(self._numbers)
@@ -404,15 +404,14 @@ class PoolStateMachine(Generic[TransportT]):
 
     @defer_interrupts
     def statistics(self, clock: Callable[[], float] | None = None) -> PoolStatistics:
-        """Return counts and totals as they are now, from any thread.
-
-        :param clock: returns the time, in seconds
-        """
+        """Return counts and totals as they are now, from any thread; durations need a clock."""
         with self._lock:
+            since = self.line.outage.since
             return PoolStatistics(
                 name=self._settings.name,
                 **self._group.figures(),
-                **self.line.figures(clock),
+                tasks_waiting=len(self._waiters),
+                failing_for=None if since is None or clock is None else max(clock() - since, 0.0),
                 **self.totals.frozen(),
             )
 
@@ -535,8 +534,9 @@ class PoolStateMachine(Generic[TransportT]):
         """Have as many connections opened as are missing and have room, or make room for them."""
         if self._drained is not None:
             return
-        self._keep_time(now)
         group, line = self._group, self.line
+        if group.retirement.plan or line.outage.since is not None:
+            self._keep_time(now)
         # In full use, there is nothing to be done for those who wait.
         if group.size >= group.max_size and not (self._idle_entries or group.graceful):
             return
@@ -583,8 +583,7 @@ class PoolStateMachine(Generic[TransportT]):
             self._idle.ghosts += 1
             self._close(entry, CloseReason.RETIRED)
         self._set_alarm(group.retirement.next_change())
-        if line.outage.since is not None:
-            self._set_alarm(line.fail_fast(now, error, group.any_open(), self._numbers))
+        self._set_alarm(line.fail_fast(now, error, group.any_open(), self._numbers))
 
     def _open_one(self, now: float) -> None:
         entry = self._group.open()

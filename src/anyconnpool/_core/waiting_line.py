@@ -20,7 +20,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, takewhile
-from typing import Any, Generic
+from typing import Generic
 
 from anyconnpool._core.outage import Outage
 from anyconnpool._core.states import PoolEntry, TransportT, Waiter
@@ -69,7 +69,7 @@ class WaitingLine(Generic[TransportT]):
         """Let a task wait until enough connections are idle."""
         watcher.number = number
         self.watchers[watcher] = None
-        self.outage.ask(now)
+        self.outage.asked_at = now
 
     def leave(self, waiter: Waiter[TransportT]) -> None:
         """Take a task out of the line, wherever it stands."""
@@ -295,16 +295,6 @@ class WaitingLine(Generic[TransportT]):
         if self._fresh or (self._slow and next(reversed(self._slow)).is_for(newest)):
             return 0
         return 0 if self.pausing and newest.failures else 1
-
-    def figures(self, clock: Callable[[], float] | None) -> dict[str, Any]:
-        """Return who waits and for what, by the names that :class:`PoolStatistics` has for it.
-
-        :param clock: returns the time, in seconds
-        """
-        return {
-            "tasks_waiting": len(self.waiters),
-            "failing_for": None if clock is None else self.outage.lasts(clock),
-        }
 
     def takes_turns(self) -> bool:
         """Return whether there is one attempt at a time, for all who want a connection."""
