@@ -146,10 +146,11 @@ class SharingModel(Model):
         given: Iterable[CloseReason] = (),
         *,
         look: bool = False,
+        pause: bool = True,
     ) -> None:
         if self.common.claims(self.waiters[0] if self.waiters else None):
             given = (*given, CloseReason.GAVE_WAY)
-        super()._route(conn, now, given, look=look)
+        super()._route(conn, now, given, look=look, pause=pause)
         if conn.state is State.IDLE:
             self.common.rested = [other for other in self.common.rested if other is not conn]
             self.common.rested.append(conn)

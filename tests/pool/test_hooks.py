@@ -463,12 +463,12 @@ SPOILERS: list[Hook] = [
 
 @pytest.mark.parametrize("spoil", SPOILERS)
 async def test_what_fails_its_check_is_closed_and_another_one_lent(spoil: Hook) -> None:
-    """By an error, by taking longer than ``connect_timeout``, or by being left unclean.
+    """By an error, by taking longer than ``check_timeout``, or by being left unclean.
 
     Whoever asked waits a tenth of a second for it, not longer.
     """
     network = MemoryNetwork()
-    async with ConnectionPool(network, check=spoil, connect_timeout=4) as pool:
+    async with ConnectionPool(network, check=spoil, check_timeout=4) as pool:
         await fill(pool, 1)
         await anyio.sleep(40)
         async with pool.acquire() as connection:

@@ -173,7 +173,7 @@ async def test_a_check_finds_a_server_that_hangs(serve: Serve) -> None:
         await connection.send_receive_line(b"slow PING")
 
     try:
-        async with server.pool(check=check, check_after=0, connect_timeout=1) as pool:
+        async with server.pool(check=check, check_after=0, check_timeout=1) as pool:
             assert await pool.send_receive_line(b"a") == b"> a"
             assert await pool.send_receive_line(b"b") == b"> b"
             await eventually(lambda: pool.statistics().closed)

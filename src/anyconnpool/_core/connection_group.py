@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Generic
 
+from anyconnpool._core.background_checks import BackgroundChecks
 from anyconnpool._core.idle_connections import IdleConnections
-from anyconnpool._core.states import IDLE, PoolEntry, Slots, State, TransportT
+from anyconnpool._core.states import IDLE, Action, PoolEntry, Slots, State, TransportT
 from anyconnpool._statistics import CloseReason
 
 
@@ -24,6 +25,8 @@ class ConnectionGroup(Generic[TransportT]):
         self.idle: IdleConnections[TransportT] = IdleConnections()
         #: those that are being closed and take their time for it, the longest closing first
         self.graceful: dict[PoolEntry[TransportT], None] = {}
+        #: chooses what is checked in the background; None if nothing is
+        self.background: BackgroundChecks[TransportT] | None = None
         self.size = 0
         self.max_size = max_size
         #: counts the calls of ``retire()``: what was begun before the last one is out of date
@@ -50,21 +53,26 @@ class ConnectionGroup(Generic[TransportT]):
         entry.state = state
 
     def make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
-        """Make a connection idle; after a check, which is no use, it returns to its place."""
+        """Make a connection idle; after a hook, which is no use, it returns to its place."""
         if entry.state in self.passing:
             self.passing[entry.state] -= 1
         if entry.state is State.CHECKING:
             self.idle.put_back(entry)
         else:
-            entry.idle_since = now
+            entry.idle_since = entry.rested_since = now
             self.idle.entries.append(entry)
         entry.state = IDLE
 
     def close(self, entry: PoolEntry[TransportT], reason: CloseReason) -> None:
         """Give a connection the state of one that is being closed."""
         entry.close_reason = reason
+        entry.parts_well = reason.orderly and not (
+            entry.state is State.CHECKING and entry.hook is Action.CHECK
+        )
         self.move(entry, State.CLOSING)
-        if reason.orderly:
+        if self.background is not None:
+            self.background.forget(entry)
+        if reason.orderly and not entry.hurried:
             self.graceful[entry] = None
 
     def hurry(self) -> PoolEntry[TransportT]:
@@ -73,6 +81,15 @@ class ConnectionGroup(Generic[TransportT]):
         del self.graceful[entry]
         entry.hurried = True
         return entry
+
+    def hurry_for(self, wanted: int) -> list[PoolEntry[TransportT]]:
+        """Let so many take their time no longer as there is room needed for."""
+        hurried: list[PoolEntry[TransportT]] = []
+        # What is surplus leaves no slot when it is closed.
+        useful = min(wanted, self.freeing())
+        while useful > 0 and self.graceful and useful > self.freeing() - len(self.graceful):
+            hurried.append(self.hurry())
+        return hurried
 
     def forget(self, entry: PoolEntry[TransportT]) -> None:
         """Take out a connection whose socket is closed, and free its slot."""
@@ -88,7 +105,7 @@ class ConnectionGroup(Generic[TransportT]):
         self._fit_slots()
 
     def under_way(self) -> int:
-        """Count those that are being opened or checked."""
+        """Count those that are being opened, or that a hook is at work on."""
         return self.passing[State.OPENING] + self.passing[State.CHECKING]
 
     def in_use(self) -> int:

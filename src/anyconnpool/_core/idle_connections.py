@@ -6,7 +6,8 @@ its state, so that a thousand deaths in one moment cost a thousand steps.
 
 from __future__ import annotations
 
-from bisect import insort
+import math
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable
 from operator import attrgetter
@@ -36,6 +37,34 @@ class IdleConnections(Generic[TransportT]):
             self.ghosts -= 1
             entries.popleft()
         return entries[0] if entries else None
+
+    def oldest_since(self) -> float:
+        """Return since when one has been idle longest; infinity if there is none."""
+        oldest = self.oldest()
+        return math.inf if oldest is None else oldest.idle_since
+
+    def pop_stale(self, now: float, longest: float, limit: int) -> list[PoolEntry[TransportT]]:
+        """Take out those that have been idle for so long or longer, a few at most."""
+        stale: list[PoolEntry[TransportT]] = []
+        while len(stale) < limit and now - self.oldest_since() >= longest:
+            stale.append(self.entries.popleft())
+        return stale
+
+    def lose(self, entry: PoolEntry[TransportT], *, for_good: bool) -> None:
+        """Take note that an entry leaves by itself, wherever it stands."""
+        if for_good:
+            self.ghosts += 1
+        else:
+            # It comes back, and must not stand there twice.
+            self.take_out(entry)
+
+    def take_out(self, entry: PoolEntry[TransportT]) -> None:
+        """Take out an entry, wherever it stands."""
+        entries = self.entries
+        place = bisect_left(entries, entry.idle_since, key=_IDLE_SINCE)
+        while entries[place] is not entry:
+            place += 1
+        del entries[place]
 
     def pop_oldest(self) -> PoolEntry[TransportT] | None:
         """Take out the entry that has been idle longest, if there is one."""

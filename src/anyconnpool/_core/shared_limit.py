@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Generic
 
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent
+from anyconnpool._core.hooks import Verdict
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry, Slots, State, TransportT
 from anyconnpool._settings import Settings
@@ -237,11 +238,12 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             return self.line.has_spare()
         return super()._may_wait(now)
 
-    def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
+    def _route(self, entry: PoolEntry[TransportT], now: float, verdict: Verdict) -> None:
         first = next(iter(self._waiters)).number if self._waiters else math.inf
-        if reason is None and self._shared_limit.claims(first):
-            reason = CloseReason.GAVE_WAY
-        super()._route(entry, now, reason)
+        good = verdict is None or isinstance(verdict, Action)
+        if good and self._shared_limit.claims(first):
+            verdict = CloseReason.GAVE_WAY
+        super()._route(entry, now, verdict)
 
     def _balance(self, now: float) -> None:
         """Refill where nobody needs the room more; the shared limit opens for waiters."""
@@ -269,7 +271,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
         super()._make_idle(entry, now)
         idle = self._shared_limit.idle
-        # After a check it returns to its place.
+        # After a hook it returns to its place.
         since = entry.idle_since
         newer = list(takewhile(lambda other: other.idle_since > since, reversed(idle)))
         idle[entry] = self

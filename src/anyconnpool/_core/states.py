@@ -13,6 +13,9 @@ from anyconnpool._util.liveness import Liveness
 
 # A lifetime ends up to a tenth early, so that connections opened together don't end together.
 _LIFETIME_JITTER = 0.1
+_UNASKED = (CloseReason.PEER_CLOSED, CloseReason.UNREAD_DATA)
+# A new connection that ends so soon, in seconds, came to nothing. The next sweep knows it at last.
+_EARLY = 10.0
 
 TransportT = TypeVar("TransportT")
 
@@ -22,7 +25,7 @@ class State(IntEnum):
 
     #: being opened
     OPENING = 0
-    #: open, and being asked by the ``check`` hook whether its peer still answers
+    #: open, and in the hands of a hook: ``check``, ``on_release`` or ``on_unread``
     CHECKING = 1
     #: ready to be borrowed
     IDLE = 2
@@ -39,7 +42,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.OPENING: frozenset({State.IDLE, State.IN_USE, State.CLOSING, State.GONE}),
     State.CHECKING: frozenset({State.IDLE, State.IN_USE, State.CLOSING}),
     State.IDLE: frozenset({State.CHECKING, State.IN_USE, State.CLOSING}),
-    State.IN_USE: frozenset({State.IDLE, State.IN_USE, State.CLOSING, State.GONE}),
+    State.IN_USE: frozenset({State.IDLE, State.IN_USE, State.CHECKING, State.CLOSING, State.GONE}),
     State.CLOSING: frozenset({State.GONE}),
     State.GONE: frozenset(),
 }
@@ -54,7 +57,12 @@ class Action(Enum):
     """What the state machine wants to have done with an entry."""
 
     OPEN = auto()
+    #: run a hook: ``check``, ``on_release``, ``on_unread``
     CHECK = auto()
+    RESET = auto()
+    ANSWER = auto()
+    #: interrupt the hook that is at work on it
+    INTERRUPT = auto()
     CLOSE = auto()
     #: close without a grace what is being closed with one
     HURRY = auto()
@@ -76,6 +84,7 @@ class PoolEntry(Generic[TransportT]):
         "ended_early",
         "expires_at",
         "generation",
+        "hook",
         "hurried",
         "idle_since",
         "known_failures",
@@ -83,12 +92,15 @@ class PoolEntry(Generic[TransportT]):
         "noticed",
         "number",
         "opened_at",
+        "parts_well",
         "recheck_at",
+        "rested_since",
         "slow_at",
         "spoken",
         "state",
         "tells",
         "transport",
+        "unreset",
     )
 
     transport: TransportT
@@ -118,6 +130,14 @@ class PoolEntry(Generic[TransportT]):
         #: when an idle one has to be looked into, if it is idle for so long
         self.recheck_at: float = 0.0
         self.expires_at: float = 0.0
+        #: since when nobody has used it and no check has asked it
+        self.rested_since: float = 0.0
+        #: which hook is at work on it, or was so last
+        self.hook: Action | None = None
+        #: whether it was used since the on_release hook was called last, if there is one
+        self.unreset: bool = False
+        #: whether it is good, so that a farewell is in order before it is closed
+        self.parts_well: bool = False
         #: its number among waiters and attempts to connect, in the order of their beginning
         self.number: int | None = None
         #: when it has been under way for so long that it may hang
@@ -157,6 +177,10 @@ class PoolEntry(Generic[TransportT]):
         if liveness is Liveness.UNREAD and (self.borrows or self.spoken):
             return CloseReason.UNREAD_DATA
         return None
+
+    def ends_early(self, reason: CloseReason, now: float) -> bool:
+        """Return whether its peer has ended it, or said something, as soon as it was open."""
+        return reason in _UNASKED and not self.borrows and now - self.idle_since < _EARLY
 
 
 class Waiter(Generic[TransportT]):
@@ -222,6 +246,13 @@ class Totals:
         self.closed: Counter[CloseReason] = Counter()
         self.timed_out = self.cancelled = 0
         self.replayed = 0
+
+    def take_back(self, entry: PoolEntry[Any]) -> None:
+        """Take back that a connection was granted."""
+        self.acquired -= 1
+        entry.borrows -= 1
+        if entry.borrows:
+            self.reused -= 1
 
     def frozen(self) -> dict[str, Any]:
         """Return a copy, by the names that :class:`PoolStatistics` has for them."""
