@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from itertools import count
 
 from anyconnpool._core.states import Action, PoolEntry, State, Waiter
 from anyconnpool._settings import Settings
@@ -28,6 +29,8 @@ class Conn:
         self.tells = False
         self.expires_at = math.inf
         self.idle_since = 0.0
+        #: its number among all that became idle
+        self.idle_number = 0
         self.asked_at = -math.inf
         #: which hook is at work on it, or was so last
         self.hook: Action | None = None
@@ -55,6 +58,8 @@ class Model:
         self.idle: list[Conn] = []
         self.waiters: list[Waiter[int]] = []
         self.watchers: list[Waiter[int]] = []
+        #: numbers what becomes idle
+        self.rests = count()
         self.granted: dict[Waiter[int], Conn] = {}
         #: who is woken with what by the present event, in order
         self.news: list[News] = []
@@ -317,8 +322,12 @@ class Model:
             conn.begun_at = self.now
         conn.begun_for = []
         if conn.state is State.IN_USE:
-            conn.idle_since, conn.asked_at = self.now, -math.inf
+            self._begin_rest(conn)
         conn.state = State.CHECKING
+
+    def _begin_rest(self, conn: Conn) -> None:
+        conn.idle_since, conn.asked_at = self.now, -math.inf
+        conn.idle_number = next(self.rests)
 
     def closed(self, conn: Conn, reason: CloseReason, now: float) -> None:
         self.now = now
@@ -413,10 +422,10 @@ class Model:
         else:
             # A check is no use: its idle time goes on, and it stands where it stood.
             if conn.state is not State.CHECKING:
-                conn.idle_since, conn.asked_at = now, -math.inf
+                self._begin_rest(conn)
             conn.state = State.IDLE
             self.idle.append(conn)
-            self.idle.sort(key=lambda conn: conn.idle_since)
+            self.idle.sort(key=lambda conn: conn.idle_number)
             self._wake_if_ready()
 
     def _faults(self, conn: Conn, now: float) -> set[CloseReason]:

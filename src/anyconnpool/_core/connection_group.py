@@ -59,7 +59,7 @@ class ConnectionGroup(Generic[TransportT]):
         if entry.state is State.CHECKING:
             self.idle.put_back(entry)
         else:
-            entry.idle_since = entry.rested_since = now
+            self.idle.begin_rest(entry, now)
             self.idle.entries.append(entry)
         entry.state = IDLE
 

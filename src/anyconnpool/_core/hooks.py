@@ -86,7 +86,7 @@ class HookRules(Generic[TransportT]):
             # One that follows another; nobody is to rely on a chain of them.
             return
         if entry.state is IN_USE:
-            entry.idle_since = entry.rested_since = now
+            self._group.idle.begin_rest(entry, now)
         self._group.move(entry, State.CHECKING)
         self._line.begin(entry, now)
 

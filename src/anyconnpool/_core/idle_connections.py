@@ -15,7 +15,16 @@ from typing import Generic
 
 from anyconnpool._core.states import IDLE, PoolEntry, TransportT
 
-_IDLE_SINCE = attrgetter("idle_since")
+_IDLE_NUMBER = attrgetter("idle_number")
+
+
+class RestNumbers:
+    """Count what becomes idle: many may do so in one moment, on a coarse clock."""
+
+    __slots__ = ("latest",)
+
+    def __init__(self) -> None:
+        self.latest = 0
 
 
 class IdleConnections(Generic[TransportT]):
@@ -23,6 +32,7 @@ class IdleConnections(Generic[TransportT]):
 
     def __init__(self) -> None:
         self.entries: deque[PoolEntry[TransportT]] = deque()
+        self.numbers = RestNumbers()
         #: how many in the deque are idle no longer
         self.ghosts = 0
 
@@ -60,19 +70,21 @@ class IdleConnections(Generic[TransportT]):
 
     def take_out(self, entry: PoolEntry[TransportT]) -> None:
         """Take out an entry, wherever it stands."""
-        entries = self.entries
-        place = bisect_left(entries, entry.idle_since, key=_IDLE_SINCE)
-        while entries[place] is not entry:
-            place += 1
-        del entries[place]
+        del self.entries[bisect_left(self.entries, entry.idle_number, key=_IDLE_NUMBER)]
 
     def pop_oldest(self) -> PoolEntry[TransportT] | None:
         """Take out the entry that has been idle longest, if there is one."""
         return None if self.oldest() is None else self.entries.popleft()
 
+    def begin_rest(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Take note that from now on nobody uses an entry, whether or not a hook does."""
+        self.numbers.latest += 1
+        entry.idle_number = self.numbers.latest
+        entry.idle_since = entry.rested_since = now
+
     def put_back(self, entry: PoolEntry[TransportT]) -> None:
-        """Put an entry that was checked where its idle time has its place."""
-        insort(self.entries, entry, key=_IDLE_SINCE)
+        """Put an entry that a hook was at work on where it stood, or would have stood."""
+        insort(self.entries, entry, key=_IDLE_NUMBER)
 
     def sift(
         self, start: int, limit: int, is_bad: Callable[[PoolEntry[TransportT]], bool]

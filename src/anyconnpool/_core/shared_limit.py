@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Generic
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent
 from anyconnpool._core.hooks import Verdict
+from anyconnpool._core.idle_connections import RestNumbers
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry, Slots, State, TransportT
 from anyconnpool._settings import Settings
@@ -56,6 +57,8 @@ class SharedLimit(Generic[TransportT]):
         )
         #: numbers the waiters and the attempts of all
         self.numbers = count()
+        #: numbers what becomes idle, of all
+        self.rests = RestNumbers()
         #: the time of the latest event
         self.now = 0.0
         #: the lock of all machines: an event of one changes what those of the others read
@@ -155,6 +158,7 @@ class SharedConnectionGroup(ConnectionGroup[TransportT]):
         super().__init__(slots, max_size)
         self._machine = machine
         self._shared_limit = shared_limit
+        self.idle.numbers = shared_limit.rests
 
     def open(self) -> PoolEntry[TransportT]:
         self._shared_limit.total += 1
@@ -272,8 +276,8 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         super()._make_idle(entry, now)
         idle = self._shared_limit.idle
         # After a hook it returns to its place.
-        since = entry.idle_since
-        newer = list(takewhile(lambda other: other.idle_since > since, reversed(idle)))
+        number = entry.idle_number
+        newer = list(takewhile(lambda other: other.idle_number > number, reversed(idle)))
         idle[entry] = self
         for other in reversed(newer):
             idle.move_to_end(other)

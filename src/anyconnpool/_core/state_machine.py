@@ -88,6 +88,7 @@ class PoolStateMachine(Generic[TransportT]):
         #: whether the event under way leads to something to be done
         self._due = False
         self._idle = self._group.idle
+        self._rests = self._idle.numbers
         entries = self._idle_entries = self._idle.entries
         self._pop_idle = entries.pop if settings.idle_order == "lifo" else entries.popleft
         retry = settings.connect_retry
@@ -95,8 +96,6 @@ class PoolStateMachine(Generic[TransportT]):
         self._waiters = self.line.waiters
         self._watchers = self.line.watchers
         self._hooks = HookRules(settings, self._group, self.line, self._request)
-        self._resets = self._hooks.resets
-        self._longest_rest = self._hooks.longest_rest
         #: numbers the waiters and the attempts to connect, in the order of their beginning
         self._numbers = count()
         #: when :meth:`tick` has to be called, if at all
@@ -194,7 +193,7 @@ class PoolStateMachine(Generic[TransportT]):
             if reason is None and (entry.noticed or self._waiters):
                 liveness = entry.look()
                 reason = None if liveness is ALIVE else self._hooks.judge(entry, liveness)
-            if self._resets:
+            if self._hooks.resets:
                 reason = self._hooks.note_use(entry, reason)
             self._route(entry, now, reason)
         finally:
@@ -469,12 +468,14 @@ class PoolStateMachine(Generic[TransportT]):
 
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
         # What was never used is not asked.
-        rest = self._longest_rest if entry.borrows else self._longest_idle
+        rest = self._hooks.longest_rest if entry.borrows else self._longest_idle
         recheck_at = now + rest
         if entry.state is IN_USE:
             # What the group does, without a call for it: this is on the path of every borrow.
             entry.state = IDLE
             entry.idle_since = entry.rested_since = now
+            self._rests.latest += 1
+            entry.idle_number = self._rests.latest
             self._idle_entries.append(entry)
         else:
             self._group.make_idle(entry, now)

@@ -86,6 +86,7 @@ class PoolEntry(Generic[TransportT]):
         "generation",
         "hook",
         "hurried",
+        "idle_number",
         "idle_since",
         "known_failures",
         "look",
@@ -127,6 +128,8 @@ class PoolEntry(Generic[TransportT]):
         self.acquired_at: float = 0.0
         self.opened_at: float = 0.0
         self.idle_since: float = 0.0
+        #: its number among all that became idle, of the pool or of the manager's pools
+        self.idle_number: int = 0
         #: when an idle one has to be looked into, if it is idle for so long
         self.recheck_at: float = 0.0
         self.expires_at: float = 0.0

@@ -51,7 +51,8 @@ class Housekeeper:
         self._look_for_leaks = look_for_leaks
         self._scope = CancelScope(shield=True)
         self._look_at = self._refill_at = home.now()
-        self._check_at = math.inf
+        self._check_at = self._expiry_at = math.inf
+        self._longest_pause = min(_SWEEP_INTERVAL, settings.check_every)
         self._interval = max(
             min(
                 _SWEEP_INTERVAL,
@@ -79,12 +80,14 @@ class Housekeeper:
         self._scope.cancel()
 
     def _pause(self) -> float:
-        until = min(self._machine.next_expiry(), self._check_at) - self._now()
-        return max(min(self._interval, until), _SHORTEST_PAUSE)
+        until = min(self._expiry_at, self._machine.next_expiry(), self._check_at) - self._now()
+        return max(min(self._interval, self._longest_pause, until), _SHORTEST_PAUSE)
 
     async def _sweep(self) -> None:
         while self._machine.reap(self._now(), _SLICE):
             await checkpoint()
+        # Before checks begin: what is being checked expires as well.
+        self._expiry_at = self._machine.next_expiry()
         self._check_at = self._machine.check_idle(self._now())
         # Expiries may call more often; all idle entries are looked at once an interval.
         if self._now() >= self._look_at:
