@@ -22,7 +22,7 @@ Method = TypeVar("Method", bound=Callable[..., None])
 PICKS = st.integers(0, 11)
 MOSTLY_TRUE = st.sampled_from([True, True, True, False])
 GIVEN_REASONS = [CloseReason.UNCLEAN, CloseReason.UNREAD_DATA, CloseReason.DISCARDED]
-FAILURES: dict[Action | None, CloseReason] = {
+FAILURES = {
     Action.CHECK: CloseReason.CHECK_FAILED,
     Action.RESET: CloseReason.RELEASE_FAILED,
     Action.ANSWER: CloseReason.UNREAD_DATA,

@@ -108,6 +108,14 @@ class PoolEntry(Generic[TransportT]):
     #: looks at it without waiting, and never raises
     look: Callable[[], Liveness]
     close_reason: CloseReason
+    #: whether it is good, so that a farewell is in order before it is closed
+    parts_well: bool
+    #: which hook is at work on it, or was so last
+    hook: Action
+    #: its number among all that became idle, of the pool or of the manager's pools
+    idle_number: int
+    #: since when nobody has used it and no check has asked it
+    rested_since: float
 
     def __init__(self, generation: int) -> None:
         self.state: State = State.OPENING
@@ -128,19 +136,11 @@ class PoolEntry(Generic[TransportT]):
         self.acquired_at: float = 0.0
         self.opened_at: float = 0.0
         self.idle_since: float = 0.0
-        #: its number among all that became idle, of the pool or of the manager's pools
-        self.idle_number: int = 0
         #: when an idle one has to be looked into, if it is idle for so long
         self.recheck_at: float = 0.0
         self.expires_at: float = 0.0
-        #: since when nobody has used it and no check has asked it
-        self.rested_since: float = 0.0
-        #: which hook is at work on it, or was so last
-        self.hook: Action | None = None
         #: whether it was used since the on_release hook was called last, if there is one
         self.unreset: bool = False
-        #: whether it is good, so that a farewell is in order before it is closed
-        self.parts_well: bool = False
         #: its number among waiters and attempts to connect, in the order of their beginning
         self.number: int | None = None
         #: when it has been under way for so long that it may hang

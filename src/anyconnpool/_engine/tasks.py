@@ -140,7 +140,6 @@ class ConnectionTasks:
 
     async def _run_hook(self, entry: PoolEntry[Transport]) -> None:
         found: Liveness | CloseReason | None = None
-        assert entry.hook is not None
         try:
             # Stopped before it has begun, the connection is as good as it was.
             found = entry.look() if self._stopped else await self._hooks[entry.hook].run(entry)
