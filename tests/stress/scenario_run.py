@@ -107,7 +107,7 @@ class Stage:
         # Whose connection a hook of several pools has got, it can't know.
         last_news = self._remotes[0].last_news if len(self._remotes) == 1 else lambda: 0
         tells = last_news if scenario.manners.news_after else None
-        for name in ("on_connect", "check"):
+        for name in ("on_connect", "check", "on_release", "on_close"):
             moods = getattr(scenario, name)
             if moods:
                 greeted = name == "on_connect" and scenario.manners.greets
