@@ -26,6 +26,16 @@ def test_a_grant_that_reached_nobody_needs_no_reset() -> None:
     assert not pool.machine.actions
 
 
+def test_what_arrives_on_a_grant_that_reached_nobody_is_answered() -> None:
+    """As on any connection that nobody holds."""
+    pool = Pool(on_unread=ask)
+    (entry,) = pool.idle(1)
+    assert pool.machine.acquire(1) is entry
+    pool.shows[entry] = Liveness.UNREAD
+    pool.machine.take_back(entry, 1)
+    assert pool.ordered(Action.ANSWER) is entry
+
+
 def test_what_arrived_is_answered_before_the_reset() -> None:
     """And the reset follows, although another hook was at work in between."""
     pool = Pool(on_release=ask, on_unread=ask)
