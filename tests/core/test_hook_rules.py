@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 
 from anyconnpool._core.states import Action, State
 from anyconnpool._statistics import CloseReason
@@ -164,6 +165,46 @@ def test_a_background_check_that_hangs_makes_room() -> None:
     assert entries[0].close_reason is CloseReason.CHECK_FAILED
     assert pool.close(now=10.2) is entries[0]
     assert pool.open(now=10.3) is waiter.entry
+
+
+def test_a_check_that_does_not_hang_yet_is_not_interrupted() -> None:
+    """However many there are who need room."""
+    pool = Pool(check=ask, check_every=10, max_size=2)
+    first, second = pool.borrow(), pool.borrow()
+    pool.machine.release(first, 0, None)
+    pool.machine.release(second, 0.08, None)
+    for now in (10, 10.08):
+        pool.machine.check_idle(now)
+    assert [pool.ordered(Action.CHECK) for _ in range(2)] == [first, second]
+    for _ in range(3):
+        pool.join(now=10.12)
+    assert pool.ordered(Action.INTERRUPT) is first
+    assert not pool.machine.actions
+
+
+def test_what_was_answered_when_its_check_was_due_is_checked_next() -> None:
+    """It doesn't have to wait for those that were released after it."""
+    pool = Pool(check=ask, check_every=10, on_unread=ask)
+    first, second = pool.borrow(), pool.borrow()
+    pool.machine.release(first, 0, None)
+    pool.machine.release(second, 8, None)
+    pool.shows[first] = Liveness.UNREAD
+    pool.machine.notice(first, 9)
+    assert pool.ordered(Action.ANSWER) is first
+    assert pool.machine.check_idle(11) == 18
+    pool.shows.clear()
+    pool.machine.checked(first, Liveness.ALIVE, 12)
+    assert pool.ordered(Action.CHECK) is first
+
+
+def test_what_is_closed_is_not_kept() -> None:
+    """Not even until its check would have been due."""
+    pool = Pool(check=ask, check_every=10)
+    pool.idle(3)
+    resting = attrgetter("_group.background._resting")(pool.machine)
+    assert len(resting) == 3
+    pool.machine.retire(1)
+    assert not resting
 
 
 def test_no_check_is_interrupted_that_somebody_has_asked_for() -> None:

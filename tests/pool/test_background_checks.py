@@ -39,6 +39,18 @@ async def test_what_has_been_idle_for_so_long_is_checked() -> None:
         assert pool.statistics().closed == {"max_idle_time": 1}
 
 
+async def test_it_may_be_more_often_than_the_sweep() -> None:
+    """To the moment, too."""
+    at = list[float]()
+    async with ConnectionPool(
+        MemoryNetwork(), check=partial(take_notes, at), check_every=1
+    ) as pool:
+        await anyio.sleep(0.5)
+        await fill(pool, 1)
+        await anyio.sleep(3.2)
+        assert at == pytest.approx([1.5, 2.5, 3.5], abs=0.1)
+
+
 async def test_a_use_begins_the_time_anew() -> None:
     """Only what nobody has used for so long is checked."""
     at = list[float]()

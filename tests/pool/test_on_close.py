@@ -151,6 +151,18 @@ async def test_one_that_was_never_used_gets_one_too_unless_something_waits_on_it
         assert count(network, b"QUIT") == expected
 
 
+async def test_one_with_something_left_for_its_first_borrower_gets_none() -> None:
+    """What its login has received, and left."""
+    network = MemoryNetwork(answer=lambda data: data + b"welcome\n")
+
+    async def log_in(connection: PooledConnection) -> None:
+        await connection.send_receive_line(b"user")
+
+    async with ConnectionPool(network, on_connect=log_in, on_close=say_bye, min_idle=1) as pool:
+        await pool.wait_ready()
+    assert count(network, b"QUIT") == 0
+
+
 @pytest.mark.parametrize("passes", [False, True])
 async def test_one_that_is_being_checked_gets_none(passes: bool) -> None:
     """Whether it is interrupted or retired meanwhile."""
@@ -228,6 +240,14 @@ async def test_an_error_of_its_is_logged_at_debug(
             f"pool mem: the on_close hook failed: {said}"
         ]
         assert lines[0].levelno == logging.DEBUG
+
+
+async def test_a_farewell_needs_no_reply(caplog: pytest.LogCaptureFixture) -> None:
+    """To read none is nothing that has gone wrong."""
+    caplog.set_level(logging.DEBUG, "anyconnpool.pool")
+    async with ConnectionPool(MemoryNetwork(), on_close=leave_without_a_reply) as pool:
+        await fill(pool, 1)
+    assert not [record for record in caplog.records if "on_close" in record.getMessage()]
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])

@@ -126,6 +126,24 @@ async def test_one_that_fails_it_is_closed(spoil: Hook) -> None:
         await check_books(pool, network)
 
 
+async def hang_up_afterwards(connection: PooledConnection) -> None:
+    await reset(connection)
+    peer_of(connection).hang_up()
+
+
+async def send_afterwards(connection: PooledConnection) -> None:
+    peer_of(connection).push(b"more")
+
+
+@pytest.mark.parametrize("spoil", [hang_up_afterwards, send_afterwards])
+async def test_one_that_is_unfit_after_it_is_closed(spoil: Hook) -> None:
+    """Whatever has made it so."""
+    async with ConnectionPool(MemoryNetwork(), on_release=spoil) as pool:
+        await fill(pool, 1)
+        await settle()
+        assert pool.statistics().closed == {"release_failed": 1}
+
+
 async def test_its_failures_are_logged_like_those_of_checks(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -19,7 +21,7 @@ from .hooks import (
     reset,
     slow,
 )
-from .network import MemoryNetwork, check_books, fill, number_of, settle
+from .network import MemoryNetwork, check_books, fill, number_of, peer_of, settle
 
 
 def quiet() -> MemoryNetwork:
@@ -112,6 +114,11 @@ async def read_nothing(connection: PooledConnection) -> None:
     """Leave all that has arrived."""
 
 
+async def leave_its_own_reply(connection: PooledConnection) -> None:
+    await connection.receive()
+    await connection.send(b"question")
+
+
 async def leave_half_in_buffer(connection: PooledConnection) -> None:
     await connection.receive_exactly(2)
 
@@ -122,6 +129,7 @@ async def leave_half_in_buffer(connection: PooledConnection) -> None:
         *(hook for hook in SPOILERS if hook is not meet_the_end),
         await_cancelled,
         read_nothing,
+        leave_its_own_reply,
         leave_half_in_buffer,
     ],
 )
@@ -170,14 +178,55 @@ async def test_what_a_login_has_left_for_the_first_borrower_is_not_read() -> Non
     async def log_in(connection: PooledConnection) -> None:
         await connection.send_receive_line(b"user")
 
-    async with ConnectionPool(
-        network, on_unread=answer_ping, on_connect=log_in, min_idle=1
-    ) as pool:
+    called = list[PooledConnection]()
+
+    async def note(connection: PooledConnection) -> None:
+        called.append(connection)
+
+    async with ConnectionPool(network, on_unread=note, on_connect=log_in, min_idle=1) as pool:
         await pool.wait_ready()
         network.peers[0].push(b"PING\n")
         await anyio.sleep(5.5)
         assert pool.statistics().closed == {"unread_data": 1}
-        assert count(network, b"PONG") == 0
+        assert not called
+
+
+async def test_what_comes_after_the_answer_to_a_hook_is_not_read_by_this_one() -> None:
+    """It may belong to that answer: the connection is closed."""
+    called = list[PooledConnection]()
+
+    async def note(connection: PooledConnection) -> None:
+        called.append(connection)
+        await connection.receive()
+
+    async def spoil(connection: PooledConnection) -> None:
+        await reset(connection)
+        peer_of(connection).push(b"more")
+
+    hooks: dict[str, dict[str, Any]] = {
+        "unread_data": {"check": spoil, "check_every": 5},
+        "release_failed": {"on_release": spoil},
+    }
+    for reason, settings in hooks.items():
+        async with ConnectionPool(MemoryNetwork(), on_unread=note, **settings) as pool:
+            await fill(pool, 1)
+            await anyio.sleep(5.5)
+            assert pool.statistics().closed == {reason: 1}
+            assert not called
+
+
+async def test_what_comes_while_a_hook_says_nothing_is_answered() -> None:
+    """A reset that had nothing to reset has asked nothing."""
+    network = quiet()
+
+    async def see_a_push(connection: PooledConnection) -> None:
+        peer_of(connection).push(b"PING\n")
+
+    async with ConnectionPool(network, on_unread=answer_ping, on_release=see_a_push) as pool:
+        await fill(pool, 1)
+        await settle()
+        assert count(network, b"PONG") == 1
+        assert pool.statistics().idle == 1
 
 
 async def test_a_hang_up_is_not_answered() -> None:
