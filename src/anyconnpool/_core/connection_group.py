@@ -72,7 +72,7 @@ class ConnectionGroup(Generic[TransportT]):
         self.move(entry, State.CLOSING)
         if self.background is not None:
             self.background.forget(entry)
-        if reason.orderly and not entry.hurried:
+        if reason.orderly:
             self.graceful[entry] = None
 
     def hurry(self) -> PoolEntry[TransportT]:
