@@ -57,19 +57,24 @@ ARROWS = {
     (State.OPENING, State.GONE): Arrow(
         "M90 334 C90 640 500 620 736 574", (324, 612), "middle", "failed or cancelled"
     ),
-    (State.CHECKING, State.IDLE): Arrow("M462 456 V334", (472, 400), "start", "alive"),
+    (State.CHECKING, State.IDLE): Arrow("M462 456 V334", (472, 400), "start", "hook done"),
     (State.CHECKING, State.IN_USE): Arrow(
-        "M502 456 C582 400 582 200 500 134", (572, 236), "start", "alive,", "somebody waits"
+        "M502 456 C582 400 582 200 500 134", (572, 236), "start", "hook done,", "somebody waits"
     ),
     (State.CHECKING, State.CLOSING): Arrow(
-        "M514 474 C640 460 730 420 770 334", (580, 392), "start", "dead, or", "unread bytes"
+        "M514 474 C640 460 730 420 770 334", (590, 392), "start", "hook failed,", "or dead"
     ),
-    (State.IDLE, State.CHECKING): Arrow("M438 334 V456", (428, 390), "end", "check due"),
+    (State.IDLE, State.CHECKING): Arrow(
+        "M438 334 V456", (428, 380), "end", "check due,", "unread bytes"
+    ),
     (State.IDLE, State.IN_USE): Arrow("M462 286 V134", (472, 220), "start", "borrowed"),
     (State.IDLE, State.CLOSING): Arrow("M514 310 H736", (648, 330), "middle", "old, dead, surplus"),
     (State.IN_USE, State.IDLE): Arrow("M438 134 V286", (428, 226), "end", "given back,", "clean"),
     (State.IN_USE, State.IN_USE): Arrow(
         "M420 86 C400 30 500 30 480 86", (450, 34), "middle", "handed on to the next who waits"
+    ),
+    (State.IN_USE, State.CHECKING): Arrow(
+        "M400 134 C280 240 280 400 396 460", (300, 420), "end", "given back,", "to be reset"
     ),
     (State.IN_USE, State.CLOSING): Arrow(
         "M514 108 C660 120 760 200 790 286",

@@ -205,6 +205,10 @@ class PoolOptions(TypedDict, total=False):
     check: Hook | None
     check_after: float
     check_timeout: float
+    check_every: float
+    on_release: Hook | None
+    on_unread: Hook | None
+    on_close: Hook | None
     keepalive: KeepAlive | None
     package_format: PackageFormat
     max_line_bytes: int
@@ -341,7 +345,38 @@ class Settings:
         "how long a connection has to be idle before ``check`` is called; a check is no use, and "
         "``max_idle_time`` goes on counting",
     )
-    check_timeout: float = _setting(5, check_duration, "limit of one ``check``")
+    check_timeout: float = _setting(
+        5, check_duration, "limit of one ``check``, ``on_release`` or ``on_unread``"
+    )
+    check_every: float = _setting(
+        math.inf,
+        check_duration,
+        "have connections that have been idle for so long checked in the background, at most four "
+        "at a time; it counts for ``check_after``, and needs a ``check``",
+    )
+    on_release: Hook | None = _setting(
+        None,
+        check_hook,
+        "an async function that makes a connection ready for the next borrower (``ROLLBACK``, "
+        "``RESET``); a task of the pool calls it when a connection came back clean, and nobody "
+        "else gets the connection before that; if it fails, returns ``False``, takes longer than "
+        "``check_timeout`` or leaves a reply unread, the connection is closed",
+    )
+    on_unread: Hook | None = _setting(
+        None,
+        check_hook,
+        "an async function that is called when bytes arrive on an idle connection (a ``PING``, a "
+        "notice) instead of closing it; it reads them and may answer; if it fails, returns "
+        "``False``, takes longer than ``check_timeout`` or leaves bytes unread, the connection is "
+        "closed",
+    )
+    on_close: Hook | None = _setting(
+        None,
+        check_hook,
+        "an async function that says goodbye (``QUIT``) on a good connection before it is closed, "
+        "within ``close_timeout``; not if somebody waits for its slot; what goes wrong in it "
+        "is logged at DEBUG",
+    )
     keepalive: KeepAlive | None = _setting(
         KeepAlive(),
         Kind(KeepAlive, optional=True),
@@ -389,6 +424,8 @@ class Settings:
             raise ValueError(
                 f"min_idle must not exceed max_size, but {self.min_idle} exceeds {self.max_size}"
             )
+        if self.check is None and self.check_every < math.inf:
+            raise ValueError("check_every needs a check: the function that asks the peer")
 
     @classmethod
     def from_options(cls, options: PoolOptions, on_connect: Hook | None = None) -> Self:

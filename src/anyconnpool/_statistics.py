@@ -33,7 +33,9 @@ class CloseReason(str, Enum):
     PEER_CLOSED = "peer_closed", False
     #: the ``check`` hook failed or took too long
     CHECK_FAILED = "check_failed", False
-    #: bytes that nobody asked for were waiting on it
+    #: the ``on_release`` hook failed, took too long or left it unfit
+    RELEASE_FAILED = "release_failed", False
+    #: bytes that nobody asked for were waiting on it, or the ``on_unread`` hook failed with them
     UNREAD_DATA = "unread_data", False
     #: its borrower left it in doubt: an operation failed or was cancelled, the body raised,
     #: or a reply was still owed
@@ -98,7 +100,8 @@ class PoolStatistics:
     """What a pool is doing at one moment, and what it has done since it was entered.
 
     ``opened`` is always ``idle + in_use + closing + sum(closed.values())``, plus the connections
-    that are being checked, which count as connecting.
+    that hooks are at work on (``check``, ``on_release``, ``on_unread``), which count as
+    connecting.
     """
 
     #: the pool's name
@@ -111,7 +114,7 @@ class PoolStatistics:
     idle: int = 0
     #: connections with a borrower
     in_use: int = 0
-    #: connections being opened, or checked before they are handed out
+    #: connections being opened, and open ones that a hook is at work on
     connecting: int = 0
     #: connections whose socket is being closed
     closing: int = 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from anyconnpool import Retry
-from anyconnpool._core.states import PoolEntry, State, Waiter
+from anyconnpool._core.states import Action, PoolEntry, State, Waiter
 from anyconnpool._statistics import CloseReason
 from anyconnpool._util.liveness import Liveness
 
@@ -22,6 +22,11 @@ Method = TypeVar("Method", bound=Callable[..., None])
 PICKS = st.integers(0, 11)
 MOSTLY_TRUE = st.sampled_from([True, True, True, False])
 GIVEN_REASONS = [CloseReason.UNCLEAN, CloseReason.UNREAD_DATA, CloseReason.DISCARDED]
+FAILURES = {
+    Action.CHECK: CloseReason.CHECK_FAILED,
+    Action.RESET: CloseReason.RELEASE_FAILED,
+    Action.ANSWER: CloseReason.UNREAD_DATA,
+}
 # No sum of these makes one of the limits, so that it doesn't matter on which side equality is.
 STEPS = [0.0625, 4.0, 4.0, 16.0]
 IDLE_TIMES = [9.7, math.inf]
@@ -37,6 +42,9 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "max_uses": st.sampled_from([math.inf, math.inf, 1, 2]),
     "check": st.sampled_from([None, ask, ask, ask]),
     "check_after": st.just(3.1),
+    "check_every": st.sampled_from([math.inf, 5.3]),
+    "on_release": st.sampled_from([None, None, ask]),
+    "on_unread": st.sampled_from([None, ask]),
     "connect_retry": st.sampled_from([None, None, Retry(1)]),
     "max_connecting": st.sampled_from([math.inf, math.inf, math.inf, 1, 2]),
     "fail_fast_after": st.sampled_from([math.inf, math.inf, 0.0, 5.3]),
@@ -71,6 +79,8 @@ class MachineEvents(RuleBasedStateMachine):
     @initialize(jitter=st.sampled_from([0.0, 0.5, 1.0]), chosen=st.fixed_dictionaries(SETTINGS))
     def enter(self, jitter: float, chosen: dict[str, Any]) -> None:
         chosen["min_idle"] = min(chosen["min_idle"], chosen["max_size"])
+        if chosen["check"] is None:
+            chosen["check_every"] = math.inf
         self.settings = make_settings(**chosen)
         self.now = 0.0
         self.slots = SetSlots(self.settings.max_size)
@@ -84,6 +94,7 @@ class MachineEvents(RuleBasedStateMachine):
         # Orders not carried out yet, connections in borrowers' hands, and tasks that wait.
         self.opening: list[PoolEntry[int]] = []
         self.checking: list[PoolEntry[int]] = []
+        self.interrupted: list[PoolEntry[int]] = []
         self.closing: list[PoolEntry[int]] = []
         self.borrowed: list[PoolEntry[int]] = []
         self.tasks: list[Waiter[int]] = []
@@ -211,7 +222,7 @@ class MachineEvents(RuleBasedStateMachine):
         if entry in self.closing:
             self.closed(entry)
         elif entry in self.checking:
-            self.checked(entry, Liveness.ALIVE if good else liveness)
+            self.checked(entry, good, fails, liveness)
         elif good:
             self.opened(entry, spoken, tells, liveness)
         elif fails:
@@ -248,10 +259,26 @@ class MachineEvents(RuleBasedStateMachine):
         self.machine.open_failed(entry, error, self.now, pause)
         self.model.open_failed(self.conns[entry], error, self.now, pause, rest)
 
-    def checked(self, entry: PoolEntry[int], liveness: Liveness) -> None:
+    def checked(
+        self,
+        entry: PoolEntry[int],
+        good: bool = True,
+        fails: bool = False,
+        liveness: Liveness = Liveness.ALIVE,
+    ) -> None:
+        """A hook has ended, or was not run because of what a look showed."""
         self.checking.remove(entry)
-        self.machine.checked(entry, liveness, self.now)
-        self.model.checked(self.conns[entry], liveness, self.now)
+        conn = self.conns[entry]
+        found: Liveness | CloseReason | None = Liveness.ALIVE if good else liveness
+        if entry in self.interrupted:
+            self.interrupted.remove(entry)
+            found = None
+        elif fails and not good:
+            found = FAILURES[entry.hook]
+        elif entry.hook is Action.RESET and (good or conn.liveness is Liveness.ALIVE):
+            entry.unreset = conn.unreset = False
+        self.machine.checked(entry, found, self.now)
+        self.model.hook_ends(conn, found, self.now)
 
     def closed(self, entry: PoolEntry[int]) -> None:
         self.closing.remove(entry)
@@ -267,6 +294,12 @@ class MachineEvents(RuleBasedStateMachine):
         while start is not None:
             start = self.machine.look_over(start, limit, self.now)
         self.model.judge_idle(list(self.model.idle), self.now)
+        self.compare()
+        next_at = self.machine.check_idle(self.now)
+        self.model.check_background(self.now)
+        due = [self.model.background_due_at(conn) for conn in self.model.idle]
+        checking = [conn for conn in self.model.conns if conn.in_background]
+        assert next_at == (math.inf if len(checking) == 4 else min(due, default=math.inf))
         self.compare()
         if limit > 1:
             self._refill()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from itertools import count
 
-from anyconnpool._core.states import PoolEntry, State, Waiter
+from anyconnpool._core.states import Action, PoolEntry, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool._util.liveness import Liveness
@@ -28,7 +29,15 @@ class Conn:
         self.tells = False
         self.expires_at = math.inf
         self.idle_since = 0.0
+        #: its number among all that became idle
+        self.idle_number = 0
         self.asked_at = -math.inf
+        #: which hook is at work on it, or was so last
+        self.hook: Action | None = None
+        #: whether on_release is to be called before anybody gets it
+        self.unreset = False
+        #: whether it is checked in the background, and that was interrupted to make room
+        self.in_background = self.interrupted = False
         #: when it was begun to be opened or checked, and who waited then
         self.begun_at = 0.0
         self.begun_for: list[Waiter[int]] = []
@@ -53,6 +62,8 @@ class Model:
         self.idle: list[Conn] = []
         self.waiters: list[Waiter[int]] = []
         self.watchers: list[Waiter[int]] = []
+        #: numbers what becomes idle
+        self.rests = count()
         self.granted: dict[Waiter[int], Conn] = {}
         #: who is woken with what by the present event, in order
         self.news: list[News] = []
@@ -120,8 +131,7 @@ class Model:
                     self.idle.append(conn)
                     break
                 asked = True
-                conn.state = State.CHECKING
-                conn.begun_at, conn.begun_for = now, []
+                self._begin_hook(conn, Action.CHECK)
             elif self.waiters:
                 self._route(conn, now)
             else:
@@ -248,6 +258,7 @@ class Model:
         self.now = now
         if conn.state is State.IN_USE:
             look = reason is None and (conn.noticed or bool(self.waiters))
+            conn.unreset = self.settings.on_release is not None
             self._route(conn, now, () if reason is None else (reason,), look=look)
         self._order_missing()
 
@@ -328,11 +339,56 @@ class Model:
         self.now = now
         self._forget(conn)
 
-    def checked(self, conn: Conn, liveness: Liveness, now: float) -> None:
-        self.now = conn.asked_at = now
-        conn.liveness = liveness
-        self._route(conn, now, self._seen(conn))
+    def hook_ends(self, conn: Conn, found: Liveness | CloseReason | None, now: float) -> None:
+        self.now = now
+        given: set[CloseReason] = set()
+        if isinstance(found, Liveness):
+            conn.liveness = found
+            if conn.hook is Action.CHECK:
+                conn.asked_at = now
+        elif found is None:
+            reason = CloseReason.CHECK_FAILED if conn.interrupted else CloseReason.POOL_CLOSED
+            given, conn.hurried = {reason}, True
+        else:
+            given = {found}
+        conn.in_background = False
+        self._route(conn, now, given, look=not given, pause=False)
+        self._check_background()
         self._order_missing()
+
+    def check_background(self, now: float) -> None:
+        self.now = now
+        self._check_background()
+        self._order_missing()
+
+    def _check_background(self) -> None:
+        """Have those checked that have rested longest, four at a time."""
+        due = [conn for conn in self.idle if self.background_due_at(conn) <= self.now]
+        for conn in sorted(due, key=lambda conn: max(conn.idle_since, conn.asked_at)):
+            if len([conn for conn in self.conns if conn.in_background]) < 4:
+                self.idle.remove(conn)
+                self._begin_hook(conn, Action.CHECK)
+                conn.in_background, conn.interrupted = True, False
+
+    def background_due_at(self, conn: Conn) -> float:
+        since = max(conn.idle_since, conn.asked_at)
+        return since + self.settings.check_every if conn.borrows else math.inf
+
+    def _begin_hook(self, conn: Conn, hook: Action) -> None:
+        conn.hook = hook
+        if conn.state is State.CHECKING:
+            # Nobody relies on a hook that follows another.
+            conn.begun_at = -math.inf
+        else:
+            conn.begun_at = self.now
+        conn.begun_for = []
+        if conn.state is State.IN_USE:
+            self._begin_rest(conn)
+        conn.state = State.CHECKING
+
+    def _begin_rest(self, conn: Conn) -> None:
+        conn.idle_since, conn.asked_at = self.now, -math.inf
+        conn.idle_number = next(self.rests)
 
     def closed(self, conn: Conn, reason: CloseReason, now: float) -> None:
         self.now = now
@@ -410,14 +466,21 @@ class Model:
         given: Iterable[CloseReason] = (),
         *,
         look: bool = False,
+        pause: bool = True,
     ) -> None:
         faults = self._faults(conn, now).union(given)
-        if look:
-            seen = self._seen(conn)
-            self._pause_if_dead(conn, seen)
-            faults |= seen
+        seen = self._seen(conn) if look else set[CloseReason]()
+        if self._is_answered(conn, seen) and conn.state is not State.OPENING:
+            if not faults:
+                self._begin_hook(conn, Action.ANSWER)
+                return
+            seen = set()
+        self._pause_if_dead(conn, seen)
+        faults |= seen
         if faults:
             self._close(conn, faults)
+        elif conn.unreset:
+            self._begin_hook(conn, Action.RESET)
         elif self.waiters:
             waiter = self.waiters.pop(0)
             self.granted[waiter] = conn
@@ -426,10 +489,10 @@ class Model:
         else:
             # A check is no use: its idle time goes on, and it stands where it stood.
             if conn.state is not State.CHECKING:
-                conn.idle_since, conn.asked_at = now, -math.inf
+                self._begin_rest(conn)
             conn.state = State.IDLE
             self.idle.append(conn)
-            self.idle.sort(key=lambda conn: conn.idle_since)
+            self.idle.sort(key=lambda conn: conn.idle_number)
             self._wake_if_ready()
 
     def _faults(self, conn: Conn, now: float) -> set[CloseReason]:
@@ -460,11 +523,17 @@ class Model:
         faults, seen = self._faults(conn, now), self._seen(conn) if look else set[CloseReason]()
         # It is lent until its time has come.
         faults.discard(CloseReason.RETIRED)
+        if not faults and self._is_answered(conn, seen):
+            self._begin_hook(conn, Action.ANSWER)
+            return True
         if faults.isdisjoint({CloseReason.IDLE_TIME, CloseReason.LIFETIME}):
             self._pause_if_dead(conn, seen)
         if faults | seen:
             self._close(conn, faults | seen)
         return bool(faults | seen)
+
+    def _is_answered(self, conn: Conn, seen: set[CloseReason]) -> bool:
+        return self.settings.on_unread is not None and CloseReason.UNREAD_DATA in seen
 
     def _pause_if_dead(self, conn: Conn, seen: set[CloseReason]) -> None:
         """Refill no more for now if a new connection died before anybody used it."""
@@ -529,6 +598,14 @@ class Model:
         wanted = self.wanted()
         while wanted > self.freeing() and self.idle:
             self._close(self.idle.pop(0), {CloseReason.GAVE_WAY})
+        checks = sorted(
+            (conn for conn in self.conns if conn.in_background), key=lambda conn: conn.begun_at
+        )
+        for conn in checks:
+            interrupted = len([conn for conn in checks if conn.interrupted])
+            slow = conn.begun_at + 0.1 <= self.now
+            if slow and wanted > self.freeing() + interrupted:
+                conn.interrupted = True
         useful = min(wanted, self.freeing())
         for conn in self.slow_to_close():
             if useful > 0 and useful > self.freeing() - len(self.slow_to_close()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import count
 
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.states import State, Waiter
@@ -35,6 +36,8 @@ class Common:
 
     def __init__(self, max_total: float) -> None:
         self.max_total = max_total
+        #: numbers what becomes idle
+        self.rests = count()
         #: the time of the latest event
         self.now = 0.0
         self.models: list[SharingModel] = []
@@ -108,6 +111,7 @@ class SharingModel(Model):
         super().__init__(settings)
         self.longest_unasked = settings.max_idle_time
         self.common = common
+        self.rests = common.rests
         common.models.append(self)
 
     def needs(self) -> list[Waiter[int]]:
@@ -156,14 +160,15 @@ class SharingModel(Model):
         given: Iterable[CloseReason] = (),
         *,
         look: bool = False,
+        pause: bool = True,
     ) -> None:
         if self.common.claims(self.waiters[0] if self.waiters else None):
             given = (*given, CloseReason.GAVE_WAY)
-        super()._route(conn, now, given, look=look)
+        super()._route(conn, now, given, look=look, pause=pause)
         if conn.state is State.IDLE:
             self.common.rested = [other for other in self.common.rested if other is not conn]
             self.common.rested.append(conn)
-            self.common.rested.sort(key=lambda other: other.idle_since)
+            self.common.rested.sort(key=lambda other: other.idle_number)
 
     def _close(self, conn: Conn, faults: set[CloseReason]) -> None:
         super()._close(conn, faults)

@@ -105,8 +105,8 @@ def test_the_defaults_are_those_of_the_docs() -> None:
     defaults = {field.name: field.default for field in fields(Settings)}
     assert defaults.pop("name") is MISSING
     endless = ["max_lifetime", "max_uses", "max_waiting", "acquire_timeout", "leak_after"]
-    endless += ["max_connecting", "fail_fast_after"]
-    nothing = ["connect_retry", "on_connect", "check"]
+    endless += ["max_connecting", "fail_fast_after", "check_every"]
+    nothing = ["connect_retry", "on_connect", "check", "on_release", "on_unread", "on_close"]
     assert defaults == {
         **dict.fromkeys(endless, math.inf),
         **dict.fromkeys(nothing),
@@ -132,6 +132,8 @@ def test_a_duration_is_a_number_of_seconds() -> None:
     """It may be an integer, a fraction or infinite; the errors name the way out."""
     durations = [name for name, check in CHECKS.items() if check is check_duration]
     assert len(durations) >= 6
+    # A setting that needs another one.
+    durations.remove("check_every")
     accept(durations, [0, 1, 0.5, math.inf])
     must = "{} must be a number of seconds (math.inf for no limit), not {type}"
     refuse(durations, NO_NUMBERS, TypeError, must)
@@ -230,12 +232,26 @@ def test_hooks_and_observers_can_be_called() -> None:
         raise AssertionError("nobody calls")
 
     hooks = [name for name, check in CHECKS.items() if check is check_hook]
-    assert hooks == ["on_connect", "check"]
+    assert hooks == ["on_connect", "check", "on_release", "on_unread", "on_close"]
     accept(hooks, [None, hook])
     refuse(hooks, ["check", 5, [hook]], TypeError, "{} must be an async function, not {value!r}")
     accept(["observers"], [(), [print], {print, repr}, iter([print])])
     must = "{} must be an iterable of callables, not {value!r}"
     refuse(["observers"], [None, 5, print, [print, 5], "log"], TypeError, must)
+
+
+def test_checks_in_the_background_need_a_check() -> None:
+    """Without one there is nothing to be done every so often."""
+
+    async def hook(connection: object) -> None:
+        raise AssertionError("nobody calls")
+
+    ConnectionPool(REMOTE, check=hook, check_every=5)
+    ConnectionPool(REMOTE, check_every=math.inf)
+    with pytest.raises(ValueError, match="check_every needs a check"):
+        ConnectionPool(REMOTE, check_every=5)
+    with pytest.raises(ValueError, match="check_every must be 0 or more seconds"):
+        ConnectionPool(REMOTE, check=hook, check_every=-5)
 
 
 def test_min_idle_must_fit_into_max_size() -> None:

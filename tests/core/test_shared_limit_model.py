@@ -59,7 +59,14 @@ class Member(PoolMachine):
 
     def run_actions(self) -> None:
         """Take the actions down, as if a task were started for each."""
-        lists = {Action.OPEN: self.opens, Action.CHECK: self.checking, Action.CLOSE: self.closing}
+        lists = {
+            Action.OPEN: self.opens,
+            Action.CHECK: self.checking,
+            Action.RESET: self.checking,
+            Action.ANSWER: self.checking,
+            Action.INTERRUPT: self.interrupted,
+            Action.CLOSE: self.closing,
+        }
         while self.sharing.actions:
             action, entry = self.sharing.actions.popleft()
             if action is not Action.HURRY:

@@ -10,7 +10,6 @@ from hypothesis import settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
 from anyconnpool._core.states import TRANSITIONS, Action, State
-from anyconnpool._util.liveness import Liveness
 
 from .machine_events import MachineEvents, event
 from .machine_model import Conn
@@ -39,6 +38,9 @@ class PoolMachine(MachineEvents):
         actions = {
             Action.OPEN: self.opening,
             Action.CHECK: self.checking,
+            Action.RESET: self.checking,
+            Action.ANSWER: self.checking,
+            Action.INTERRUPT: self.interrupted,
             Action.CLOSE: self.closing,
         }
         opens = 0
@@ -51,6 +53,8 @@ class PoolMachine(MachineEvents):
                 new[opens].entry = entry
                 self.conns[entry] = new[opens]
                 opens += 1
+            elif order in (Action.CHECK, Action.RESET, Action.ANSWER):
+                assert order is self.conns[entry].hook
             elif order is Action.CLOSE:
                 assert entry.close_reason in self.conns[entry].faults
             actions[order].append(entry)
@@ -63,6 +67,9 @@ class PoolMachine(MachineEvents):
         }
         assert self.machine.idle_entries() == [conn.entry for conn in model.idle]
         assert all(entry.hurried is conn.hurried for entry, conn in self.conns.items())
+        assert [self.conns[entry] for entry in self.interrupted] == [
+            conn for conn in model.conns if conn.in_background and conn.interrupted
+        ]
         for waiter, outcome in model.news:
             assert self.woken.pop(0) is waiter, "woken in order, once"
             conn = outcome if isinstance(outcome, Conn) else None
@@ -131,7 +138,7 @@ class PoolMachine(MachineEvents):
         if self.closing:
             self.closed(self.closing[0])
         elif self.checking:
-            self.checked(self.checking[0], Liveness.ALIVE)
+            self.checked(self.checking[0])
         elif self.opening:
             self.opened(self.opening[0])
         elif self.machine.alarm_at < math.inf:

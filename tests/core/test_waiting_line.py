@@ -10,6 +10,8 @@ import pytest
 from anyconnpool._core.states import PoolEntry, Waiter
 from anyconnpool._core.waiting_line import WaitingLine
 
+from .machine_fakes import make_settings
+
 STEPS = ["join", "join", "begin", "begin", "check", "leave", "serve", "oldest ends", "ends", "wait"]
 
 
@@ -17,7 +19,7 @@ class Line:
     """A waiting line, and the same as plain lists."""
 
     def __init__(self) -> None:
-        self.line: WaitingLine[int] = WaitingLine(-1)
+        self.line: WaitingLine[int] = WaitingLine(make_settings())
         self.waiters: list[Waiter[int]] = []
         self.entries: list[PoolEntry[int]] = []
         self.now = 0.0

@@ -18,9 +18,10 @@ from anyconnpool._util.interrupts import protect_on_trio
 from .interrupts import Striker, interrupt
 from .scenarios import SCENARIOS
 from .scenarios_exchanges import EXCHANGE_SCENARIOS
+from .scenarios_hooks import HOOK_SCENARIOS
 
-_ALL = {**SCENARIOS, **EXCHANGE_SCENARIOS}
-_FEW = ("hot", "contended", "discard, detach", "leave in disorder")
+_ALL = {**SCENARIOS, **EXCHANGE_SCENARIOS, **HOOK_SCENARIOS}
+_FEW = ("leave hooks at work", "hot", "contended", "discard, detach", "leave in disorder")
 
 
 @pytest.mark.newest

@@ -55,6 +55,8 @@ class Scenario:
     #: what becomes of the calls of each, in turn; "" if it does what it is for
     on_connect: tuple[str, ...] = ()
     check: tuple[str, ...] = ()
+    on_release: tuple[str, ...] = ()
+    on_close: tuple[str, ...] = ()
     observers: tuple[str, ...] = ()
     moods: tuple[str, ...] = ("",)
     manners: Manners = field(default_factory=Manners)
@@ -93,13 +95,14 @@ def draw_scenario(seed: str, *, native: bool) -> Scenario:
     settings = _draw_settings(rng)
     if max_total is not None:
         settings["min_idle"] = min(settings.get("min_idle", 0), int(max_total))
-    on_connect, check = _draw_hooks(rng, settings)
+    on_connect, check, on_release, on_close = _draw_hooks(rng, settings)
     moods = _draw_moods(rng, MOODS, 0.3) or ("",)
     manners = _draw_manners(rng)
-    if "read in part" in check:
+    if "read in part" in (*check, *on_release):
         # Of a reply whose rest is still on its way a pool can't know.
         manners = replace(manners, pieces=1)
-    hangs = "hang" in (*on_connect, *check, *moods) or "deaf" in manners.receives
+    hooks = (*on_connect, *check, *on_release)
+    hangs = "hang" in (*hooks, *moods) or "deaf" in manners.receives
     if hangs:
         # Now and then for longer than others rely on what hangs.
         limit = rng.choice([0.01, 0.01, 0.04, 0.04, 0.25])
@@ -112,6 +115,8 @@ def draw_scenario(seed: str, *, native: bool) -> Scenario:
         max_total,
         on_connect,
         check,
+        on_release,
+        on_close,
         _draw_observers(rng),
         moods,
         manners,
@@ -132,15 +137,18 @@ def _draw_patience(rng: Random, settings: PoolOptions) -> float:
     return rng.uniform(0.02, max(0.06, 1.5 * settings.get("connect_timeout", 0)))
 
 
-def _draw_hooks(rng: Random, settings: PoolOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Draw what becomes of the calls of ``on_connect`` and ``check``."""
+def _draw_hooks(rng: Random, settings: PoolOptions) -> list[tuple[str, ...]]:
+    """Draw what becomes of the calls of the hooks: on_connect, check, on_release, on_close."""
     on_connect = _draw_moods(rng, MISDEEDS, 0.35)
     # Of a pool that is one_way, a hook may send what it doesn't read the reply to.
     leavings = () if settings.get("one_way") else LEAVINGS
     check = _draw_moods(rng, (*MISDEEDS, *leavings), 0.3)
     if check:
         settings["check_after"] = rng.choice([0, 0, 0.003])
-    return on_connect, check
+        settings["check_every"] = rng.choice([math.inf, 0.003])
+    on_release = _draw_moods(rng, (*MISDEEDS, *leavings), 0.2)
+    on_close = _draw_moods(rng, (*MISDEEDS, *leavings), 0.2)
+    return [on_connect, check, on_release, on_close]
 
 
 def _draw_remotes(rng: Random) -> tuple[tuple[str, ...], float | None]:

@@ -108,7 +108,7 @@ class Stage:
         last_news = self._remotes[0].last_news if len(self._remotes) == 1 else lambda: 0
         tells = last_news if scenario.manners.news_after else None
         hooks: dict[str, Any] = {}
-        for name in ("on_connect", "check"):
+        for name in ("on_connect", "check", "on_release", "on_close"):
             moods = getattr(scenario, name)
             if moods:
                 greeted = name == "on_connect" and scenario.manners.greets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from anyconnpool import ConnectionPool, PoolManager
+from anyconnpool import ConnectionPool, FramedStream, PooledConnection, PoolManager
 from anyconnpool.testing import MemoryConnectable, assert_clean
 from tests.sockets.checks import eventually
 
@@ -25,6 +25,31 @@ async def test_a_pool_that_nobody_uses_is_clean() -> None:
             await pool.send_receive_line(b"hello")
             assert_clean(pool)
         assert_clean(pool)
+
+
+async def test_a_pool_whose_hooks_are_at_work_is_clean() -> None:
+    """To give back is all that its users have to do; peers in memory hear of the farewell."""
+    heard: list[bytes] = []
+
+    async def answer(stream: FramedStream) -> None:
+        while True:
+            heard.append(await stream.receive_line())
+            await stream.send_line(heard[-1])
+
+    async def reset(connection: PooledConnection) -> None:
+        await connection.send_receive_line(b"RESET")
+
+    async def say_bye(connection: PooledConnection) -> None:
+        await connection.send_receive_line(b"QUIT")
+
+    async with MemoryConnectable(answer) as remote:
+        async with ConnectionPool(remote, on_release=reset, on_close=say_bye) as pool:
+            await pool.send_receive_line(b"hello")
+            assert pool.statistics().connecting == 1
+            assert_clean(pool)
+            await eventually(lambda: pool.statistics().idle)
+        assert_clean(pool)
+        assert heard == [b"hello", b"RESET", b"QUIT"]
 
 
 async def test_what_is_still_borrowed_is_named() -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Generic
 
+from anyconnpool._core.background_checks import BackgroundChecks
 from anyconnpool._core.idle_connections import IdleConnections
 from anyconnpool._core.retirement import Retirement
-from anyconnpool._core.states import IDLE, PoolEntry, Slots, State, TransportT
+from anyconnpool._core.states import IDLE, Action, PoolEntry, Slots, State, TransportT
 from anyconnpool._statistics import CloseReason
 
 # The generation of what was retired by itself: no other has this number.
@@ -32,6 +33,8 @@ class ConnectionGroup(Generic[TransportT]):
         self.retirement: Retirement[TransportT] = Retirement()
         #: whether the pool's block has ended
         self.ended = False
+        #: chooses what is checked in the background; None if nothing is
+        self.background: BackgroundChecks[TransportT] | None = None
         self.size = 0
         self.max_size = max_size
         #: counts the calls of ``retire()``: what was begun before the last one is out of date
@@ -58,20 +61,25 @@ class ConnectionGroup(Generic[TransportT]):
         entry.state = state
 
     def make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
-        """Make a connection idle; after a check, which is no use, it returns to its place."""
+        """Make a connection idle; after a hook, which is no use, it returns to its place."""
         if entry.state in self.passing:
             self.passing[entry.state] -= 1
         if entry.state is State.CHECKING:
             self.idle.put_back(entry)
         else:
-            entry.idle_since = now
+            self.idle.begin_rest(entry, now)
             self.idle.entries.append(entry)
         entry.state = IDLE
 
     def close(self, entry: PoolEntry[TransportT], reason: CloseReason) -> None:
         """Give a connection the state of one that is being closed."""
         entry.close_reason = reason
+        entry.parts_well = reason.orderly and not (
+            entry.state is State.CHECKING and entry.hook is Action.CHECK
+        )
         self.move(entry, State.CLOSING)
+        if self.background is not None:
+            self.background.forget(entry)
         if reason.orderly:
             self.graceful[entry] = None
 
@@ -136,7 +144,7 @@ class ConnectionGroup(Generic[TransportT]):
         return self.size > passing[State.OPENING] + passing[State.CLOSING]
 
     def under_way(self) -> int:
-        """Count those that are being opened or checked."""
+        """Count those that are being opened, or that a hook is at work on."""
         return self.passing[State.OPENING] + self.passing[State.CHECKING]
 
     def in_use(self) -> int:

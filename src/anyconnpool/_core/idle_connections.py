@@ -6,7 +6,8 @@ its state, so that a thousand deaths in one moment cost a thousand steps.
 
 from __future__ import annotations
 
-from bisect import insort
+import math
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable
 from operator import attrgetter
@@ -14,7 +15,16 @@ from typing import Generic
 
 from anyconnpool._core.states import IDLE, PoolEntry, TransportT
 
-_IDLE_SINCE = attrgetter("idle_since")
+_IDLE_NUMBER = attrgetter("idle_number")
+
+
+class RestNumbers:
+    """Count what becomes idle: many may do so in one moment, on a coarse clock."""
+
+    __slots__ = ("latest",)
+
+    def __init__(self) -> None:
+        self.latest = 0
 
 
 class IdleConnections(Generic[TransportT]):
@@ -22,6 +32,7 @@ class IdleConnections(Generic[TransportT]):
 
     def __init__(self) -> None:
         self.entries: deque[PoolEntry[TransportT]] = deque()
+        self.numbers = RestNumbers()
         #: how many in the deque are idle no longer
         self.ghosts = 0
 
@@ -37,18 +48,43 @@ class IdleConnections(Generic[TransportT]):
             entries.popleft()
         return entries[0] if entries else None
 
-    def longest_rest(self, now: float) -> float:
-        """Return for how many seconds one has been idle at most; less than 0 if there is none."""
+    def oldest_since(self) -> float:
+        """Return since when one has been idle longest; infinity if there is none."""
         oldest = self.oldest()
-        return -1.0 if oldest is None else now - oldest.idle_since
+        return math.inf if oldest is None else oldest.idle_since
+
+    def pop_stale(self, now: float, longest: float, limit: int) -> list[PoolEntry[TransportT]]:
+        """Take out those that have been idle for so long or longer, a few at most."""
+        stale: list[PoolEntry[TransportT]] = []
+        while len(stale) < limit and now - self.oldest_since() >= longest:
+            stale.append(self.entries.popleft())
+        return stale
+
+    def lose(self, entry: PoolEntry[TransportT], *, for_good: bool) -> None:
+        """Take note that an entry leaves by itself, wherever it stands."""
+        if for_good:
+            self.ghosts += 1
+        else:
+            # It comes back, and must not stand there twice.
+            self.take_out(entry)
+
+    def take_out(self, entry: PoolEntry[TransportT]) -> None:
+        """Take out an entry, wherever it stands."""
+        del self.entries[bisect_left(self.entries, entry.idle_number, key=_IDLE_NUMBER)]
 
     def pop_oldest(self) -> PoolEntry[TransportT] | None:
         """Take out the entry that has been idle longest, if there is one."""
         return None if self.oldest() is None else self.entries.popleft()
 
+    def begin_rest(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Take note that from now on nobody uses an entry, whether or not a hook does."""
+        self.numbers.latest += 1
+        entry.idle_number = self.numbers.latest
+        entry.idle_since = entry.rested_since = now
+
     def put_back(self, entry: PoolEntry[TransportT]) -> None:
-        """Put an entry that was checked where its idle time has its place."""
-        insort(self.entries, entry, key=_IDLE_SINCE)
+        """Put an entry that a hook was at work on where it stood, or would have stood."""
+        insort(self.entries, entry, key=_IDLE_NUMBER)
 
     def sift(
         self, start: int, limit: int, is_bad: Callable[[PoolEntry[TransportT]], bool]

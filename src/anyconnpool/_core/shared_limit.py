@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Generic
 
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent
+from anyconnpool._core.hooks import Verdict
+from anyconnpool._core.idle_connections import RestNumbers
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry, Slots, State, TransportT
 from anyconnpool._settings import Settings
@@ -56,6 +58,8 @@ class SharedLimit(Generic[TransportT]):
         )
         #: numbers the waiters and the attempts of all
         self.numbers = count()
+        #: numbers what becomes idle, of all
+        self.rests = RestNumbers()
         #: the time of the latest event
         self.now = 0.0
         #: the lock of all machines: an event of one changes what those of the others read
@@ -155,6 +159,7 @@ class SharedConnectionGroup(ConnectionGroup[TransportT]):
         super().__init__(slots, max_size)
         self._machine = machine
         self._shared_limit = shared_limit
+        self.idle.numbers = shared_limit.rests
 
     def open(self) -> PoolEntry[TransportT]:
         self._shared_limit.total += 1
@@ -237,11 +242,12 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             return self.line.outage.fails_fast or self.line.has_spare()
         return super()._may_wait(now)
 
-    def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
+    def _route(self, entry: PoolEntry[TransportT], now: float, verdict: Verdict) -> None:
         first = next(iter(self._waiters)).number if self._waiters else math.inf
-        if reason is None and self._shared_limit.claims(first):
-            reason = CloseReason.GAVE_WAY
-        super()._route(entry, now, reason)
+        good = verdict is None or isinstance(verdict, Action)
+        if good and self._shared_limit.claims(first):
+            verdict = CloseReason.GAVE_WAY
+        super()._route(entry, now, verdict)
 
     def _balance(self, now: float) -> None:
         """Refill where nobody needs the room more; the shared limit opens for waiters."""
@@ -271,9 +277,9 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
         super()._make_idle(entry, now)
         idle = self._shared_limit.idle
-        # After a check it returns to its place.
-        since = entry.idle_since
-        newer = list(takewhile(lambda other: other.idle_since > since, reversed(idle)))
+        # After a hook it returns to its place.
+        number = entry.idle_number
+        newer = list(takewhile(lambda other: other.idle_number > number, reversed(idle)))
         idle[entry] = self
         for other in reversed(newer):
             idle.move_to_end(other)

@@ -11,7 +11,8 @@ calls ``run_actions`` itself when the event is over and the lock is free. The ru
   room; none of them belongs to a particular waiter. What may hang counts for few of them
   (:mod:`anyconnpool._core.waiting_line`), and where there is no room for those who are left, idle
   connections give way. A failure to connect is for whoever waited when the attempt began.
-- One request has one idle connection checked. A check is no use of it: it goes back to its place.
+- One request has one idle connection checked. When hooks run on open connections, and what follows
+  from them, stands in :mod:`anyconnpool._core.hooks`.
 - A connection is acquired or becomes idle only if nothing is known against it. A greeting, what
   the server says before anybody has used the connection, is for its first borrower.
 
@@ -31,6 +32,7 @@ from typing import Generic
 
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
+from anyconnpool._core.hooks import HookRules, Verdict
 from anyconnpool._core.states import (
     IDLE,
     IN_USE,
@@ -77,8 +79,6 @@ class PoolStateMachine(Generic[TransportT]):
         self._longest_idle = settings.max_idle_time
         self._max_waiting = settings.max_waiting
         self._max_uses = settings.max_uses
-        check_after = math.inf if settings.check is None else settings.check_after
-        self._longest_rest = min(settings.max_idle_time, check_after)
         self._group = self._make_group(slots)
         self._run_actions = run_actions
         self._jitter = jitter
@@ -88,11 +88,13 @@ class PoolStateMachine(Generic[TransportT]):
         #: whether the event under way leads to something to be done
         self._due = False
         self._idle = self._group.idle
+        self._rests = self._idle.numbers
         entries = self._idle_entries = self._idle.entries
         self._pop_idle = entries.pop if settings.idle_order == "lifo" else entries.popleft
         self.line: WaitingLine[TransportT] = WaitingLine(settings)
         self._waiters = self.line.waiters
         self._watchers = self.line.watchers
+        self._hooks = HookRules(settings, self._group, self.line, self._request)
         #: numbers the waiters and the attempts to connect, in the order of their beginning
         self._numbers = count()
         #: when :meth:`tick` has to be called, if at all
@@ -119,17 +121,17 @@ class PoolStateMachine(Generic[TransportT]):
                     continue
                 if now < entry.recheck_at:
                     liveness = entry.look()
-                    reason = None if liveness is ALIVE else entry.fault(liveness)
+                    reason = None if liveness is ALIVE else self._hooks.judge(entry, liveness)
                     if reason is None and not self._waiters:
                         self._grant(entry, now)
                         return entry
-                elif (reason := self._judge_idle(entry, now)) is None:
+                elif (reason := self._hooks.judge_idle(entry, now)) is None:
                     if asked:
                         self._idle_entries.append(entry)
                         return None
                     # One check for one request. Of the others, the one that was used last may be
                     # good without a check.
-                    self._check(entry, now)
+                    self._hooks.begin(entry, Action.CHECK, now)
                     pop_idle, asked = self._idle_entries.pop, True
                     continue
                 self._route(entry, now, reason)
@@ -174,7 +176,7 @@ class PoolStateMachine(Generic[TransportT]):
             self._take_back(entry, now)
             self._balance(now)
 
-    def release(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
+    def release(self, entry: PoolEntry[TransportT], now: float, reason: Verdict) -> None:
         """Take a borrowed connection back, unless it was seized meanwhile.
 
         :param reason: why it must not be used again, if so
@@ -189,7 +191,10 @@ class PoolStateMachine(Generic[TransportT]):
             if entry.state is not IN_USE:
                 return
             if reason is None and (entry.noticed or self._waiters):
-                reason = entry.fault(entry.look())
+                liveness = entry.look()
+                reason = None if liveness is ALIVE else self._hooks.judge(entry, liveness)
+            if self._hooks.resets:
+                reason = self._hooks.note_use(entry, reason)
             self._route(entry, now, reason)
         finally:
             if self._due:
@@ -206,11 +211,12 @@ class PoolStateMachine(Generic[TransportT]):
         if entry.state is not IDLE:
             return
         with self._event:
-            reason = self._judge_idle(entry, now)
-            if reason is not None:
-                self._idle.ghosts += 1
-                self._close(entry, reason, now)
-                self._balance(now)
+            verdict = self._hooks.judge_idle(entry, now)
+            if verdict is None:
+                return
+            self._idle.lose(entry, for_good=not isinstance(verdict, Action))
+            self._route(entry, now, verdict)
+            self._balance(now)
 
     def detach(self, entry: PoolEntry[TransportT], now: float) -> bool:
         """Let a borrowed connection leave the pool open; false if it was seized meanwhile."""
@@ -277,13 +283,12 @@ class PoolStateMachine(Generic[TransportT]):
             self._balance(now)
 
     def checked(
-        self, entry: PoolEntry[TransportT], found: Liveness | CloseReason, now: float
+        self, entry: PoolEntry[TransportT], found: Liveness | CloseReason | None, now: float
     ) -> None:
-        """Decide what becomes of a doubtful connection, by what a look into it has shown."""
+        """Decide what becomes of a connection after a hook; see :meth:`HookRules.end`."""
         with self._event:
-            self.line.end(entry)
-            reason = found if isinstance(found, CloseReason) else entry.fault(found)
-            self._route(entry, now, reason)
+            self._route(entry, now, self._hooks.end(entry, found, now))
+            self._hooks.check_idle(now)
             self._balance(now)
 
     def closed(self, entry: PoolEntry[TransportT], now: float) -> None:
@@ -300,11 +305,11 @@ class PoolStateMachine(Generic[TransportT]):
         :return: whether there may be more
         """
         with self._event:
-            while limit and self._idle.longest_rest(now) >= self._longest_idle:
-                self._close_oldest(CloseReason.IDLE_TIME)
-                limit -= 1
+            stale = self._idle.pop_stale(now, self._longest_idle, limit)
+            for entry in stale:
+                self._close(entry, CloseReason.IDLE_TIME)
             self._balance(now)
-            return not limit
+            return len(stale) == limit
 
     def look_over(self, start: int, limit: int, now: float) -> int | None:
         """Take the idle entries that are no longer good out of the idle ones, a slice at a time.
@@ -315,12 +320,10 @@ class PoolStateMachine(Generic[TransportT]):
         """
 
         def is_bad(entry: PoolEntry[TransportT]) -> bool:
-            reason = entry.age_fault(now, self._longest_idle)
-            if reason is None and not entry.tells:
-                reason = entry.fault(entry.look())
-            if reason is not None:
-                self._close(entry, reason, now)
-            return reason is not None
+            verdict = self._hooks.judge_idle(entry, now, look=not entry.tells)
+            if verdict is not None:
+                self._route(entry, now, verdict)
+            return verdict is not None
 
         with self._event:
             start_of_next = self._idle.sift(start, limit, is_bad)
@@ -330,8 +333,14 @@ class PoolStateMachine(Generic[TransportT]):
     def next_expiry(self) -> float:
         """Return when the entry that stood longest will have been idle for too long."""
         with self._event:
-            oldest = self._idle.oldest()
-            return math.inf if oldest is None else oldest.idle_since + self._longest_idle
+            return self._idle.oldest_since() + self._longest_idle
+
+    def check_idle(self, now: float) -> float:
+        """Have checked what has been idle for ``check_every``; return when to call this again."""
+        with self._event:
+            next_at = self._hooks.check_idle(now)
+            self._balance(now)
+            return next_at
 
     def unused(self) -> bool:
         """Return whether nothing is open and nobody waits."""
@@ -437,20 +446,23 @@ class PoolStateMachine(Generic[TransportT]):
             self._lock.release()
         self._finish_event()
 
-    def _route(self, entry: PoolEntry[TransportT], now: float, reason: CloseReason | None) -> None:
+    def _route(self, entry: PoolEntry[TransportT], now: float, verdict: Verdict) -> None:
         """Decide what becomes of a connection that nobody holds any more."""
         # One test of all that can make it unfit comes first: most often nothing does.
         group = self._group
-        if reason is None and (
+        if (verdict is None or isinstance(verdict, Action)) and (
             entry.generation != group.generation
             or now >= entry.expires_at
             or entry.borrows >= self._max_uses
             or group.size > group.max_size
             or self._drained is not None
         ):
-            reason = group.unfit(entry, now, self._max_uses)
-        if reason is not None:
-            self._close(entry, reason, now)
+            verdict = group.unfit(entry, now, self._max_uses) or verdict
+        if verdict is not None:
+            if isinstance(verdict, Action):
+                self._hooks.begin(entry, verdict, now)
+            else:
+                self._close(entry, verdict, now)
         elif self._waiters:
             waiter = self.line.pop()
             self._grant(entry, now)
@@ -461,20 +473,22 @@ class PoolStateMachine(Generic[TransportT]):
             if self._watchers:
                 self._check_ready()
 
-    def _judge_idle(self, entry: PoolEntry[TransportT], now: float) -> CloseReason | None:
-        return entry.age_fault(now, self._longest_idle) or entry.fault(entry.look())
-
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
         # What was never used is not asked.
-        recheck_at = now + (self._longest_rest if entry.borrows else self._longest_idle)
+        rest = self._hooks.longest_rest if entry.borrows else self._longest_idle
+        recheck_at = now + rest
         if entry.state is IN_USE:
             # What the group does, without a call for it: this is on the path of every borrow.
             entry.state = IDLE
-            entry.idle_since = now
+            entry.idle_since = entry.rested_since = now
+            self._rests.latest += 1
+            entry.idle_number = self._rests.latest
             self._idle_entries.append(entry)
         else:
             self._group.make_idle(entry, now)
-            recheck_at = min(recheck_at, entry.idle_since + self._longest_idle)
+            recheck_at = min(entry.rested_since + rest, entry.idle_since + self._longest_idle)
+        if (background := self._group.background) is not None:
+            background.rest(entry, now)
         entry.recheck_at = recheck_at if recheck_at < entry.expires_at else entry.expires_at
 
     def _grant(self, entry: PoolEntry[TransportT], now: float) -> None:
@@ -498,12 +512,7 @@ class PoolStateMachine(Generic[TransportT]):
         if entry.state is not IN_USE:
             return
         self.totals.take_back(entry)
-        self._route(entry, now, entry.fault(entry.look()))
-
-    def _check(self, entry: PoolEntry[TransportT], now: float) -> None:
-        self._group.move(entry, State.CHECKING)
-        self.line.begin(entry, now)
-        self._request(Action.CHECK, entry)
+        self._route(entry, now, self._hooks.judge(entry, entry.look()))
 
     def _close(
         self, entry: PoolEntry[TransportT], reason: CloseReason, now: float = math.inf
@@ -538,7 +547,9 @@ class PoolStateMachine(Generic[TransportT]):
         if group.retirement.plan or line.outage.since is not None:
             self._keep_time(now)
         # In full use, there is nothing to be done for those who wait.
-        if group.size >= group.max_size and not (self._idle_entries or group.graceful):
+        if group.size >= group.max_size and not (
+            self._idle_entries or group.graceful or group.background
+        ):
             return
         line.pass_time(now)
         while group.size < group.max_size and (line.wanted() or self._missing_idle() > 0):
@@ -554,11 +565,12 @@ class PoolStateMachine(Generic[TransportT]):
     def _make_room(self) -> None:
         """Have idle connections give way to those who need room, and nothing close slowly."""
         group = self._group
-        if group.size < group.max_size or not (self._idle_entries or group.graceful):
+        if group.size < group.max_size:
             return
         wanted = self.line.wanted()
         while wanted > group.freeing() and self._idle:
             self._close_oldest(CloseReason.GAVE_WAY)
+        self._hooks.interrupt(wanted - group.freeing())
         for entry in group.hurry_for(wanted):
             self._request(Action.HURRY, entry)
 

@@ -26,7 +26,7 @@ class State(IntEnum):
 
     #: being opened
     OPENING = 0
-    #: open, and being asked by the ``check`` hook whether its peer still answers
+    #: open, and in the hands of a hook: ``check``, ``on_release`` or ``on_unread``
     CHECKING = 1
     #: ready to be borrowed
     IDLE = 2
@@ -43,7 +43,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.OPENING: frozenset({State.IDLE, State.IN_USE, State.CLOSING, State.GONE}),
     State.CHECKING: frozenset({State.IDLE, State.IN_USE, State.CLOSING}),
     State.IDLE: frozenset({State.CHECKING, State.IN_USE, State.CLOSING}),
-    State.IN_USE: frozenset({State.IDLE, State.IN_USE, State.CLOSING, State.GONE}),
+    State.IN_USE: frozenset({State.IDLE, State.IN_USE, State.CHECKING, State.CLOSING, State.GONE}),
     State.CLOSING: frozenset({State.GONE}),
     State.GONE: frozenset(),
 }
@@ -58,7 +58,12 @@ class Action(Enum):
     """What the state machine wants to have done with an entry."""
 
     OPEN = auto()
+    #: run a hook: ``check``, ``on_release``, ``on_unread``
     CHECK = auto()
+    RESET = auto()
+    ANSWER = auto()
+    #: interrupt the hook that is at work on it
+    INTERRUPT = auto()
     CLOSE = auto()
     #: close without a grace what is being closed with one
     HURRY = auto()
@@ -80,27 +85,40 @@ class PoolEntry(Generic[TransportT]):
         "ended_early",
         "expires_at",
         "generation",
+        "hook",
         "hurried",
+        "idle_number",
         "idle_since",
         "known_failures",
         "look",
         "noticed",
         "number",
         "opened_at",
+        "parts_well",
         "recheck_at",
         "rest",
+        "rested_since",
         "session",
         "slow_at",
         "spoken",
         "state",
         "tells",
         "transport",
+        "unreset",
     )
 
     transport: TransportT
     #: looks at it without waiting, and never raises
     look: Callable[[], Liveness]
     close_reason: CloseReason
+    #: whether it is good, so that a farewell is in order before it is closed
+    parts_well: bool
+    #: which hook is at work on it, or was so last
+    hook: Action
+    #: its number among all that became idle, of the pool or of the manager's pools
+    idle_number: int
+    #: since when nobody has used it and no check has asked it
+    rested_since: float
 
     def __init__(self, generation: int) -> None:
         self.state: State = State.OPENING
@@ -126,6 +144,8 @@ class PoolEntry(Generic[TransportT]):
         #: when an idle one has to be looked into, if it is idle for so long
         self.recheck_at: float = 0.0
         self.expires_at: float = 0.0
+        #: whether it was used since the on_release hook was called last, if there is one
+        self.unreset: bool = False
         #: its number among waiters and attempts to connect, in the order of their beginning
         self.number: int | None = None
         #: when it has been under way for so long that it may hang

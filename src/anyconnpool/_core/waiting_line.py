@@ -5,7 +5,7 @@ The rules:
 - What is under way belongs to nobody: whatever becomes available goes to whoever has waited
   longest. So those for whom nothing is under way are the last in line, and counting is enough.
 - What has been under way for a tenth of a second may hang. Then an attempt to connect counts for
-  those only who waited when it began, and a check for nobody.
+  those only who waited when it began, and a hook on an open connection for nobody.
 - A failure to connect concerns those who may rely on the attempt in that moment.
 - With ``connect_retry``, attempts take turns while connecting fails, and after that until all who
   waited for it are served: a remote that comes back meets no stampede. The pause after a failure
@@ -152,6 +152,10 @@ class WaitingLine(Generic[TransportT]):
             return
         if entry.number is not None:
             self.attempts -= 1
+
+    def is_fresh(self, entry: PoolEntry[TransportT]) -> bool:
+        """Return whether everybody may rely on an entry that is under way."""
+        return entry in self._fresh
 
     def succeed(self, entry: PoolEntry[TransportT], number: int) -> None:
         """Take note that an entry is open, which ends an outage.

@@ -20,6 +20,7 @@ from anyconnpool._streams.transport import Transport
 from anyconnpool._util.errors import is_hang_up
 from anyconnpool._util.functions import as_awaitable, refuse_plain_with
 from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.liveness import Liveness
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar
@@ -457,6 +458,9 @@ class _HookConnection(PooledConnection[Any]):
         """
         if self._ended:
             raise owner.refusal()
+        if owner.role == "on_unread":
+            # What it has answered last has no reply.
+            self._reply_owed = False
         if result is False:
             raise ConnectionFailed(f"{owner.role} returned False, which refuses the connection")
         fault = self._find_fault()
@@ -465,9 +469,20 @@ class _HookConnection(PooledConnection[Any]):
                 f"{owner.role} left the connection unfit: {fault.value}; it must read every reply "
                 f"whole"
             )
+        if owner.role in ("on_release", "on_unread") and self._has_left_bytes(owner.role):
+            raise ConnectionFailed(f"{owner.role} left bytes unread that were waiting")
         if self._has_sent or self._bytes_received:
             self._entry.spoken = True
         self._entry.transport.early = self.buffer
+
+    def _has_left_bytes(self, role: str) -> bool:
+        """Return whether what waits in the stream now may be what the hook should have read.
+
+        After a send it may be the reply. Else it has arrived since, unless the hook was called for
+        it and has read nothing.
+        """
+        idle_hook = role == "on_unread" and not self._bytes_received
+        return (self._has_sent or idle_hook) and self._entry.look() is Liveness.UNREAD
 
 
 async def run_hook(
@@ -477,9 +492,11 @@ async def run_hook(
     hook: Callable[[PooledConnection[Any]], Awaitable[object]],
     *,
     greeting: bool,
+    role: str = "on_connect",
 ) -> object:
-    """Call ``on_connect`` or ``check`` with a connection, and refuse the connection if it is unfit.
+    """Call a hook with a connection, and refuse the connection if it is unfit.
 
+    :param role: which hook; after ``on_close``, nothing is refused
     :param greeting: whether bytes that the hook left unread, or that are still to come, are for
         the first borrower
     :return: what the hook returned
@@ -487,11 +504,12 @@ async def run_hook(
         returning ``False``, if it left it unfit, or if the connection ended in it
     :raises Exception: what the hook raised
     """
-    owner = _HookOwner("on_connect" if greeting else "check", settings, now)
+    owner = _HookOwner(role, settings, now)
     connection = _HookConnection(owner, entry)
     try:
         result = await as_awaitable(hook(connection), hook, owner.role)
-        connection.finish(owner, result, greeting=greeting)
+        if role != "on_close":
+            connection.finish(owner, result, greeting=greeting)
         return result
     except Exception as error:
         # An error of another connection, or of the hook's own making, stays as it is.

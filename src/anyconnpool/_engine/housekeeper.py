@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 from anyio import CancelScope, sleep
@@ -26,7 +27,7 @@ _SLICE = 50
 
 
 class Housekeeper:
-    """Close what has been idle or alive for too long, or was closed by the peer; refill.
+    """Close what has been idle or alive for too long, or was closed by the peer; refill, check.
 
     :param settings: the pool's settings
     :param machine: decides
@@ -50,6 +51,8 @@ class Housekeeper:
         self._look_for_leaks = look_for_leaks
         self._scope = CancelScope(shield=True)
         self._look_at = self._refill_at = home.now()
+        self._check_at = self._expiry_at = math.inf
+        self._longest_pause = min(_SWEEP_INTERVAL, settings.check_every)
         self._interval = max(
             min(
                 _SWEEP_INTERVAL,
@@ -77,12 +80,15 @@ class Housekeeper:
         self._scope.cancel()
 
     def _pause(self) -> float:
-        until_expiry = self._machine.next_expiry() - self._now()
-        return max(min(self._interval, until_expiry), _SHORTEST_PAUSE)
+        until = min(self._expiry_at, self._machine.next_expiry(), self._check_at) - self._now()
+        return max(min(self._interval, self._longest_pause, until), _SHORTEST_PAUSE)
 
     async def _sweep(self) -> None:
         while self._machine.reap(self._now(), _SLICE):
             await checkpoint()
+        # Before checks begin: what is being checked expires as well.
+        self._expiry_at = self._machine.next_expiry()
+        self._check_at = self._machine.check_idle(self._now())
         # Expiries may call more often; all idle entries are looked at once an interval.
         if self._now() >= self._look_at:
             self._look_at = self._now() + self._interval

@@ -7,17 +7,16 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from anyio import CancelScope, ConnectionFailed, Event, fail_after
+from anyio import CancelScope, ConnectionFailed, Event
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry
 from anyconnpool._engine.alarms import Alarms
-from anyconnpool._engine.connection import run_hook
 from anyconnpool._engine.connector import Connector
+from anyconnpool._engine.hooks import make_runners, say_goodbye
 from anyconnpool._engine.leaks import UnreadGreetings
 from anyconnpool._engine.replay import is_retryable
 from anyconnpool._engine.spawning import PoolTasks
-from anyconnpool._exceptions import PoolError
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -25,7 +24,6 @@ from anyconnpool._streams.transport import Transport
 from anyconnpool._util.cancellation import fence
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import Liveness
-from anyconnpool._util.log import OutageLog
 from anyconnpool.events import ConnectionClosed, FailFastBegan, FailFastEnded, notify
 
 _logger = logging.getLogger("anyconnpool.pool")
@@ -59,9 +57,10 @@ class ConnectionTasks:
         self._settings = settings
         self._now = now
         self._tasks = tasks
-        self._checks = OutageLog(_logger, settings.name, "the check hook")
+        self._hooks = make_runners(settings, now)
         self._greetings = UnreadGreetings(settings.name)
-        self._scopes: set[CancelScope] = set()
+        #: what is being opened, or in the hands of a hook
+        self._scopes: dict[PoolEntry[Transport], CancelScope] = {}
         #: what ends the grace of a connection that is being closed
         self._graces: dict[PoolEntry[Transport], CancelScope] = {}
         self._alarm = alarms.new(self._tick)
@@ -81,12 +80,14 @@ class ConnectionTasks:
                 break
             if action is Action.OPEN:
                 self._tasks.start_soon(self._until_stopped, self._open, entry)
-            elif action is Action.CHECK:
-                self._tasks.start_soon(self._until_stopped, self._check, entry)
+            elif action in self._hooks:
+                self._tasks.start_soon(self._until_stopped, self._run_hook, entry)
             elif action is Action.CLOSE:
                 self._tasks.start_soon(self._close, entry)
-            elif entry in self._graces:
-                self._graces[entry].cancel()
+            else:
+                scopes = self._graces if action is Action.HURRY else self._scopes
+                if entry in scopes:
+                    scopes[entry].cancel()
         if self._machine.alarm_at < self._alarm.rings_at:
             self._alarm.set(self._machine.alarm_at)
 
@@ -119,7 +120,7 @@ class ConnectionTasks:
     def stop(self) -> None:
         """Cancel what is being opened and checked, now and from now on; closing goes on."""
         self._stopped = True
-        for scope in self._scopes:
+        for scope in self._scopes.values():
             scope.cancel()
 
     async def wait_closed(self) -> None:
@@ -138,13 +139,15 @@ class ConnectionTasks:
         # Shielded: it goes on until the pool stops it, however long a body that shields itself goes
         # on in a cancelled block.
         with CancelScope(shield=True) as scope:
-            self._scopes.add(scope)
+            self._scopes[entry] = scope
             if self._stopped:
                 scope.cancel()
             try:
                 await work(entry)
             finally:
-                self._scopes.remove(scope)
+                if self._scopes.get(entry) is scope:
+                    # It may be another hook's already.
+                    del self._scopes[entry]
                 self._note_end()
 
     async def _open(self, entry: PoolEntry[Transport]) -> None:
@@ -180,11 +183,11 @@ class ConnectionTasks:
         self._machine.open_failed(entry, error, self._now(), pause)
         self._note_fail_fast()
 
-    async def _check(self, entry: PoolEntry[Transport]) -> None:
-        found: Liveness | CloseReason = Liveness.CLOSED
+    async def _run_hook(self, entry: PoolEntry[Transport]) -> None:
+        found: Liveness | CloseReason | None = None
         try:
-            seen = entry.look()
-            found = await self._ask_peer(entry) if seen is Liveness.ALIVE else seen
+            # Stopped before it has begun, the connection is as good as it was.
+            found = entry.look() if self._stopped else await self._hooks[entry.hook].run(entry)
         finally:
             # Cancelled above, the connection is in doubt for good.
             self._machine.checked(entry, found, self._now())
@@ -194,19 +197,6 @@ class ConnectionTasks:
         age = self._now() - entry.opened_at
         event = ConnectionClosed(self._settings.name, entry.close_reason, age)
         notify(self._settings.observers, event)
-
-    async def _ask_peer(self, entry: PoolEntry[Transport]) -> Liveness | CloseReason:
-        check = self._settings.check
-        assert check is not None
-        try:
-            with fence("the hook", PoolError), fail_after(self._settings.check_timeout):
-                await run_hook(entry, self._settings, self._now, check, greeting=False)
-                self._checks.succeeded(self._now())
-                # The peer may have said more, or hung up, after its answer.
-                return entry.look()
-        except Exception as error:
-            self._checks.failed(error, self._now())
-            return CloseReason.CHECK_FAILED
 
     @defer_interrupts
     async def _close(self, entry: PoolEntry[Transport]) -> None:
@@ -218,12 +208,23 @@ class ConnectionTasks:
                 self._machine.died_unused(self._connector.count_early_end(entry))
             with suppress(Exception), fence("closing", RuntimeError), CancelScope() as grace:
                 self._graces[entry] = grace
-                unhurried = entry.close_reason.orderly and not entry.hurried
-                # Cancelled by the scope, it closes at once.
-                await entry.transport.close(self._settings.close_timeout if unhurried else 0)
+                await self._close_in_time(entry)
         finally:
             self._graces.pop(entry, None)
             self._machine.closed(entry, self._now())
             self._note_end()
             self.notify_closed(entry)
             self._note_fail_fast()
+
+    async def _close_in_time(self, entry: PoolEntry[Transport]) -> None:
+        """Say goodbye, if that is in order, and close the socket, all in ``close_timeout``."""
+        grace = 0.0
+        try:
+            if entry.close_reason.orderly and not entry.hurried:
+                limit = self._settings.close_timeout
+                ends_at = self._now() + limit
+                await say_goodbye(entry, self._settings, self._now, limit)
+                grace = max(ends_at - self._now(), 0) if limit < math.inf else limit
+        finally:
+            # Cancelled above or here, or after what ends the program, it closes at once.
+            await entry.transport.close(grace)
