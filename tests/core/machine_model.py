@@ -522,9 +522,13 @@ class Model:
     def _drop_if_bad(self, conn: Conn, now: float, *, look: bool = True) -> bool:
         faults, seen = self._faults(conn, now), self._seen(conn) if look else set[CloseReason]()
         # It is lent until its time has come.
+        retired = CloseReason.RETIRED in faults
         faults.discard(CloseReason.RETIRED)
         if not faults and self._is_answered(conn, seen):
-            self._begin_hook(conn, Action.ANSWER)
+            if retired:
+                self._close(conn, {CloseReason.RETIRED})
+            else:
+                self._begin_hook(conn, Action.ANSWER)
             return True
         if faults.isdisjoint({CloseReason.IDLE_TIME, CloseReason.LIFETIME}):
             self._pause_if_dead(conn, seen)

@@ -14,7 +14,7 @@ The rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from anyconnpool._core.states import PoolEntry
@@ -87,6 +87,11 @@ class Outage:
             self.number = None
         elif self.number is None and now >= self._retry_at:
             self.number = next(numbers)
+
+    def lasts(self, clock: Callable[[], float] | None) -> float | None:
+        """Return how long connecting has failed, in seconds, if it fails; from any thread."""
+        since = self.since
+        return None if since is None or clock is None else max(clock() - since, 0.0)
 
     def is_wanted(self, now: float) -> bool:
         """Return whether anybody has asked for a connection of late."""

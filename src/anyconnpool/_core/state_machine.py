@@ -75,13 +75,10 @@ class PoolStateMachine(Generic[TransportT]):
         self.last_connect_error: Exception | None = None
         self.totals = Totals()
         self._settings = settings
-        self._min_idle = settings.min_idle
-        self._longest_idle = settings.max_idle_time
-        self._max_waiting = settings.max_waiting
-        self._max_uses = settings.max_uses
+        self._min_idle, self._longest_idle = settings.min_idle, settings.max_idle_time
+        self._max_waiting, self._max_uses = settings.max_waiting, settings.max_uses
         self._group = self._make_group(slots)
-        self._run_actions = run_actions
-        self._jitter = jitter
+        self._run_actions, self._jitter = run_actions, jitter
         self.event_lock = event_lock or EventLock()
         self._lock = self.event_lock.lock
         self._event = LockedEvent(self.event_lock, self._finish_event)
@@ -92,8 +89,7 @@ class PoolStateMachine(Generic[TransportT]):
         entries = self._idle_entries = self._idle.entries
         self._pop_idle = entries.pop if settings.idle_order == "lifo" else entries.popleft
         self.line: WaitingLine[TransportT] = WaitingLine(settings)
-        self._waiters = self.line.waiters
-        self._watchers = self.line.watchers
+        self._waiters, self._watchers = self.line.waiters, self.line.watchers
         self._hooks = HookRules(settings, self._group, self.line, self._request)
         #: numbers the waiters and the attempts to connect, in the order of their beginning
         self._numbers = count()
@@ -163,11 +159,10 @@ class PoolStateMachine(Generic[TransportT]):
     def abandon(self, waiter: Waiter[TransportT], now: float) -> None:
         """Take a task out of the line; what it was granted in that moment goes to the next."""
         with self._event:
-            entry = waiter.entry
-            if entry is None:
+            if waiter.entry is None:
                 self.line.leave(waiter)
             else:
-                self._take_back(entry, now)
+                self._take_back(waiter.entry, now)
             self._balance(now)
 
     def take_back(self, entry: PoolEntry[TransportT], now: float) -> None:
@@ -415,12 +410,11 @@ class PoolStateMachine(Generic[TransportT]):
     def statistics(self, clock: Callable[[], float] | None = None) -> PoolStatistics:
         """Return counts and totals as they are now, from any thread; durations need a clock."""
         with self._lock:
-            since = self.line.outage.since
             return PoolStatistics(
                 name=self._settings.name,
                 **self._group.figures(),
                 tasks_waiting=len(self._waiters),
-                failing_for=None if since is None or clock is None else max(clock() - since, 0.0),
+                failing_for=self.line.outage.lasts(clock),
                 **self.totals.frozen(),
             )
 
@@ -517,10 +511,7 @@ class PoolStateMachine(Generic[TransportT]):
     def _close(
         self, entry: PoolEntry[TransportT], reason: CloseReason, now: float = math.inf
     ) -> None:
-        """Have an entry closed.
-
-        :param now: the time, if it matters how soon it has ended
-        """
+        """Have an entry closed; the time says whether it has ended early."""
         if entry.ends_early(reason, now):
             # The next one would end in the same way: not before the next sweep.
             self._ends_early = self._refill_paused = True
@@ -577,10 +568,8 @@ class PoolStateMachine(Generic[TransportT]):
     def _may_wait(self, now: float) -> bool:
         """Return whether one more task may wait for a slot."""
         self.line.pass_time(now)
-        if self._group.size < self._group.max_size or self.line.outage.fails_fast:
-            return True
-        waiting = self.line.needy() - max(self._group.freeing(), 0)
-        return waiting < self._max_waiting or self.line.has_spare()
+        room = self._group.size < self._group.max_size
+        return room or self.line.may_wait(self._group.freeing(), self._max_waiting)
 
     def _set_alarm(self, at: float) -> None:
         """See to it that the time is told when it matters."""
@@ -592,7 +581,7 @@ class PoolStateMachine(Generic[TransportT]):
         """Do what is due by now in an outage, and of what was retired."""
         line, group, error = self.line, self._group, self.last_connect_error
         for entry in group.retirement.due(now):
-            self._idle.ghosts += 1
+            self._idle.take_out(entry)
             self._close(entry, CloseReason.RETIRED)
         self._set_alarm(group.retirement.next_change())
         self._set_alarm(line.fail_fast(now, error, group.any_open(), self._numbers))

@@ -267,6 +267,15 @@ class WaitingLine(Generic[TransportT]):
         """Return whether a newcomer may rely on something that nobody else needs."""
         return self.provided() < (self._relying or 0) + len(self._fresh)
 
+    def may_wait(self, freeing: int, most: float) -> bool:
+        """Return whether one more task may wait where there is no room.
+
+        :param freeing: how many slots will be free soon
+        :param most: how many may wait besides
+        """
+        waiting = self.needy() - max(freeing, 0)
+        return waiting < most or self.has_spare() or self.outage.fails_fast
+
     def wanted(self) -> int:
         """Count the connections that may be opened now for those in need, or to end an outage."""
         if self.outage.number is not None:
