@@ -192,7 +192,7 @@ class PackageFormat:
         """Refuse a body that is too large for this format.
 
         :param size: length of the body in bytes
-        :raises PackageTooLarge: if it exceeds :attr:`max_size`
+        :raises PackageTooLarge: if it exceeds ``max_size``
         :raises PackageTooSmall: if it is negative: a header announced less than its own size
         """
         if size > self.max_size:
@@ -205,7 +205,7 @@ class PackageFormat:
 
         :param data: the body
         :return: header and body
-        :raises PackageTooLarge: if the body exceeds :attr:`max_size`
+        :raises PackageTooLarge: if the body exceeds ``max_size``
         """
         return self.encode(data)
 
@@ -214,7 +214,7 @@ class PackageFormat:
 
         :param data: the body
         :return: header and body
-        :raises PackageTooLarge: if the body exceeds :attr:`max_size`
+        :raises PackageTooLarge: if the body exceeds ``max_size``
         """
         size = byte_size("a package", data)
         self.check_size(size)
@@ -223,7 +223,7 @@ class PackageFormat:
     def decode(self, buffer: bytes, start: int, eof: bool) -> tuple[bytes, int] | None:
         """Find the next package.
 
-        :raises PackageTooLarge: if the header announces more than :attr:`max_size`
+        :raises PackageTooLarge: if the header announces more than ``max_size``
         :raises PackageTooSmall: if it announces less than its own size
         """
         body = start + self.header_size

@@ -474,7 +474,7 @@ class Model:
             if not faults:
                 self._begin_hook(conn, Action.ANSWER)
                 return
-            seen = set()
+            seen = set[CloseReason]()
         self._pause_if_dead(conn, seen)
         faults |= seen
         if faults:

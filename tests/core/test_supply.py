@@ -122,7 +122,7 @@ def test_when_one_of_many_leaves_nobody_is_counted_anew(
     waiters = [pool.join() for _ in range(count)]
     pool.machine.tick(0.1)
     compared = 0
-    is_for = PoolEntry.is_for
+    is_for = PoolEntry[int].is_for
 
     def counted(entry: PoolEntry[int], waiter: Waiter[int]) -> bool:
         nonlocal compared
@@ -254,7 +254,7 @@ def test_what_is_checked_keeps_its_place_among_all_pools() -> None:
     pools.now = 40
     for entry in (second, first):
         entry.recheck_at = math.inf if entry is second else 0
-    machine._idle_entries.rotate(1)
+    machine._idle_entries.rotate(1)  # pyright: ignore[reportPrivateUsage]
     assert machine.acquire(40) is second
     machine.checked(first, Liveness.ALIVE, 40)
     assert [*pools.shared_limit.idle] == [first, third]

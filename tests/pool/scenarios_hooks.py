@@ -27,7 +27,11 @@ async def read_notice(connection: PooledConnection) -> None:
 
 def notify(network: MemoryNetwork) -> None:
     """Have the server say something on every connection that is open."""
-    network.answer = lambda data: b"" if data == b"read" else data
+
+    def answer(data: bytes) -> bytes:
+        return b"" if data == b"read" else data
+
+    network.answer = answer
     for peer in network.peers:
         peer.push(b"notice")
 

@@ -258,8 +258,9 @@ def leaves_of(error: BaseException) -> Iterator[BaseException]:
     if not isinstance(error, BaseExceptionGroup):
         yield error
     else:
-        for each in error.exceptions:
-            yield from leaves_of(each)
+        members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+        for member in members:
+            yield from leaves_of(member)
 
 
 def test_a_coroutine_that_is_thrown_away_ends() -> None:

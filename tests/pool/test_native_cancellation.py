@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -47,7 +47,7 @@ class Case:
 
     task: asyncio.Task[Any] | None = None
     scope: CancelScope | None = None
-    seen: list[object] = field(default_factory=list)
+    seen: list[object] = field(default_factory=list[object])
 
     def cancel(self) -> None:
         assert self.task is not None
@@ -245,9 +245,10 @@ async def play(
         try:
             await around(case, run)
         except BaseException as error:
-            while (inner := getattr(error, "exceptions", None)) is not None:
-                (error,) = inner
-            case.seen.append(type(error))
+            leaf = error
+            while inner := cast("tuple[BaseException, ...]", getattr(leaf, "exceptions", ())):
+                (leaf,) = inner
+            case.seen.append(type(leaf))
         else:
             case.seen.append(None)
         if sys.version_info >= (3, 11):

@@ -378,7 +378,8 @@ async def test_begin_and_end_are_logged_and_observers_notified(
         await refused(pool)
         outage.up = True
         await until(10)
-    error = events[0].error if isinstance(events[0], FailFastBegan) else None
+    assert isinstance(events[0], FailFastBegan)
+    error = events[0].error
     assert type(error) is type(caught.value)
     assert events == [FailFastBegan("echo", 2, error), FailFastEnded("echo", 2)]
     lines = [record.getMessage() for record in caplog.records]

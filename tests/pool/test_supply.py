@@ -247,10 +247,14 @@ async def test_who_waits_for_readiness_is_served_beside_callers_whose_attempts_h
         assert anyio.current_time() == pytest.approx(1)
 
 
+async def hanging(connection: PooledConnection) -> None:
+    await hang()
+
+
 async def test_with_connect_retry_a_check_that_hangs_holds_up_no_attempt() -> None:
     """While attempts take turns, it counts as one for a tenth of a second."""
     remote = Remote(down=False)
-    async with remote.pool(STEADY, check=lambda _: hang(), max_size=3) as pool:
+    async with remote.pool(STEADY, check=hanging, max_size=3) as pool:
         await fill(pool, 2)
         await anyio.sleep(60)
         remote.down = True

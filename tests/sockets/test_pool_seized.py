@@ -143,18 +143,22 @@ async def test_what_a_borrower_does_after_the_grace_raises_pool_closed(
             await expect_closed(lambda: UNDER_WAY[number](connection))
         ended.append(number)
 
+    idle = buffered = None
+    busy: list[PooledConnection] = []
     with fail_after(LIMIT):
         async with create_task_group() as tasks, pool:
             idle, buffered = await pool.acquire(), await pool.acquire()
             assert await buffered.send_receive_line(b"two") == b"one"
-            await eventually(lambda: buffered.buffer)
-            busy = [await pool.acquire() for _ in UNDER_WAY]
+            await eventually(partial(getattr, buffered, "buffer"))
+            busy += [await pool.acquire() for _ in UNDER_WAY]
             for number, connection in enumerate(busy):
                 tasks.start_soon(run, number, connection)
             tasks.start_soon(exchange, pool)
             await answered.wait()
             await eventually(lambda: pool.statistics().in_use == len(busy) + 3)
         assert sorted(ended) == [-1, *range(len(busy))]
+        assert idle is not None
+        assert buffered is not None
         for connection in (idle, buffered, *busy):
             assert connection.buffer == b""
             for number, call in enumerate(AFTERWARDS):
