@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 
 class CloseReason(str, Enum):
-    """Why a connection left the pool: the keys of :attr:`anyconnpool.PoolStatistics.closed`."""
+    """Why a connection left the pool: the keys of ``PoolStatistics.closed``."""
 
     #: whether the connection was good, so that it is closed in an orderly way; in the other cases
     #: it is closed at once, without the closing handshake of TLS

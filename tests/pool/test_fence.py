@@ -255,12 +255,11 @@ def test_what_ends_the_program_ends_the_block(backend: str, end: type[BaseExcept
 
 def leaves_of(error: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions that a group is made of, or a single one."""
-    if not isinstance(error, BaseExceptionGroup):
+    members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    if not members:
         yield error
-    else:
-        members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
-        for member in members:
-            yield from leaves_of(member)
+    for member in members:
+        yield from leaves_of(member)
 
 
 def test_a_coroutine_that_is_thrown_away_ends() -> None:

@@ -54,7 +54,7 @@ def fence(subject: str, kind: Callable[[str], Exception]) -> Generator[None]:
 
 def ends_program(error: BaseException) -> bool:
     """Return whether an error, or one in its group, is meant to end the program."""
-    if isinstance(error, BaseExceptionGroup):
+    if _is_group(error):
         return any(map(ends_program, _members_of(error)))
     return isinstance(error, (SystemExit, KeyboardInterrupt))
 
@@ -109,14 +109,18 @@ def _is_thrown_away(error: BaseException, task: object) -> bool:
         return True
 
 
+def _is_group(error: BaseException) -> bool:
+    # Narrowed by the check itself, it would be a group of unknown members.
+    return isinstance(error, BaseExceptionGroup)
+
+
 def _members_of(group: BaseException) -> tuple[BaseException, ...]:
-    """Return what a group consists of, of which type checkers know the type."""
     members: tuple[BaseException, ...] = getattr(group, "exceptions", ())
     return members
 
 
 def _find_cancellation(error: BaseException) -> BaseException | None:
-    if isinstance(error, BaseExceptionGroup):
+    if _is_group(error):
         found = map(_find_cancellation, _members_of(error))
         return next((member for member in found if member is not None), None)
     return error if isinstance(error, get_cancelled_exc_class()) else None
