@@ -110,6 +110,9 @@ class Stage:
         hooks: dict[str, Any] = {}
         for name in ("on_connect", "check", "on_release", "on_close"):
             moods = getattr(scenario, name)
+            if name == "on_close" and scenario.manners.greets and not scenario.on_connect:
+                # A farewell on a connection that nobody has used can be answered by the greeting.
+                continue
             if moods:
                 greeted = name == "on_connect" and scenario.manners.greets
                 hook = Hook(moods, self.report, where, greeted=greeted, last_news=tells)
