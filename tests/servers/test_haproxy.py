@@ -195,15 +195,23 @@ async def test_a_lifetime_brings_the_load_back(make_site: MakeSite) -> None:
 async def test_connections_that_haproxy_cuts_for_silence_fail_no_request(
     make_site: MakeSite,
 ) -> None:
-    """Its ``timeout client`` ends idle ones; that is noticed before anything is sent on them."""
+    """Its ``timeout client`` ends idle ones; that is noticed before anything is sent on them.
+
+    On a machine that is too busy for its checks, HAProxy takes all backends for dead, and hangs up
+    on new connections. That says nothing of the idle ones.
+    """
     site = make_site("1500ms")
     async with ConnectionPool(site.balancer.remote, max_size=6) as pool:
         await fill(pool)
         await eventually(lambda: all_ended(pool, site.balancer))
-        assert await names_of(pool, 1)
+        reused = pool.statistics().reused
+        names = Counter[str]()
+        while not names:
+            with suppress(*HANG_UPS):
+                names = await names_of(pool, 1)
         await until_at_rest(pool)
-        assert pool.statistics().closed == {"peer_closed": 6}
-        assert pool.statistics().replayed == 0
+        assert pool.statistics().closed["peer_closed"] == 6
+        assert (pool.statistics().reused, pool.statistics().replayed) == (reused, 0)
 
 
 async def test_requests_wait_while_all_backends_are_dead(make_site: MakeSite) -> None:
