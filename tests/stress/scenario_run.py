@@ -115,7 +115,9 @@ class Stage:
                 continue
             if moods:
                 greeted = name == "on_connect" and scenario.manners.greets
-                hook = Hook(moods, self.report, where, greeted=greeted, last_news=tells)
+                # What a server says between the pool's look and a hook's first step is unknown.
+                known = tells if name == "on_connect" else None
+                hook = Hook(moods, self.report, where, greeted=greeted, last_news=known)
                 self._around.hooks.append(hook)
                 hooks[name] = hook
         tls = scenario.remotes[0].startswith("tls")
