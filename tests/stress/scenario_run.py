@@ -116,7 +116,7 @@ class Stage:
             if moods:
                 greeted = name == "on_connect" and scenario.manners.greets
                 # What a server says between the pool's look and a hook's first step is unknown.
-                known = tells if name == "on_connect" else None
+                known = tells if name == "on_connect" or tells is None else lambda: 0
                 hook = Hook(moods, self.report, where, greeted=greeted, last_news=known)
                 self._around.hooks.append(hook)
                 hooks[name] = hook
