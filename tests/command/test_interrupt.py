@@ -26,7 +26,8 @@ from anyconnpool.command import main
 sys.exit(main())
 """
 
-#: a program whose lookups get no answer, on the loops that look up in a thread of Python's
+#: a program whose lookups get no answer, on the loops that look up in a thread of Python's: one
+#: that sleeps for longer than the test may last, and that nobody waits for
 _LOOKS_UP_FOR_EVER = """\
 import signal, socket, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -91,6 +91,7 @@ def test_ctrl_c_while_a_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert main(["dance"]) == 130
 
 
+# Linux has this device, on which every write fails; nothing else does so at will.
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
 @table("arguments", [("echo-client", "hi"), ("load", "--json"), ("load",), ("echo-server",)])
 def test_output_that_cannot_be_written(arguments: tuple[str, ...], url: str) -> None:
@@ -161,6 +162,7 @@ def test_input_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not failures
 
 
+# Windows has no limit that a process can set for itself.
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
 def test_a_server_without_descriptors(backend: str) -> None:
     """It waits until some are free, instead of ending; who connects then is served."""

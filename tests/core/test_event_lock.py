@@ -182,6 +182,7 @@ def test_a_crowd_of_interruptions_is_worked_off_one_by_one() -> None:
     assert pool.machine.statistics().idle == 2000
 
 
+# Windows: where nothing can be forked, no child meets a lock.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_child_that_is_forked_in_the_middle_of_an_event_can_read() -> None:
@@ -212,6 +213,7 @@ def test_a_child_that_is_forked_in_the_middle_of_an_event_can_read() -> None:
     assert pool.machine.statistics().in_use == 1
 
 
+# As above.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_fork_in_the_middle_of_an_event_of_its_own_thread() -> None:
     """In parent and child alike, the event goes on to its end."""

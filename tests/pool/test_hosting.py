@@ -200,6 +200,7 @@ async def test_an_open_pool_outlives_the_garbage_collection(make: Make) -> None:
     await owner.aclose()
 
 
+# Nothing to test before: asyncio has no eager tasks there.
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks begin at once since Python 3.12")
 @asyncio_only
 @each_kind

@@ -262,6 +262,7 @@ async def play(
     return case.seen
 
 
+# It is what the pool is compared with; on 3.10, a record stands in for it, below.
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio has no TaskGroup")
 async def test_a_block_meets_native_cancellation_as_a_task_group_does() -> None:
     """What is raised, what is counted, and whether the next ``await`` raises."""
@@ -286,6 +287,7 @@ _RECORDED: dict[Body, list[object]] = {
 }
 
 
+# What is recorded is 3.10's: later versions are compared with asyncio itself, above.
 @pytest.mark.skipif(sys.version_info >= (3, 11), reason="asyncio has a TaskGroup")
 async def test_a_cancellation_that_nobody_counts_is_not_lost() -> None:
     """What is caught for an error of the body's is raised again."""

@@ -21,6 +21,7 @@ from anyconnpool import (
     Retry,
 )
 from anyconnpool.events import FailFastBegan, FailFastEnded, PoolEvent, PoolObserver
+from tests.cases import table
 
 from .network import MemoryNetwork, check_books, delayed, fill, hang, number_of, settle
 
@@ -267,7 +268,8 @@ async def test_the_first_success_ends_it_and_serves_whoever_comes_first() -> Non
     assert pool.statistics().failing_for is None
 
 
-async def test_a_loop_that_does_nothing_but_ask_starves_nobody() -> None:
+@table("exchanges", [False, True])
+async def test_a_loop_that_does_nothing_but_ask_starves_nobody(exchanges: bool) -> None:
     """The attempt that ends it gets its turns, without any time passing."""
     outage = Outage()
     own = Retry(0, interval=0)
@@ -278,11 +280,13 @@ async def test_a_loop_that_does_nothing_but_ask_starves_nobody() -> None:
         refusals = 0
         while refusals < 10_000:
             try:
-                connection = await pool.acquire()
+                if exchanges:
+                    await pool.send_receive_line(b"ask")
+                else:
+                    await (await pool.acquire()).aclose()
             except anyio.ConnectionFailed:
                 refusals += 1
             else:
-                await connection.aclose()
                 break
         assert refusals < 10_000
         # It is not every single refusal that costs a turn.

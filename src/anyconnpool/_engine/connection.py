@@ -113,7 +113,7 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
     def session(self) -> SessionT_co:
         """What ``on_connect`` returned for this connection: a parser, the result of a login.
 
-        It is kept with the connection, the same object for every borrower and in ``check``.
+        It is kept with the connection, the same object for every borrower and in the other hooks.
         ``None`` without ``on_connect``, and before that has returned.
         """
         session: SessionT_co = self._entry.session

@@ -243,6 +243,7 @@ class Leasing:
         deadline = Deadline(timeout)
         acquire_timeout = min(timeout, acquire_timeout)
         if asked:
+            self._turns += 1
             entry = await self._wait_for_entry(acquire_timeout)
             connection = PooledConnection(self, entry)
         else:
@@ -393,8 +394,7 @@ class Leasing:
     def _seized_error(self) -> PoolClosed:
         return PoolClosed(
             self.settings.name,
-            "has been left: its async with block has ended, and this connection was closed, which "
-            "was still borrowed",
+            f"{self._farewell}; this connection was still borrowed then, and was closed",
         )
 
     async def _pause_holding(self, entry: PoolEntry[Transport]) -> None:
@@ -440,7 +440,7 @@ class Leasing:
         if waiter.error is not None:
             return self._error_of(waiter)
         self._machine.totals.timed_out += 1
-        statistics = self._machine.statistics(self.now)
+        statistics = self.statistics()
         held = self._borrow_counts.of(self._current_task(), statistics)
         error = AcquireTimeout(timeout, statistics, self._machine.last_connect_error, held)
         self._machine.abandon(waiter, self.now())
@@ -471,7 +471,7 @@ def _describe(entry: PoolEntry[Transport], now: float) -> ConnectionInfo:
         local_address=transport.local_address,
         remote_address=transport.remote_address,
         age=now - entry.opened_at,
-        session=getattr(entry, "session", None),
+        session=entry.session,
     )
 
 
