@@ -394,7 +394,7 @@ class Leasing:
     def _seized_error(self) -> PoolClosed:
         return PoolClosed(
             self.settings.name,
-            f"{self._farewell}; this connection was still borrowed then, and was closed",
+            f"{self._farewell}, and this connection was closed, which was still borrowed",
         )
 
     async def _pause_holding(self, entry: PoolEntry[Transport]) -> None:
@@ -440,7 +440,7 @@ class Leasing:
         if waiter.error is not None:
             return self._error_of(waiter)
         self._machine.totals.timed_out += 1
-        statistics = self.statistics()
+        statistics = self._machine.statistics(self.now)
         held = self._borrow_counts.of(self._current_task(), statistics)
         error = AcquireTimeout(timeout, statistics, self._machine.last_connect_error, held)
         self._machine.abandon(waiter, self.now())
