@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .machine_fakes import Pool
 
 REFUSED = ConnectionRefusedError("no")
@@ -32,6 +34,20 @@ def test_what_was_begun_in_the_last_outage_counts_in_the_next_one() -> None:
     assert (outage.since, outage.failures) == (None, 0)
     pool.fail(REFUSED, now=3)
     assert (outage.since, outage.failures) == (3, 1)
+
+
+def test_an_attempt_that_is_late_may_not_be_wanted_any_more() -> None:
+    """On a busy machine, the time can come too late; then there is nothing to come back for."""
+    pool = Pool(fail_fast_after=0)
+    outage = pool.machine.line.outage
+    outage.longest_unasked = 10
+    pool.join()
+    pool.machine.actions[0][1].rest = 9
+    pool.fail(REFUSED, now=0.5)
+    pool.machine.tick(5)
+    assert pool.machine.alarm_at == 9.5
+    pool.machine.tick(11)
+    assert (outage.number, pool.machine.alarm_at) == (None, math.inf)
 
 
 def test_a_failure_after_the_end_says_nothing() -> None:

@@ -101,8 +101,8 @@ class Outage:
         """Return since when nobody has asked, if that decides whether the pool is kept."""
         return None if self.since is None or self._after == math.inf else self.asked_at
 
-    def next_change(self, attempts: int) -> float:
-        """Return when :meth:`pass_time` has to be called.
+    def next_change(self, now: float, attempts: int) -> float:
+        """Return when :meth:`pass_time` has to be called next, after it was called now.
 
         :param attempts: how many are under way
         """
@@ -112,4 +112,5 @@ class Outage:
             return self.since + self._after
         if not self.fails_fast or attempts or self.number is not None:
             return math.inf
-        return self._retry_at if self.is_wanted(self._retry_at) else math.inf
+        # The time for an attempt can be over: who comes late finds that nobody wants it any more.
+        return self._retry_at if self.is_wanted(max(now, self._retry_at)) else math.inf

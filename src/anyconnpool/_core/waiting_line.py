@@ -124,7 +124,7 @@ class WaitingLine(Generic[TransportT]):
             for waiter in refused:
                 waiter.error, waiter.failing_since = error, outage.since
                 waiter.wake()
-        return outage.next_change(self.attempts)
+        return outage.next_change(now, self.attempts)
 
     def begin(self, entry: PoolEntry[TransportT], now: float, number: int | None = None) -> None:
         """Take note that an entry is under way.

@@ -86,8 +86,12 @@ class Alarms:
 
     def _ring(self) -> None:
         heap, now = self._heap, self._now()
+        due: list[Alarm] = []
         while heap and (heap[0][0] <= now or heap[0][2].rings_at != heap[0][0]):
             at, _, alarm = heappop(heap)
             if alarm.rings_at == at:
                 alarm.rings_at = math.inf
-                alarm.ring()
+                due.append(alarm)
+        # What they set, for whatever time, rings after others have had their turn.
+        for alarm in due:
+            alarm.ring()
