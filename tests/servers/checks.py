@@ -33,7 +33,9 @@ def all_ended(pool: ConnectionPool[Any], server: HasRemote) -> bool:
         with suppress(OSError):
             if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
                 count += _is_ended(fd, server)
-    return count == pool.statistics().idle
+    statistics = pool.statistics()
+    # One that is being closed is readable as well: it must not stand for one that is still good.
+    return count == statistics.idle == statistics.size
 
 
 def _is_ended(fd: int, server: HasRemote) -> bool:
