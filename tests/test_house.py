@@ -162,6 +162,7 @@ VARIANTS = {
     ("_BufferedProtocol", "_Protocol"),
     ("SharedConnectionGroup", "ConnectionGroup"),
     ("SharedPoolStateMachine", "PoolStateMachine"),
+    ("SharedSupply", "Supply"),
     ("_HookConnection", "PooledConnection"),
     ("_PlainProtocol", "_Protocol"),
 }

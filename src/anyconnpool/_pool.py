@@ -22,10 +22,10 @@ from anyconnpool._engine.connection import (
     SessionT,
     SessionT_co,
 )
+from anyconnpool._engine.exchanges import exchange_again, run_borrowing
 from anyconnpool._engine.hosting import BlockHost
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
-from anyconnpool._engine.replay import Attempt, check_retry, repeat
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import (
     FrameFormat,
@@ -48,7 +48,6 @@ from anyconnpool._streams.framed import (
 )
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import as_bytes, check_duration, quoted
-from anyconnpool._util.deadline import Deadline
 from anyconnpool._util.functions import as_awaitable, check_predicate, refuse_plain_with
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import warn_of_neglect
@@ -547,15 +546,8 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         if retry is None:
             # What was sent is not sent again: there is nothing to repeat.
             return await leasing.exchange(exchange, limit, self._acquire_timeout, None)
-        check_retry(retry)
-        deadline = Deadline(limit)
-
-        def attempt_once(attempt: Attempt) -> Awaitable[T]:
-            return self._running_leasing().exchange(
-                exchange, deadline.remaining(), self._acquire_timeout, attempt
-            )
-
-        return await repeat(attempt_once, deadline, retry, self._count_replay)
+        find_leasing, acquire_timeout = self._running_leasing, self._acquire_timeout
+        return await exchange_again(exchange, limit, retry, find_leasing, acquire_timeout)
 
     async def _run(
         self,
@@ -563,28 +555,8 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         timeout: float | None,
         retry: Retry | None,
     ) -> T:
-        check_retry(retry)
-        deadline = Deadline(timeout)
-
-        def describe() -> str:
-            return f"the function run by pool {self.name!r} took more than {deadline.seconds:g} s"
-
-        async def attempt_once(attempt: Attempt) -> T:
-            limit = min(deadline.remaining(), self._acquire_timeout)
-            async with self.acquire(timeout=limit) as connection:
-                try:
-                    # Given back within the limit: what was cut short by it is never harmless.
-                    with deadline.limit(describe):
-                        async with connection:
-                            return await function(connection)
-                except Exception:
-                    attempt.note(connection)
-                    raise
-
-        return await repeat(attempt_once, deadline, retry, self._count_replay)
-
-    def _count_replay(self, error: Exception) -> None:
-        self._running_leasing().count_replay(error)
+        find_leasing, acquire_timeout = self._running_leasing, self._acquire_timeout
+        return await run_borrowing(function, timeout, retry, find_leasing, acquire_timeout)
 
     def _running_leasing(self) -> Leasing:
         if self._leasing is None:

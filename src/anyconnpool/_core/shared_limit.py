@@ -28,10 +28,12 @@ from typing import TYPE_CHECKING, Generic
 
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent
-from anyconnpool._core.hooks import Verdict
+from anyconnpool._core.hooks import HookRules, Verdict
 from anyconnpool._core.idle_connections import RestNumbers
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry, Slots, State, TransportT
+from anyconnpool._core.supply import Steps, Supply
+from anyconnpool._core.waiting_line import WaitingLine
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 
@@ -188,6 +190,60 @@ class SharedConnectionGroup(ConnectionGroup[TransportT]):
         super().forget(entry)
 
 
+class SharedSupply(Supply[TransportT]):
+    """What a pool has opened that shares a limit: for those who wait, the limit decides.
+
+    :param machine: the pool's machine
+    :param shared_limit: what it shares with those of other pools
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        group: ConnectionGroup[TransportT],
+        line: WaitingLine[TransportT],
+        hooks: HookRules[TransportT],
+        steps: Steps[TransportT],
+        numbers: Iterator[int],
+        *,
+        machine: SharedPoolStateMachine[TransportT],
+        shared_limit: SharedLimit[TransportT],
+    ) -> None:
+        super().__init__(settings, group, line, hooks, steps, numbers)
+        self._machine = machine
+        self._shared_limit = shared_limit
+
+    def balance(self, now: float) -> None:
+        """Refill where nobody needs the room more; the shared limit opens for waiters."""
+        group, line, shared_limit = self._group, self._line, self._shared_limit
+        if group.ended:
+            return
+        shared_limit.now = now
+        line.pass_time(now)
+        if group.retirement.plan or line.outage.since is not None:
+            self.keep_time(now)
+        shared_limit.enlist(self._machine)
+        while (
+            group.size < group.max_size
+            and self.missing_idle() > 0
+            and shared_limit.has_spare_room()
+        ):
+            self.open_one(now)
+        self.make_room()
+        self._steps.set_alarm(line.next_change())
+        self._steps.note_due()
+
+    def may_wait(self, now: float) -> bool:
+        """Return whether one more task may wait for a slot."""
+        line, shared_limit = self._line, self._shared_limit
+        line.pass_time(now)
+        # Here they wait for room, too, that other pools have.
+        shared_limit.enlist(self._machine)
+        if line.needy() >= self._max_waiting and shared_limit.is_in_full_use():
+            return line.outage.fails_fast or line.has_spare()
+        return super().may_wait(now)
+
+
 class SharedPoolStateMachine(PoolStateMachine[TransportT]):
     """A pool's machine that shares a limit with those of other pools."""
 
@@ -202,14 +258,30 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
     ) -> None:
         self._shared_limit = shared_limit
         super().__init__(
-            settings, slots, run_actions, jitter=jitter, event_lock=shared_limit.event_lock
+            settings,
+            slots,
+            run_actions,
+            jitter=jitter,
+            event_lock=shared_limit.event_lock,
+            numbers=shared_limit.numbers,
         )
-        self._numbers = shared_limit.numbers
         # A pool of a manager is dropped when nobody asks for it.
         self.line.outage.longest_unasked = settings.max_idle_time
 
     def _make_group(self, slots: Slots) -> ConnectionGroup[TransportT]:
         return SharedConnectionGroup(slots, self._settings.max_size, self, self._shared_limit)
+
+    def _make_supply(self) -> Supply[TransportT]:
+        return SharedSupply(
+            self._settings,
+            self._group,
+            self.line,
+            self._hooks,
+            self._steps,
+            self._numbers,
+            machine=self,
+            shared_limit=self._shared_limit,
+        )
 
     def needy(self) -> Iterator[int]:
         """Yield the numbers of the waiters for whom there is room here and nothing under way."""
@@ -218,13 +290,13 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
 
     def open_for_waiter(self) -> None:
         """Have a connection opened for the waiter that has waited longest: a step of sharing."""
-        self._open_one(self._shared_limit.now)
-        self._make_room()
+        self.supply.open_one(self._shared_limit.now)
+        self.supply.make_room()
 
     def give_way(self) -> None:
         """Have the connection closed that was idle longest, to make room: a step of sharing."""
         self._close_oldest(CloseReason.GAVE_WAY)
-        self._balance(self._shared_limit.now)
+        self.supply.balance(self._shared_limit.now)
 
     def hurry(self) -> None:
         """Have the connection closed at once that has been closing longest: a step of sharing."""
@@ -234,39 +306,12 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         """Run the actions that sharing has led to here."""
         super()._finish_event()
 
-    def _may_wait(self, now: float) -> bool:
-        self.line.pass_time(now)
-        # Here they wait for room, too, that other pools have.
-        self._shared_limit.enlist(self)
-        if self.line.needy() >= self._max_waiting and self._shared_limit.is_in_full_use():
-            return self.line.outage.fails_fast or self.line.has_spare()
-        return super()._may_wait(now)
-
     def _route(self, entry: PoolEntry[TransportT], now: float, verdict: Verdict) -> None:
         first = next(iter(self._waiters)).number if self._waiters else math.inf
         good = verdict is None or isinstance(verdict, Action)
         if good and self._shared_limit.claims(first):
             verdict = CloseReason.GAVE_WAY
         super()._route(entry, now, verdict)
-
-    def _balance(self, now: float) -> None:
-        """Refill where nobody needs the room more; the shared limit opens for waiters."""
-        if self._drained is not None:
-            return
-        self._shared_limit.now = now
-        self.line.pass_time(now)
-        if self._group.retirement.plan or self.line.outage.since is not None:
-            self._keep_time(now)
-        self._shared_limit.enlist(self)
-        while (
-            self._group.size < self._group.max_size
-            and self._missing_idle() > 0
-            and self._shared_limit.has_spare_room()
-        ):
-            self._open_one(now)
-        self._make_room()
-        self._set_alarm(self.line.next_change())
-        self._due = True
 
     def _finish_event(self) -> None:
         due = self._due

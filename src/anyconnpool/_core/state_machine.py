@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from itertools import count
 from typing import Generic
 
@@ -44,6 +44,7 @@ from anyconnpool._core.states import (
     TransportT,
     Waiter,
 )
+from anyconnpool._core.supply import Steps, Supply
 from anyconnpool._core.waiting_line import WaitingLine
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, PoolStatistics
@@ -60,6 +61,7 @@ class PoolStateMachine(Generic[TransportT]):
     :param run_actions: carries out what stands in :attr:`actions`
     :param jitter: returns a random number from 0 to 1
     :param event_lock: the lock of the machines that this one shares a limit with, if any
+    :param numbers: what numbers their waiters and attempts
     """
 
     def __init__(
@@ -70,9 +72,9 @@ class PoolStateMachine(Generic[TransportT]):
         *,
         jitter: Callable[[], float] = random.random,
         event_lock: EventLock | None = None,
+        numbers: Iterator[int] | None = None,
     ) -> None:
         self.actions: deque[tuple[Action, PoolEntry[TransportT]]] = deque()
-        self.last_connect_error: Exception | None = None
         self.totals = Totals()
         self._settings = settings
         self._min_idle, self._longest_idle = settings.min_idle, settings.max_idle_time
@@ -92,14 +94,27 @@ class PoolStateMachine(Generic[TransportT]):
         self._waiters, self._watchers = self.line.waiters, self.line.watchers
         self._hooks = HookRules(settings, self._group, self.line, self._request)
         #: numbers the waiters and the attempts to connect, in the order of their beginning
-        self._numbers = count()
+        self._numbers = count() if numbers is None else numbers
+        self._steps = Steps(
+            self._request, self._close, self._close_oldest, self._set_alarm, self._note_due
+        )
+        self.supply = self._make_supply()
         #: when :meth:`tick` has to be called, if at all
         self.alarm_at = math.inf
-        self._refill_paused = self._ends_early = False
         self._drained: Callable[[], object] | None = None
 
     def _make_group(self, slots: Slots) -> ConnectionGroup[TransportT]:
         return ConnectionGroup(slots, self._settings.max_size)
+
+    def _make_supply(self) -> Supply[TransportT]:
+        return Supply(
+            self._settings, self._group, self.line, self._hooks, self._steps, self._numbers
+        )
+
+    @property
+    def last_connect_error(self) -> Exception | None:
+        """The newest failure to connect since the last success."""
+        return self.supply.last_error
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
         """Acquire an idle connection, if there is a good one; bad ones are closed."""
@@ -148,12 +163,12 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             self.line.outage.asked_at = now
-            if self._max_waiting < math.inf and not self._may_wait(now):
+            if self._max_waiting < math.inf and not self.supply.may_wait(now):
                 return False
             waiter.number = next(self._numbers)
             self._waiters[waiter] = None
             self.line.slow_suffice = False
-            self._balance(now)
+            self.supply.balance(now)
             return True
 
     def abandon(self, waiter: Waiter[TransportT], now: float) -> None:
@@ -163,13 +178,13 @@ class PoolStateMachine(Generic[TransportT]):
                 self.line.leave(waiter)
             else:
                 self._take_back(waiter.entry, now)
-            self._balance(now)
+            self.supply.balance(now)
 
     def take_back(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Undo a grant whose borrower was cancelled before it could use the connection."""
         with self._event:
             self._take_back(entry, now)
-            self._balance(now)
+            self.supply.balance(now)
 
     def release(self, entry: PoolEntry[TransportT], now: float, reason: Verdict) -> None:
         """Take a borrowed connection back, unless it was seized meanwhile.
@@ -211,7 +226,7 @@ class PoolStateMachine(Generic[TransportT]):
                 return
             self._idle.lose(entry, for_good=not isinstance(verdict, Action))
             self._route(entry, now, verdict)
-            self._balance(now)
+            self.supply.balance(now)
 
     def detach(self, entry: PoolEntry[TransportT], now: float) -> bool:
         """Let a borrowed connection leave the pool open; false if it was seized meanwhile."""
@@ -226,21 +241,21 @@ class PoolStateMachine(Generic[TransportT]):
             if entry.state is IN_USE:
                 self.totals.closed[entry.close_reason] += 1
                 self._forget(entry)
-                self._balance(now)
+                self.supply.balance(now)
 
     def opened(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take in a new connection: for the oldest waiter, or idle."""
         with self._event:
             entry.begin_life(now, self._settings.max_lifetime, self._jitter)
             self.totals.opened += 1
-            self.last_connect_error = None
+            self.supply.last_error = None
             self.line.succeed(entry, next(self._numbers))
             # Whoever waits gets it as it is: a server may say one thing and hang up.
             reason = None if self._waiters else entry.fault(entry.look())
             # Where new ones end early, it shows nothing that this one could be opened.
-            self._refill_paused = self._ends_early
+            self.supply.refill_paused = self.supply.ends_early
             self._route(entry, now, reason)
-            self._balance(now)
+            self.supply.balance(now)
 
     def open_failed(
         self, entry: PoolEntry[TransportT], error: Exception, now: float, pause: float | None
@@ -251,16 +266,16 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             self.totals.open_failed += 1
-            self.last_connect_error = error
+            self.supply.last_error = error
             line = self.line
             line.pass_time(now)
             failed = line.fail_for_good(entry) if pause is None else line.fail(entry, pause, now)
             line.wake(failed, error)
-            self._refill_paused = pause is None or line.refills_pause()
+            self.supply.refill_paused = pause is None or line.refills_pause()
             if self._drained is None:
                 line.outage.fail(entry, now, next(self._numbers))
             self._forget(entry)
-            self._balance(now)
+            self.supply.balance(now)
 
     def died_unused(self, error: Exception) -> None:
         """Tell those who wait for readiness that what was opened didn't stay open."""
@@ -275,7 +290,7 @@ class PoolStateMachine(Generic[TransportT]):
                 self.totals.closed[entry.close_reason] += 1
             self.line.end(entry)
             self._forget(entry)
-            self._balance(now)
+            self.supply.balance(now)
 
     def checked(
         self, entry: PoolEntry[TransportT], found: Liveness | CloseReason | None, now: float
@@ -284,14 +299,14 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             self._route(entry, now, self._hooks.end(entry, found, now))
             self._hooks.check_idle(now)
-            self._balance(now)
+            self.supply.balance(now)
 
     def closed(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Count and forget a connection whose socket is closed: its slot is free."""
         with self._event:
             self.totals.closed[entry.close_reason] += 1
             self._forget(entry)
-            self._balance(now)
+            self.supply.balance(now)
 
     def reap(self, now: float, limit: int) -> bool:
         """Have the entries closed that have been idle for too long, the oldest first.
@@ -303,7 +318,7 @@ class PoolStateMachine(Generic[TransportT]):
             stale = self._idle.pop_stale(now, self._longest_idle, limit)
             for entry in stale:
                 self._close(entry, CloseReason.IDLE_TIME)
-            self._balance(now)
+            self.supply.balance(now)
             return len(stale) == limit
 
     def look_over(self, start: int, limit: int, now: float) -> int | None:
@@ -322,7 +337,7 @@ class PoolStateMachine(Generic[TransportT]):
 
         with self._event:
             start_of_next = self._idle.sift(start, limit, is_bad)
-            self._balance(now)
+            self.supply.balance(now)
             return start_of_next
 
     def next_expiry(self) -> float:
@@ -334,7 +349,7 @@ class PoolStateMachine(Generic[TransportT]):
         """Have checked what has been idle for ``check_every``; return when to call this again."""
         with self._event:
             next_at = self._hooks.check_idle(now)
-            self._balance(now)
+            self.supply.balance(now)
             return next_at
 
     def unused(self) -> bool:
@@ -345,21 +360,21 @@ class PoolStateMachine(Generic[TransportT]):
     def refill(self, now: float) -> None:
         """Have idle connections opened that are missing, also after a failure to connect."""
         with self._event:
-            self._refill_paused = self._ends_early = False
-            self._balance(now)
+            self.supply.refill_paused = self.supply.ends_early = False
+            self.supply.balance(now)
 
     def tick(self, now: float) -> None:
         """Do what was to be done at :attr:`alarm_at`."""
         with self._event:
             self.alarm_at = math.inf
-            self._balance(now)
+            self.supply.balance(now)
 
     def watch(self, watcher: Waiter[TransportT], now: float) -> None:
         """Wake a task when enough connections are idle, or with why they can't be opened."""
         with self._event:
             self.line.watch(watcher, next(self._numbers), now)
             self._check_ready()
-            self._balance(now)
+            self.supply.balance(now)
 
     def unwatch(self, watcher: Waiter[TransportT]) -> None:
         """Forget a task that watched, whether or not it was woken."""
@@ -376,7 +391,7 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             self._group.retire(chosen, now, within, self._jitter)
-            self._balance(now)
+            self.supply.balance(now)
 
     def resize(self, max_size: float, now: float) -> None:
         """Change the maximum; surplus connections are closed, those in use when they come back."""
@@ -384,7 +399,7 @@ class PoolStateMachine(Generic[TransportT]):
             self._group.resize(max_size)
             while self._group.surplus() > 0 and self._idle:
                 self._close_oldest(CloseReason.SURPLUS)
-            self._balance(now)
+            self.supply.balance(now)
 
     def end(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
         """Refuse everybody from now on: waiters get an error, idle entries are closed.
@@ -392,7 +407,7 @@ class PoolStateMachine(Generic[TransportT]):
         :param drained: called when nothing is in use any more
         """
         with self._event:
-            self._drained, self.last_connect_error = drained, None
+            self._drained, self.supply.last_error = drained, None
             self._group.ended = True
             self.line.refuse_all(error)
             while self._close_oldest(CloseReason.POOL_CLOSED):
@@ -404,7 +419,7 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             if entry.state is State.IN_USE:
                 self._close(entry, CloseReason.SEIZED)
-                self._balance(now)
+                self.supply.balance(now)
 
     @defer_interrupts
     def statistics(self, clock: Callable[[], float] | None = None) -> PoolStatistics:
@@ -423,6 +438,9 @@ class PoolStateMachine(Generic[TransportT]):
         self.actions.append((action, entry))
         self._due = True
 
+    def _note_due(self) -> None:
+        self._due = True
+
     def _finish_event(self) -> None:
         """Do what the event has led to or put off, if anything; called without the lock."""
         if self.event_lock.postponed:
@@ -434,7 +452,7 @@ class PoolStateMachine(Generic[TransportT]):
     def _conclude(self, now: float) -> None:
         """End an event that has taken the lock without ``with``."""
         try:
-            self._balance(now)
+            self.supply.balance(now)
         finally:
             self.event_lock.busy = False
             self._lock.release()
@@ -514,10 +532,16 @@ class PoolStateMachine(Generic[TransportT]):
         """Have an entry closed; the time says whether it has ended early."""
         if entry.ends_early(reason, now):
             # The next one would end in the same way: not before the next sweep.
-            self._ends_early = self._refill_paused = True
+            self.supply.ends_early = self.supply.refill_paused = True
         self._group.close(entry, reason)
         self._request(Action.CLOSE, entry)
         self._check_drained()
+
+    def _set_alarm(self, at: float) -> None:
+        """See to it that the time is told when it matters."""
+        if at < self.alarm_at:
+            self.alarm_at = at
+            self._due = True
 
     def _close_oldest(self, reason: CloseReason) -> bool:
         """Have the entry closed that has been idle longest; false if there is none."""
@@ -529,67 +553,6 @@ class PoolStateMachine(Generic[TransportT]):
     def _forget(self, entry: PoolEntry[TransportT]) -> None:
         self._group.forget(entry)
         self._check_drained()
-
-    def _balance(self, now: float) -> None:
-        """Have as many connections opened as are missing and have room, or make room for them."""
-        if self._drained is not None:
-            return
-        group, line = self._group, self.line
-        if group.retirement.plan or line.outage.since is not None:
-            self._keep_time(now)
-        # In full use, there is nothing to be done for those who wait.
-        if group.size >= group.max_size and not (
-            self._idle_entries or group.graceful or group.background
-        ):
-            return
-        line.pass_time(now)
-        while group.size < group.max_size and (line.wanted() or self._missing_idle() > 0):
-            self._open_one(now)
-        self._make_room()
-        self._set_alarm(line.next_change())
-
-    def _missing_idle(self) -> int:
-        """Count the idle connections that are missing, beyond those under way for nobody."""
-        paused = self._refill_paused or not self._min_idle
-        return 0 if paused else self.line.missing_idle(len(self._idle), self._group.under_way())
-
-    def _make_room(self) -> None:
-        """Have idle connections give way to those who need room, and nothing close slowly."""
-        group = self._group
-        if group.size < group.max_size:
-            return
-        wanted = self.line.wanted()
-        while wanted > group.freeing() and self._idle:
-            self._close_oldest(CloseReason.GAVE_WAY)
-        self._hooks.interrupt(wanted - group.freeing())
-        for entry in group.hurry_for(wanted):
-            self._request(Action.HURRY, entry)
-
-    def _may_wait(self, now: float) -> bool:
-        """Return whether one more task may wait for a slot."""
-        self.line.pass_time(now)
-        room = self._group.size < self._group.max_size
-        return room or self.line.may_wait(self._group.freeing(), self._max_waiting)
-
-    def _set_alarm(self, at: float) -> None:
-        """See to it that the time is told when it matters."""
-        if at < self.alarm_at:
-            self.alarm_at = at
-            self._due = True
-
-    def _keep_time(self, now: float) -> None:
-        """Do what is due by now in an outage, and of what was retired."""
-        line, group, error = self.line, self._group, self.last_connect_error
-        for entry in group.retirement.due(now):
-            self._idle.take_out(entry)
-            self._close(entry, CloseReason.RETIRED)
-        self._set_alarm(group.retirement.next_change())
-        self._set_alarm(line.fail_fast(now, error, group.any_open(), self._numbers))
-
-    def _open_one(self, now: float) -> None:
-        entry = self._group.open()
-        self.line.begin(entry, now, next(self._numbers))
-        self._request(Action.OPEN, entry)
 
     def _check_ready(self) -> None:
         if len(self._idle) >= self._min_idle:

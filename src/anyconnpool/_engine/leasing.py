@@ -442,7 +442,7 @@ class Leasing:
         self._machine.totals.timed_out += 1
         statistics = self._machine.statistics(self.now)
         held = self._borrow_counts.of(self._current_task(), statistics)
-        error = AcquireTimeout(timeout, statistics, self._machine.last_connect_error, held)
+        error = AcquireTimeout(timeout, statistics, self._machine.supply.last_error, held)
         self._machine.abandon(waiter, self.now())
         return error
 

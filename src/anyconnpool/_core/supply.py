@@ -1,0 +1,127 @@
+"""How many connections are opened, for whom, and what makes room for them.
+
+This is what follows every event that may have changed who waits or what is open. As many
+connections are under way as there are waiters and missing idle ones, where there is room. Where
+there is none, idle connections give way, and nothing takes its time to close. For how many of those
+who wait something is under way already, :mod:`anyconnpool._core.waiting_line` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic
+
+from anyconnpool._core.connection_group import ConnectionGroup
+from anyconnpool._core.hooks import HookRules
+from anyconnpool._core.states import Action, PoolEntry, TransportT
+from anyconnpool._core.waiting_line import WaitingLine
+from anyconnpool._settings import Settings
+from anyconnpool._statistics import CloseReason
+
+
+@dataclass(frozen=True, slots=True)
+class Steps(Generic[TransportT]):
+    """What the supply has the state machine do.
+
+    :ivar request: notes what has to be done with an entry as soon as this event is over
+    :ivar close: has an entry closed
+    :ivar close_oldest: has the entry closed that has been idle longest; false if there is none
+    :ivar set_alarm: sees to it that the time is told when it matters
+    :ivar note_due: notes that the event under way leads to something to be done
+    """
+
+    request: Callable[[Action, PoolEntry[TransportT]], object]
+    close: Callable[[PoolEntry[TransportT], CloseReason], object]
+    close_oldest: Callable[[CloseReason], bool]
+    set_alarm: Callable[[float], object]
+    note_due: Callable[[], object]
+
+
+class Supply(Generic[TransportT]):
+    """Have as many connections opened as are missing, or make room for them.
+
+    :param settings: the pool's settings
+    :param group: the pool's connections
+    :param line: those who wait for one
+    :param hooks: the hooks that are at work on connections
+    :param steps: does what is decided here
+    :param numbers: numbers the waiters and the attempts to connect, in the order of their beginning
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        group: ConnectionGroup[TransportT],
+        line: WaitingLine[TransportT],
+        hooks: HookRules[TransportT],
+        steps: Steps[TransportT],
+        numbers: Iterator[int],
+    ) -> None:
+        #: whether idle connections that are missing have to wait for the next sweep
+        self.refill_paused = False
+        #: whether what was opened last has ended before anybody could use it
+        self.ends_early = False
+        #: why an attempt to connect has failed, if none has succeeded since
+        self.last_error: Exception | None = None
+        self._min_idle, self._max_waiting = settings.min_idle, settings.max_waiting
+        self._group, self._line, self._hooks = group, line, hooks
+        self._idle_entries = group.idle.entries
+        self._steps, self._numbers = steps, numbers
+
+    def balance(self, now: float) -> None:
+        """Have as many connections opened as are missing and have room, or make room for them."""
+        group, line = self._group, self._line
+        if group.ended:
+            return
+        if group.retirement.plan or line.outage.since is not None:
+            self.keep_time(now)
+        # In full use, there is nothing to be done for those who wait.
+        if group.size >= group.max_size and not (
+            self._idle_entries or group.graceful or group.background
+        ):
+            return
+        line.pass_time(now)
+        while group.size < group.max_size and (line.wanted() or self.missing_idle() > 0):
+            self.open_one(now)
+        self.make_room()
+        self._steps.set_alarm(line.next_change())
+
+    def missing_idle(self) -> int:
+        """Count the idle connections that are missing, beyond those under way for nobody."""
+        paused = self.refill_paused or not self._min_idle
+        idle = len(self._group.idle)
+        return 0 if paused else self._line.missing_idle(idle, self._group.under_way())
+
+    def make_room(self) -> None:
+        """Have idle connections give way to those who need room, and nothing close slowly."""
+        group = self._group
+        if group.size < group.max_size:
+            return
+        wanted = self._line.wanted()
+        while wanted > group.freeing() and group.idle:
+            self._steps.close_oldest(CloseReason.GAVE_WAY)
+        self._hooks.interrupt(wanted - group.freeing())
+        for entry in group.hurry_for(wanted):
+            self._steps.request(Action.HURRY, entry)
+
+    def may_wait(self, now: float) -> bool:
+        """Return whether one more task may wait for a slot."""
+        self._line.pass_time(now)
+        room = self._group.size < self._group.max_size
+        return room or self._line.may_wait(self._group.freeing(), self._max_waiting)
+
+    def keep_time(self, now: float) -> None:
+        """Do what is due by now in an outage, and of what was retired."""
+        line, group, steps = self._line, self._group, self._steps
+        for entry in group.retirement.due(now):
+            group.idle.take_out(entry)
+            steps.close(entry, CloseReason.RETIRED)
+        steps.set_alarm(group.retirement.next_change())
+        steps.set_alarm(line.fail_fast(now, self.last_error, group.any_open(), self._numbers))
+
+    def open_one(self, now: float) -> None:
+        """Have a connection opened; there must be room."""
+        entry = self._group.open()
+        self._line.begin(entry, now, next(self._numbers))
+        self._steps.request(Action.OPEN, entry)

@@ -1,0 +1,82 @@
+"""Do an exchange of a pool, or run a function with a connection, and repeat it where that is right.
+
+Between two tries a manager may have dropped the pool, so the leasing is asked for anew each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from anyconnpool._engine.connection import AcquireContext, PooledConnection
+from anyconnpool._engine.leasing import Leasing
+from anyconnpool._engine.replay import Attempt, check_retry, repeat
+from anyconnpool._retry import Retry
+from anyconnpool._streams.framed import Exchange
+from anyconnpool._util.deadline import Deadline
+
+T = TypeVar("T")
+
+
+async def exchange_again(
+    exchange: Exchange[T],
+    limit: float,
+    retry: Retry,
+    find_leasing: Callable[[], Leasing],
+    acquire_timeout: float,
+) -> T:
+    """Do an exchange that may be repeated after something was sent.
+
+    :param limit: limit for all tries together, in seconds
+    :param retry: how often it may be repeated
+    :param find_leasing: returns the leasing of the pool
+    :param acquire_timeout: limit for acquiring a connection, in seconds
+    """
+    check_retry(retry)
+    deadline = Deadline(limit)
+
+    def attempt_once(attempt: Attempt) -> Awaitable[T]:
+        return find_leasing().exchange(exchange, deadline.remaining(), acquire_timeout, attempt)
+
+    return await repeat(attempt_once, deadline, retry, _counter(find_leasing))
+
+
+async def run_borrowing(
+    function: Callable[[PooledConnection[Any]], Awaitable[T]],
+    timeout: float | None,
+    retry: Retry | None,
+    find_leasing: Callable[[], Leasing],
+    acquire_timeout: float,
+) -> T:
+    """Acquire a connection, call a function with it, and release it.
+
+    :param timeout: limit for all tries together, in seconds
+    :param retry: how often the function may be called again after it has sent something
+    :param find_leasing: returns the leasing of the pool
+    :param acquire_timeout: limit for acquiring a connection, in seconds
+    """
+    check_retry(retry)
+    deadline = Deadline(timeout)
+
+    def describe() -> str:
+        pool = find_leasing().settings.name
+        return f"the function run by pool {pool!r} took more than {deadline.seconds:g} s"
+
+    async def attempt_once(attempt: Attempt) -> T:
+        limit = min(deadline.remaining(), acquire_timeout)
+        async with AcquireContext[Any](find_leasing(), limit) as connection:
+            try:
+                # Given back within the limit: what was cut short by it is never harmless.
+                with deadline.limit(describe):
+                    async with connection:
+                        return await function(connection)
+            except Exception:
+                attempt.note(connection)
+                raise
+
+    return await repeat(attempt_once, deadline, retry, _counter(find_leasing))
+
+
+def _counter(find_leasing: Callable[[], Leasing]) -> Callable[[Exception], object]:
+    """Return what counts a repeat."""
+    return lambda error: find_leasing().count_replay(error)
