@@ -39,7 +39,7 @@ RUNS = {
     "oldest": ("test", [*RINGS, *OTHERS, *ASYNCIO, *ONCE_A_KIND, "-m", "not newest"]),
     "tests_min": ("test-pool", ["tests/pool", "tests/sockets", *TRIO_AND_UVLOOP, *QUICK]),
     "asyncio_only": ("test-lean", ["tests/core", "tests/sockets", *ASYNCIO, *QUICK]),
-    "servers": ("test-pool", ["tests/servers"]),
+    "servers": ("test-servers", ["tests/servers"]),
     # They only wait.
     "network": ("test-pool", ["tests/network", "-n", "12"]),
     "package": ("package", ["tests/packaging"]),
@@ -130,7 +130,7 @@ def asyncio_only(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def servers(session: nox.Session) -> None:
-    """Run the tests with Redis, memcached, HAProxy and stunnel, which have to be installed."""
+    """Run the tests with programs of others, which have to be installed; Redis is one of them."""
     run_tests(session, "servers")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -74,6 +75,16 @@ class Program:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            self._process = None
+
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
+        """Have the program end in its own way, and wait until it has.
+
+        :param by: the signal that asks it to
+        """
+        if self._process is not None:
+            self._process.send_signal(by)
+            self._process.wait(_PATIENCE)
             self._process = None
 
     def restart(self) -> None:
