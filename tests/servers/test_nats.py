@@ -11,6 +11,8 @@ import pytest
 from anyio import create_task_group
 from anyio.abc import TaskStatus
 
+from anyconnpool import ConnectionPool, FramedStream
+from anyconnpool.testing import MemoryConnectable
 from tests.examples.programs import load, run
 from tests.sockets.checks import eventually
 
@@ -104,6 +106,46 @@ async def test_nobody_to_answer_costs_no_connection(server: Program) -> None:
         assert pool.statistics().opened == 1
         with pytest.raises(ValueError, match="can't be a subject"):
             await EXAMPLE.Nats(pool).request("a b", b"hello")
+
+
+async def test_what_comes_in_one_chunk_is_read_in_whole() -> None:
+    """Whatever is behind an answer, or behind a PING, costs no connection and is no answer."""
+    rested, has_spoken = anyio.Event(), anyio.Event()
+
+    async def serve(stream: FramedStream) -> None:
+        await stream.send(b"INFO {}\r\n")
+        inbox = (await stream.receive_until(b".* inbox\r\n", 1000)).split()[-1]
+        assert await stream.receive_until(b"\r\n", 1000) == b"PING"
+        await stream.send(b"PONG\r\n")
+        await stream.receive_until(b"\r\none\r\n", 1000)
+        answer = b"MSG " + inbox + b".%d inbox 1\r\n%d\r\n"
+        await stream.send(answer % (1, 1) + b"PING\r\nINFO {}\r\n")
+        assert await stream.receive_until(b"\r\n", 1000) == b"PONG"
+        await rested.wait()
+        await stream.send(b"PING\r\n" + answer % (1, 1) + b"INFO {}\r\n")
+        has_spoken.set()
+        assert await stream.receive_until(b"\r\n", 1000) == b"PONG"
+        await stream.receive_until(b"\r\ntwo\r\n", 1000)
+        await stream.send(answer % (1, 1) + answer % (2, 2) + answer % (2, 3))
+        await stream.receive_until(b"\r\n", 1000)
+
+    async with (
+        MemoryConnectable(serve) as remote,
+        ConnectionPool(
+            remote,
+            max_size=1,
+            newline=b"\r\n",
+            one_way=True,
+            on_connect=EXAMPLE.log_in,
+            on_unread=EXAMPLE.rest,
+        ) as pool,
+    ):
+        nats = EXAMPLE.Nats(pool)
+        assert await nats.request("ask", b"one") == b"1"
+        rested.set()
+        await has_spoken.wait()
+        assert await nats.request("ask", b"two") == b"2"
+        assert pool.statistics().closed == {}
 
 
 async def test_it_survives_restarts_kills_and_cancellation(
