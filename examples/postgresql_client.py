@@ -236,7 +236,7 @@ async def main(port: int) -> None:
         except SQLError as error:
             print(error.code)
         print(await postgresql.query("SELECT to_regclass('numbers')"))
-        print("logins:", pool.statistics().opened)
+        print("connections closed:", pool.statistics().closed)
 
 
 if __name__ == "__main__":

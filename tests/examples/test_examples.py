@@ -1,7 +1,7 @@
 """The examples do what they say, on every backend and as programs of their own.
 
-Those that need a Redis or a memcached are in tests/servers; the echo server and client have a
-session of their own, `nox -s demo`.
+Those that need a program of others, such as Redis, are in tests/servers; the echo server and client
+have a session of their own, `nox -s demo`.
 """
 
 from __future__ import annotations

@@ -36,6 +36,13 @@ class PostgreSQLServer(Program):
         super().__init__("postgresql", command, port, directory / "log")
         self._lock_file = directory / "data" / "postmaster.pid"
 
+    def __exit__(self, *args: object) -> None:
+        # Killed, it would leave its shared memory behind.
+        try:
+            self.stop()
+        finally:
+            self.kill()
+
     def start(self) -> None:
         """Start it, and wait until it is ready: it accepts connections before."""
         super().start()
@@ -67,14 +74,20 @@ class PostgreSQLServer(Program):
             _wait_for_the_end(children)
 
     def kill_a_session(self) -> None:
-        """Kill the process of one session, if any, upon which the server ends them all."""
+        """Kill the process of one session, upon which the server ends them all."""
         assert self._process is not None
-        for child in _children_of(self._process.pid):
-            # So the process calls itself: "postgres: user database host(port) what it does".
-            if f"{USER} {USER} 127.0.0.1" in _command_line_of(child):
-                with suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
-                return
+        end = time.monotonic() + _PATIENCE
+        sessions: list[int] = []
+        while not sessions:
+            assert time.monotonic() < end
+            # So a process calls itself: "postgres: user database host(port) what it does".
+            sessions = [
+                child
+                for child in _children_of(self._process.pid)
+                if f"{USER} {USER} 127.0.0.1" in _command_line_of(child)
+            ]
+        with suppress(ProcessLookupError):
+            os.kill(sessions[0], signal.SIGKILL)
 
 
 def _children_of(parent: int) -> list[int]:

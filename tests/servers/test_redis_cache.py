@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, FramedStream
 from anyconnpool.testing import MemoryConnectable
+from tests.cases import table
 from tests.examples.programs import load, run
 from tests.sockets.checks import eventually
 
@@ -88,7 +89,7 @@ async def test_a_client_reads_what_it_has_written(server: Program) -> None:
 PUSH = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n"
 
 
-@pytest.mark.parametrize("cut", range(1, len(PUSH)))
+@table("cut", range(1, len(PUSH)))
 async def test_a_push_right_behind_a_reply_keeps_the_value_out(cut: int) -> None:
     """Cut anywhere, it is read to its end; the value isn't kept, since it has changed since."""
 
