@@ -110,6 +110,28 @@ async def test_what_arrives_while_it_runs_is_answered_too() -> None:
         assert pool.statistics().idle == 1
 
 
+@pytest.mark.parametrize("one_way", [False, True])
+async def test_what_arrives_behind_its_answer_is_no_reply_in_a_pool_without_replies(
+    one_way: bool,
+) -> None:
+    """There it is run again, as often as it takes; elsewhere, the connection is closed."""
+    network, read = quiet(), list[bytes]()
+
+    async def answer(connection: PooledConnection) -> None:
+        read.append(await connection.receive())
+        await connection.send(b"PONG\n")
+        if len(read) < 3:
+            network.peers[0].push(b"PING\n")
+
+    async with ConnectionPool(network, on_unread=answer, one_way=one_way) as pool:
+        await fill(pool, 1)
+        network.peers[0].push(b"PING\n")
+        await anyio.sleep(6)
+        assert len(read) == (3 if one_way else 1)
+        assert pool.statistics().closed == ({} if one_way else {"unread_data": 1})
+        await check_books(pool, network)
+
+
 async def read_nothing(connection: PooledConnection) -> None:
     """Leave all that has arrived."""
 

@@ -16,8 +16,8 @@ from .postgresql import PASSWORD, USER, PostgreSQLServer, postgresql_server
 from .upheaval import Callers, check_survived
 
 EXAMPLE = load("postgresql_client")
-SAYS = ["[['42', \"IT'S\", None]]", "division by zero (22012)", "23505", "[[None]]"]
-SAYS += ["connections closed: {}"]
+LINES = ["[['42', \"IT'S\", None]]", "division by zero (22012)", "23505", "[[None]]"]
+SAYS = [*LINES, "connections closed: {}"]
 
 
 @pytest.fixture(scope="module")

@@ -478,11 +478,13 @@ class _HookConnection(PooledConnection[Any]):
     def _has_left_bytes(self, role: str) -> bool:
         """Return whether what waits in the stream now may be what the hook should have read.
 
-        After a send it may be the reply. Else it has arrived since, unless the hook was called for
-        it and has read nothing.
+        After a send it may be the reply, but not to what ``on_unread`` sends where nothing has a
+        reply. Else it has arrived since, unless the hook was called for it and has read nothing.
         """
-        idle_hook = role == "on_unread" and not self._bytes_received
-        return (self._has_sent or idle_hook) and self._entry.look() is Liveness.UNREAD
+        answers = role == "on_unread"
+        may_be_reply = self._has_sent and not (answers and self._owner.settings.one_way)
+        idle_hook = answers and not self._bytes_received
+        return (may_be_reply or idle_hook) and self._entry.look() is Liveness.UNREAD
 
 
 async def run_hook(
