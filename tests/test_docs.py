@@ -9,6 +9,9 @@ Blocks are taken from the text as they stand; these are the rules by which a pag
   of that kind that was started for the test.
 - A program that makes a listener is a server: it is asked a question by a client that then resets
   its connection, and by another one, then cancelled.
+- A block whose first line is a comment with the path of a file of the repository is a piece of that
+  file, word for word; it runs where the file does.
+- Blocks may import from examples/.
 - If lines that print have a comment, the block prints exactly what the comments say, one by one.
 - A block with `.open()` is asyncio's alone: on trio it is left out.
 - A block that makes a `Starlette` is an application: its page `/ask/hello` answers `> hello`.
@@ -38,10 +41,13 @@ from typing import Any
 import anyio
 import pytest
 from anyio import connect_tcp, create_task_group, open_signal_receiver, to_thread
+from anyio.abc import SocketAttribute
+from anyio.from_thread import start_blocking_portal
 from anyio.lowlevel import checkpoint
 from starlette.testclient import TestClient
 
 from anyconnpool import ConnectionPool, FramedStream
+from shelf_server import Shelves
 from tests.certificates import authority
 
 from .cases import in_case
@@ -67,6 +73,9 @@ BLOCK_PATTERNS = {
     ),
 }
 BLOCK_MARKER = re.compile(r"(?:```|~~~|::) *\{?(?:code(?:-block)?\})? *i?py")
+
+# The first line of a block that is a piece of a file.
+PIECE = re.compile(r"# ((?:examples|tests)/\S+\.py)\n")
 
 Backend = tuple[str, dict[str, Any]]
 
@@ -121,6 +130,8 @@ def say_nothing(peer: Peer) -> None:
 
 #: where the pool of a fragment leads to
 FRAGMENT_PORT = 8999
+#: where the server of examples/ is that has a page of its own
+SHELVES_PORT = 9005
 
 SERVERS: dict[int, tuple[str, Script]] = {
     8999: ("tcp", echo),
@@ -193,6 +204,17 @@ def free_port() -> int:
         return port
 
 
+@contextmanager
+def shelf_server() -> Generator[int]:
+    """Run the server that a page writes a client for, in an event loop of its own."""
+    with start_blocking_portal() as portal:
+        listener = portal.call(partial(anyio.create_tcp_listener, local_host="127.0.0.1"))
+        serving = portal.start_task_soon(listener.serve, Shelves().answer)
+        yield listener.extra(SocketAttribute.local_port)
+        serving.cancel()
+        portal.call(listener.aclose)
+
+
 class Stage:
     """Run blocks on one backend, with the servers that they talk to.
 
@@ -218,6 +240,8 @@ class Stage:
                 for port, (kind, script) in SERVERS.items()
                 if str(port) in block or port == FRAGMENT_PORT
             }
+            if str(SHELVES_PORT) in block:
+                ports[str(SHELVES_PORT)] = str(stack.enter_context(shelf_server()))
             fragment_port = int(ports[str(FRAGMENT_PORT)])
             # All at once: what takes the place of one may have the digits of another.
             block = re.sub("|".join(ports), lambda found: ports[found[0]], block)
@@ -280,6 +304,9 @@ def test_every_block_runs(
     authority().issue_cert("client").private_key_and_cert_chain_pem.write_to_path("client.pem")
     for line, block in blocks_of(page):
         if anyio_backend[0] == "trio" and ".open()" in block:
+            continue
+        if piece := PIECE.match(block):
+            assert block[piece.end() :] in (ROOT / piece[1]).read_text("utf-8"), line
             continue
         with in_case(line), logging_unchanged(), monkeypatch.context() as patch:
             capsys.readouterr()
