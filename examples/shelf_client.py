@@ -169,7 +169,7 @@ class ShelfClient(AsyncContextManagerMixin):
         return text
 
     async def take(self, key: str, shelf: str = "main") -> str:
-        """Return a text and remove it; done twice, this would lose one, so it is never repeated."""
+        """Return a text and remove it: this is never done twice."""
         return await self.pool.run(take_from, shelf, key, timeout=5)
 
 
