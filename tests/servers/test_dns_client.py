@@ -18,7 +18,7 @@ from tests.examples.programs import load, run
 from .checks import until_at_rest
 from .names import NAMES, address_of, unbound
 from .programs import Program
-from .storm import weather
+from .upheaval import live_through_deaths
 
 example = load("dns_client")
 
@@ -140,7 +140,7 @@ async def test_the_reply_to_another_question_is_refused(part: str) -> None:
         assert pool.statistics().closed == {"unclean": 1}
 
 
-async def test_in_a_storm_every_answer_is_its_questions(
+async def test_whatever_dies_every_answer_is_its_questions(
     server: Program, tls: bool, seed: int, anyio_backend: tuple[str, Any]
 ) -> None:
     """While unbound is killed and callers give up, nobody gets another one's address."""
@@ -152,4 +152,4 @@ async def test_in_a_storm_every_answer_is_its_questions(
             addresses = await resolver.resolve(f"n{number}.pool.test")
             assert addresses == [ip_address(address_of(number))]
 
-        await weather(pool, server, ask, seed, native=anyio_backend[0] == "asyncio")
+        await live_through_deaths(pool, server, ask, seed, anyio_backend[0] == "asyncio")

@@ -17,7 +17,7 @@ from tests.examples.programs import load, run
 
 from .checks import until_at_rest
 from .programs import Program
-from .storm import weather
+from .upheaval import live_through_deaths
 from .web import REQUESTS_A_CONNECTION, chunked_body, nginx
 
 example = load("http_client")
@@ -156,7 +156,7 @@ async def test_an_endless_body_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
             await example.HTTPClient(pool, "localhost").request("GET", "/")
 
 
-async def test_in_a_storm_every_response_is_its_requests(
+async def test_whatever_dies_every_response_is_its_requests(
     server: Program, seed: int, anyio_backend: tuple[str, Any]
 ) -> None:
     """While nginx is killed and callers give up, nobody gets another one's response."""
@@ -173,4 +173,4 @@ async def test_in_a_storm_every_response_is_its_requests(
             response = await client.request("GET", target)
             assert (response.status, response.body) == (200, expected)
 
-        await weather(pool, server, ask, seed, native=anyio_backend[0] == "asyncio")
+        await live_through_deaths(pool, server, ask, seed, anyio_backend[0] == "asyncio")

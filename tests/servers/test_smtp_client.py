@@ -15,7 +15,7 @@ from tests.examples.programs import load, run
 
 from .checks import fill, until_at_rest
 from .mail import MailServer, mail_server
-from .storm import weather
+from .upheaval import live_through_deaths
 
 example = load("smtp_client")
 
@@ -124,7 +124,7 @@ async def test_only_a_refusal_is_harmless(reply: bytes, error: type[Exception]) 
             assert pool.statistics().closed == {"unclean": 1}
 
 
-async def test_in_a_storm_every_message_arrives_once_or_fails(
+async def test_whatever_dies_every_message_arrives_once_or_fails(
     server: MailServer, seed: int, anyio_backend: tuple[str, Any]
 ) -> None:
     """While the server is killed and callers give up, no message is lost, doubled or misled."""
@@ -145,7 +145,7 @@ async def test_in_a_storm_every_message_arrives_once_or_fails(
                 assert reply == f"kept {number}"
                 acknowledged.append(str(number))
 
-        await weather(pool, server, ask, seed, native=anyio_backend[0] == "asyncio")
+        await live_through_deaths(pool, server, ask, seed, anyio_backend[0] == "asyncio")
     stored = server.written("message")
     subjects = [message["subject"] for message in stored]
     assert len(set(subjects)) == len(subjects)

@@ -13,7 +13,7 @@ from anyio import create_task_group, move_on_after, to_thread
 from anyconnpool import ConnectionPool
 from tests.sockets.checks import client_sockets, eventually
 
-from .checks import HANG_UPS, until_at_rest
+from .checks import HANG_UPS, fill, until_at_rest
 from .programs import Program
 
 #: asks what nobody else asks, by the number of the caller and of the question, and sees that the
@@ -112,3 +112,33 @@ async def check_survived(pool: ConnectionPool[Any], server: Program | None = Non
     assert statistics.in_use == statistics.tasks_waiting == 0
     if server is not None:
         await eventually(lambda: client_sockets(server) == pool.statistics().idle)
+
+
+async def live_through_deaths(
+    pool: ConnectionPool[Any],
+    server: Program,
+    ask: Callable[[int], Awaitable[None]],
+    seed: int,
+    native: bool,
+) -> None:
+    """Have callers ask while the server is killed, stopped and killed again; then all is well.
+
+    :param pool: by which they ask; nothing else is connected to the server
+    :param ask: asks what only this number asks, and raises AssertionError for another answer
+    """
+
+    def replace() -> None:
+        server.stop()
+        server.start()
+
+    async def ask_by_number(caller: int, turn: int) -> None:
+        await ask(caller + CALLERS * turn)
+
+    callers = Callers(ask_by_number, seed, native)
+    await callers.live_through([server.restart, replace, server.restart])
+    await check_survived(pool, server)
+    assert pool.statistics().opened > pool.max_size
+    await fill(pool)
+    assert pool.statistics().idle == pool.max_size
+    for number in range(2 * int(pool.max_size)):
+        await ask(1_000_000 + number)
