@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -53,7 +56,30 @@ COMMANDS = ("echo-server", "echo-client", "load")
         (f"load {URL} --tls --ca /no/ca.pem", "--ca /no/ca.pem: No such file"),
         ("echo-server --port 65536", "from 0 to 65535"),
         ("echo-server --tls-key key.pem", "--tls-key needs --tls-cert"),
-        ("echo-server --tls-cert /no/cert.pem", "No such file"),
+        ("echo-server --tls-cert /no/cert.pem", "--tls-cert /no/cert.pem: No such file"),
+        ("echo-server --tls-cert /dev/null --tls-key /no", "--tls-key /no: No such file"),
+        ("echo-server --tls-cert /dev/null", "--tls-cert /dev/null: there is no certificate"),
+        (f"load {URL} --payload-file /no/file", "--payload-file: /no/file: No such file"),
+        (f"load {URL} --payload-file /", "--payload-file: /: Is a directory"),
+        (f"load {URL} --payload-file /dev/zero", "/dev/zero: it has more than 16777215 bytes"),
+        (f"load {URL} --payload-hex s3cret", "--payload-hex: it takes pairs of hexadecimal"),
+        (f"load {URL} --payload s3cret{{ --template", "--payload: byte 7 begins no field"),
+        (f"load {URL} --payload {{n:u32}} --template", "a field may contain a newline"),
+        (f"load {URL} --payload-hex 0a", "a line can't contain a newline"),
+        (
+            f"load {URL} --format package --header-size 1 --payload {{bytes:256}} --template",
+            "255 bytes at most, not 256",
+        ),
+        (f"load {URL} --rate 0", "'0' is not a number of requests per second"),
+        (f"load {URL} --rate inf", "'inf' is not a number of requests per second"),
+        (f"load {URL} --rate fast", "'fast' is not a number of requests per second"),
+        (f"load {URL} --requests 0", "1 at least"),
+        (f"load {URL} --requests 1 --duration 1", "not allowed with"),
+        (f"load {URL} --warm-up -1", "not a number of seconds"),
+        (f"load {URL} --fail-above p99", "'p99' is not NAME=SECONDS with a name of p50, p90, p99"),
+        (f"load {URL} --fail-above p42=1", "'p42=1' is not NAME=SECONDS"),
+        (f"load {URL} --fail-above p99=1,max=0", "more than 0 seconds"),
+        ("--print-completion csh", "invalid choice: 'csh'"),
     ],
 )
 def test_wrong_usage(
@@ -65,6 +91,7 @@ def test_wrong_usage(
     assert not output
     assert re.fullmatch(r"anyconnpool: [^\n]+\n", errors)
     assert text in errors
+    assert "s3cret" not in errors
 
 
 def test_a_line_must_not_contain_a_newline(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +107,58 @@ def test_a_file_without_certificate(capsys: pytest.CaptureFixture[str], tmp_path
     path.write_text("nothing")
     assert main(["load", "tls://127.0.0.1:1", "--ca", str(path)]) == 2
     assert f"--ca {path}: there is no certificate" in capsys.readouterr().err
+
+
+def test_the_name_of_a_file_that_cannot_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is named without what a terminal would obey."""
+    for command in (["load", URL, "--payload-file"], ["echo-server", "--tls-cert"]):
+        assert main([*command, "/no/\x1b[31m\nfile"]) == 2
+        assert r": No such file" in (text := capsys.readouterr().err)
+        assert r"/no/\x1b[31m\nfile: " in text
+        assert "\x1b" not in text
+
+
+@table(
+    "called, name",
+    [
+        ("/usr/bin/anyconnpool", "anyconnpool"),
+        ("/x/anyconnpool/__main__.py", "python -m anyconnpool"),
+    ],
+)
+def test_the_program_is_named_as_it_was_called(
+    called: str,
+    name: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Help and errors name the command that can be typed."""
+    monkeypatch.setattr(sys, "argv", [called])
+    assert main(["load"]) == 2
+    assert f"(see {name} load -h)" in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version names the versions of the package, of AnyIO and of Python."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    python = re.escape(platform.python_version())
+    written = rf"anyconnpool {re.escape(version('anyconnpool'))} \(AnyIO [\d.]+, \w+ {python}\)\n"
+    assert re.fullmatch(written, capsys.readouterr().out)
+
+
+def test_the_version_of_what_was_never_installed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the package runs from its sources, --version says that it doesn't know."""
+
+    def find_nothing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("anyconnpool.command._completion.version", find_nothing)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("anyconnpool of unknown version (AnyIO of unknown")
 
 
 @table("command", COMMANDS)

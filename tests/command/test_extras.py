@@ -49,7 +49,7 @@ def test_the_package_imports_nothing_of_it() -> None:
 def test_the_command_line_imports_no_extra_before_it_is_needed() -> None:
     """The command line itself starts without a package of an extra."""
     packages, _ = imported_by("anyconnpool.command")
-    assert not packages & {"rich", "matplotlib", "numpy", "trio", "uvloop"}
+    assert not packages & {"rich", "matplotlib", "numpy", "shtab", "trio", "uvloop"}
 
 
 @table(
@@ -59,12 +59,17 @@ def test_the_command_line_imports_no_extra_before_it_is_needed() -> None:
         ("matplotlib", ("--json", "--plot", "sizes.svg"), "cli"),
         ("uvloop", ("--json", "--backend", "uvloop"), "uvloop"),
         ("trio", ("--json", "--backend", "trio"), "trio"),
+        ("shtab", None, "cli"),
     ],
 )
-def test_what_is_missing_is_told(absent: str, options: tuple[str, ...], install: str) -> None:
+def test_what_is_missing_is_told(
+    absent: str, options: tuple[str, ...] | None, install: str
+) -> None:
     """Without its package an option ends with code 2, before anything is opened."""
     program = _WITHOUT.format(absent={absent})
-    code, output, errors = finish(start("load", "tcp://127.0.0.1:1", *options, program=program))
+    load = ("load", "tcp://127.0.0.1:1", *(options or ()))
+    arguments = load if options is not None else ("--print-completion", "bash")
+    code, output, errors = finish(start(*arguments, program=program))
     assert (code, output) == (2, "")
     assert errors.count("\n") == 1
     assert f"needs {absent}" in errors
@@ -73,7 +78,7 @@ def test_what_is_missing_is_told(absent: str, options: tuple[str, ...], install:
 
 def test_json_needs_no_extra(url: str, server: Server) -> None:
     """A load whose results go to a machine works without any package of an extra."""
-    program = _WITHOUT.format(absent={"rich", "matplotlib", "trio", "uvloop"})
+    program = _WITHOUT.format(absent={"rich", "matplotlib", "shtab", "trio", "uvloop"})
     options = ("--json", "--duration", 0.1, "--connections", 1)
     code, output, errors = finish(start("load", url, *options, program=program))
     assert (code, errors) == (0, "")

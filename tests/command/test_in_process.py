@@ -7,11 +7,11 @@ import re
 import ssl
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from anyio import ConnectionFailed, create_task_group
+from anyio import BrokenResourceError, ConnectionFailed, connect_tcp, create_task_group
 
 from anyconnpool import ConnectionPool
 from anyconnpool.command import main
@@ -35,6 +35,11 @@ class Announced:
         self._text += self._capsys.readouterr().out
         return re.search(r"listening on (\S+),", self._text)
 
+    def has(self, pattern: str) -> bool:
+        """Tell whether something has been announced so far."""
+        self._text += self._capsys.readouterr().out
+        return re.search(pattern, self._text) is not None
+
     async def url(self) -> str:
         await eventually(self._announced)
         announced = self._announced()
@@ -42,9 +47,11 @@ class Announced:
         return announced[1]
 
 
-def echo_server(format: str, *, path: str | None = None, delay: float = 0) -> EchoServer:
-    framing = Framing(format, package_format(2))
-    return EchoServer("127.0.0.1", 0, path, framing, delay, None, None, "asyncio")
+def echo_server(
+    format: str, *, path: str | None = None, delay: float = 0, verbose: bool = False
+) -> EchoServer:
+    framing = Framing(format, package_format(4 if verbose else 2))
+    return EchoServer("127.0.0.1", 0, path, framing, delay, None, None, "asyncio", verbose)
 
 
 @table("format", ["line", "package", "raw"])
@@ -82,6 +89,41 @@ async def test_a_handshake_that_fails(capfd: pytest.CaptureFixture[str]) -> None
             assert await pool.send_receive_line(b"hi", timeout=20) == b"hi"
         tasks.cancel_scope.cancel()
     assert not capfd.readouterr().err
+
+
+@table(
+    "format, data, end",
+    [
+        ("line", b"one\ntw", "ended after 1 message: the client closed it within a message"),
+        ("line", b"\x16\x03\x01", "ended after 0 messages: it looks like TLS, which this server"),
+        (
+            "line",
+            b"x" * 1_048_578,
+            "ended after 0 messages: a line is too long: is --format right?",
+        ),
+        (
+            "package",
+            b"\xff" * 4,
+            "ended after 0 messages: a package is too large: are --format",
+        ),
+        ("line", b"", "closed by the client after 0 messages"),
+    ],
+)
+async def test_a_verbose_server_says_why_a_connection_has_ended(
+    format: str, data: bytes, end: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a client did wrong is told in words, without anything of what it sent."""
+    server = echo_server(format, verbose=True)
+    async with create_task_group() as tasks:
+        tasks.start_soon(server.serve, None)
+        announced = Announced(capsys)
+        port = int((await announced.url()).rpartition(":")[2])
+        async with await connect_tcp("127.0.0.1", port) as client:
+            with suppress(BrokenResourceError):
+                await client.send(data)
+                await client.send_eof()
+            await eventually(lambda: announced.has(rf"connection 1: {re.escape(end)}"))
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_place_that_is_taken(tmp_path: Path) -> None:

@@ -61,3 +61,31 @@ def test_durations_beyond_the_scale() -> None:
 def test_no_duration_at_all() -> None:
     """Of nothing, every percentile is 0."""
     assert Latencies().percentile(99) == 0
+    assert Latencies().histogram(10) == []
+
+
+@given(
+    st.lists(st.floats(min_value=1e-6, max_value=10_000), min_size=1, max_size=50),
+    st.integers(min_value=1, max_value=40),
+)
+def test_a_histogram_has_every_duration_once(durations: list[float], most: int) -> None:
+    """Its bars lie side by side, hold all durations, and are no more than allowed."""
+    bars = latencies_of(durations).histogram(most)
+    assert 1 <= len(bars) <= most
+    assert sum(bar.count for bar in bars) == len(durations)
+    assert bars[0].count
+    assert bars[-1].count
+    assert bars[0].lower <= min(durations) * (1 + 1e-9)
+    assert max(durations) <= bars[-1].upper * (1 + 1e-9)
+    assert [bar.upper for bar in bars[:-1]] == [bar.lower for bar in bars[1:]]
+    for bar in bars:
+        inside = [one for one in durations if bar.lower * 1.000001 < one < bar.upper / 1.000001]
+        near = [one for one in durations if bar.lower / 1.000001 < one < bar.upper * 1.000001]
+        assert len(inside) <= bar.count <= len(near)
+
+
+def test_a_histogram_is_as_fine_as_it_may() -> None:
+    """With room for twice as many bars, they are half as wide."""
+    latencies = latencies_of([0.001, 0.064])
+    widths = [bars[0].upper / bars[0].lower for bars in map(latencies.histogram, (7, 13, 25))]
+    assert widths == pytest.approx([2, 2**0.5, 2**0.25])

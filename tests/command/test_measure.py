@@ -13,22 +13,25 @@ from anyio import Event, create_task_group
 
 from anyconnpool import PackageFormat, PoolStatistics
 from anyconnpool.command._framing import Framing
-from anyconnpool.command._measure import Meter, Requests, ask_from_many, open_beforehand
+from anyconnpool.command._measure import Answer, Meter, Requests, ask_from_many, open_beforehand
+from anyconnpool.command._pace import Extent
+from anyconnpool.command._payload import Field, Payload
 from anyconnpool.command._reasons import CommandError
-from anyconnpool.command._results import Report
+from anyconnpool.command._results import PoolUse, Report
 from anyconnpool.command._sweep import Plan, measure
 from anyconnpool.command._target import Target
 from tests.sockets.checks import eventually
 from tests.sockets.servers import Peer, Server, one_reply
 
 LINES = Framing("line", PackageFormat())
+PING = Payload([b"ping"])
 
 
 def plan_for(server: Server) -> Plan:
     """Make a plan of short measurements."""
     target = Target(server.remote, None)
-    requests = Requests(LINES, b"ping", 10)
-    return Plan(target, requests, 10, sizes=(1, 3), tasks=4, duration=0.2, unpooled=True)
+    requests = Requests(LINES, PING, 10)
+    return Plan(target, requests, 10, (1, 3), 4, Extent(0.2), warm_up=0, unpooled=True)
 
 
 async def test_each_size_and_no_pool_are_measured(server: Server) -> None:
@@ -40,11 +43,15 @@ async def test_each_size_and_no_pool_are_measured(server: Server) -> None:
         assert point.answered > 0
         assert not point.errors
         # No exchange over sockets is faster; the clocks of some event loops have steps of 1 ms.
-        assert 5e-6 < point.p50 <= point.p90 <= point.p99 <= point.longest
+        assert point.latency["p50"] > 5e-6
+        assert [*point.latency.values()] == sorted(point.latency.values())
+        assert sum(bar.count for bar in point.histogram) == point.answered
+        # Four bytes there, and as many back after "> ".
+        assert point.received == pytest.approx(1.5 * point.sent)
+        assert point.sent == pytest.approx(4 * point.throughput)
         assert 0 <= point.waiting <= 1
         assert point.elapsed == 0.2
-    assert [point.reused for point in report.pooled] == [1, 1]
-    assert [point.opened for point in report.pooled] == [0, 0]
+    assert [point.pool for point in report.pooled] == [PoolUse(1, 0, 1, {}), PoolUse(3, 0, 1, {})]
 
 
 async def test_no_more_connections_than_the_size(server: Server) -> None:
@@ -59,9 +66,11 @@ async def test_a_server_that_hangs_up_after_each_reply(tmp_path: Path) -> None:
     with Server("tcp", tmp_path, one_reply) as server:
         report = Report()
         await measure(replace(plan_for(server), sizes=(2,), unpooled=False), report, None)
-    (point,) = report.pooled
-    assert point.reused < 0.5
-    assert point.opened > 2
+    use = report.pooled[0].pool
+    assert use is not None
+    assert use.reused < 0.5
+    assert use.opened > 2
+    assert sum(use.closed.values()) > 2
 
 
 async def test_failures_are_counted_by_their_kind(tmp_path: Path) -> None:
@@ -90,8 +99,8 @@ async def test_the_very_first_failure_ends_it() -> None:
     """A server that can't be reached is told at once, by the URL and the cause."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         remote = listener.getsockname()
-    requests = Requests(LINES, b"ping", 10)
-    plan = Plan(Target(remote, None), requests, 10, (1,), 1, 10, unpooled=True)
+    requests = Requests(LINES, PING, 10)
+    plan = Plan(Target(remote, None), requests, 10, (1,), 1, Extent(10), 0, unpooled=True)
     with pytest.raises(CommandError, match=r"^tcp://127\.0\.0\.1:\d+: connection refused"):
         await measure(plan, Report(), None)
 
@@ -99,7 +108,7 @@ async def test_the_very_first_failure_ends_it() -> None:
 async def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
     """The timeout of a request bounds the first one too."""
     with Server("tcp", tmp_path, None) as server:
-        plan = replace(plan_for(server), requests=Requests(LINES, b"ping", 0.05))
+        plan = replace(plan_for(server), requests=Requests(LINES, PING, 0.05))
         with pytest.raises(CommandError, match="no reply in time"):
             await measure(plan, Report(), None)
 
@@ -114,7 +123,7 @@ async def test_an_interrupted_sweep_keeps_what_there_is(server: Server) -> None:
 
     report = Report()
     async with create_task_group() as tasks:
-        await measure(replace(plan_for(server), duration=60.0), report, CancelAfterSome())
+        await measure(replace(plan_for(server), extent=Extent(60.0)), report, CancelAfterSome())
     (point,) = report.points
     assert point.answered > 4
     assert 0 < point.elapsed < 60
@@ -135,26 +144,26 @@ async def test_the_watcher_sees_the_state_of_the_pool(server: Server) -> None:
 
 async def test_a_request_under_way_at_the_end_is_finished() -> None:
     """A request that is answered after the time is over has a latency, but is no throughput."""
-    meter = Meter(0.05)
+    meter = Meter(Extent(0.05))
 
-    async def answer_late() -> tuple[float, float]:
+    async def answer_late() -> Answer:
         asked_at = perf_counter()
-        await eventually(lambda: meter.elapsed == meter.duration)
-        return asked_at, perf_counter()
+        await eventually(lambda: meter.progress == 1)
+        return Answer(asked_at, perf_counter(), 4, 4)
 
     await meter.keep_asking(answer_late)
-    point = meter.point(1, opened=0, reused=1)
+    point = meter.point(None)
     assert point.answered == 1
-    assert point.throughput == 0
-    assert point.longest > 0
+    assert point.throughput == point.sent == point.received == 0
+    assert point.latency["max"] > 0
 
 
 async def test_every_task_asks_once_at_least(server: Server) -> None:
     """On a machine so busy that the time is over at once, there is a measurement all the same."""
-    meter = Meter(1e-6)
+    meter = Meter(Extent(1e-6))
     async with server.pool() as pool:
-        await ask_from_many(meter, Requests(LINES, b"ping", 10).through(pool), 3)
-    assert meter.point(10, opened=0, reused=1).answered == 3
+        await ask_from_many(meter, Requests(LINES, PING, 10).through(pool), 3)
+    assert meter.point(None).answered == 3
 
 
 async def test_connections_are_open_before_it_begins(server: Server) -> None:
@@ -176,4 +185,55 @@ async def test_opening_beforehand_takes_failures(server: Server) -> None:
     async with server.pool(max_size=3, on_connect=fail_once) as pool:
         await open_beforehand(pool, 3, math.inf)
         assert pool.statistics().open_failed == 1
-        assert pool.statistics().idle == 2
+        # Two, and a third one if it took so long that the pool made one more attempt.
+        assert pool.statistics().idle >= 2
+
+
+async def test_a_number_of_requests(server: Server) -> None:
+    """Exactly so many are made by all tasks together, and the time is what they took."""
+    report = Report()
+    await measure(replace(plan_for(server), extent=Extent(math.inf, 10)), report, None)
+    for point in report.points:
+        assert point.answered == 10
+        assert point.throughput == pytest.approx(10 / point.elapsed)
+        assert point.elapsed >= point.latency["max"]
+    meter = Meter(Extent(math.inf, 2))
+    async with server.pool() as pool:
+        await ask_from_many(meter, Requests(LINES, PING, 10).through(pool), 5)
+    assert meter.point(None).answered == 2
+    assert meter.progress == 1
+
+
+async def test_warming_up_is_not_measured(server: Server) -> None:
+    """Requests are made before the measurement, over the pool that is measured then."""
+    numbered = Payload([Field(lambda number, _: b"%d" % number, None)])
+    plan = replace(
+        plan_for(server),
+        requests=Requests(LINES, numbered, 10),
+        extent=Extent(math.inf, 1),
+        warm_up=0.01,
+        sizes=(2,),
+        tasks=3,
+        unpooled=False,
+    )
+    report = Report()
+    await measure(plan, report, None)
+    assert [point.answered for point in report.points] == [1]
+    # The very first one, one of each task at least, and the one that was measured.
+    assert int(numbered.make()) >= 1 + 3 + 1
+
+
+async def test_warming_up_at_a_rate(server: Server) -> None:
+    """Nobody is asked more often than at the rate before the measurement either."""
+    numbered = Payload([Field(lambda number, _: b"%d" % number, None)])
+    plan = replace(
+        plan_for(server),
+        requests=Requests(LINES, numbered, 10),
+        extent=Extent(math.inf, 1, rate=5.0),
+        warm_up=0.1,
+        sizes=(2,),
+        unpooled=False,
+    )
+    await measure(plan, Report(), None)
+    # The very first one, the only one that is due while warming up, and the one that was measured.
+    assert int(numbered.make()) <= 3

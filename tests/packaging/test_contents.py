@@ -61,6 +61,7 @@ def test_the_wheel_has_the_package_and_nothing_else(in_wheel: set[str]) -> None:
         "METADATA",
         "RECORD",
         "WHEEL",
+        "entry_points.txt",
         "licenses/LICENSE",
     }
 

@@ -1,7 +1,7 @@
-"""The command line ``python -m anyconnpool``: an echo server, an echo client, a load.
+"""The command line ``anyconnpool``: an echo server, an echo client, a load.
 
-Nothing imports it. The packages of the extra ``cli`` are imported by ``_screen`` and ``_plot``
-alone, which are imported when they are needed.
+Nothing imports it. The packages of the extra ``cli`` are imported by ``_screen``, ``_plot`` and
+``_completion`` alone, when they are needed.
 """
 
 from __future__ import annotations

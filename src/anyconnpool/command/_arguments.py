@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NoReturn, Protocol
 
 from anyconnpool._remote import Remote
+from anyconnpool.command._completion import program_name
 from anyconnpool.command._echo_client import EchoClient
 from anyconnpool.command._echo_server import EchoServer
 from anyconnpool.command._framing import Framing, package_format
 from anyconnpool.command._load import Load
 from anyconnpool.command._measure import Requests
-from anyconnpool.command._options import add_client, add_load, add_server
+from anyconnpool.command._options import add_client, add_general, add_load, add_server
+from anyconnpool.command._pace import Extent
+from anyconnpool.command._payload import Payload, from_hex, parse_template
 from anyconnpool.command._reasons import CommandError
 from anyconnpool.command._sweep import Plan
 from anyconnpool.command._target import Target, client_context
 
-_PROGRAM = "python -m anyconnpool"
 _EXIT_CODES = """\
 exit codes:
   0 it went well, 1 it failed, 2 wrong usage or a package is missing, 130 Ctrl-C
@@ -55,11 +59,12 @@ def parse(arguments: Sequence[str] | None) -> Command:
     :raises CommandError: if it makes no sense, or a file that it names can't be used
     """
     parser = _Parser(
-        prog=_PROGRAM,
+        prog=program_name(),
         description="Try a connection pool out, and find out how large it should be.",
         epilog=_EXIT_CODES,
         formatter_class=RawDescriptionHelpFormatter,
     )
+    add_general(parser)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, help_text, epilog, add_options, make in (
         ("echo-server", "send back what clients send", "", add_server, _make_server),
@@ -102,6 +107,7 @@ def _make_server(options: Namespace) -> Command:
         cert=options.tls_cert,
         key=options.tls_key,
         backend=options.backend,
+        verbose=options.verbose,
     )
 
 
@@ -114,22 +120,57 @@ def _make_client(options: Namespace) -> Command:
 
 
 def _make_load(options: Namespace) -> Command:
-    payload = b"x" * options.payload_size
-    if options.payload is not None:
-        payload = _encode(options.payload)
-    reply_bytes = options.reply_bytes or len(payload)
-    framing = _framing(options, reply_bytes if options.format == "raw" else options.reply_bytes)
-    _check_message(framing, payload)
+    payload = _payload(options)
+    framing = _framing(options, options.reply_bytes)
+    if options.format == "raw" and options.reply_bytes is None:
+        framing = replace(framing, reply_as_sent=True)
+    if options.format == "line" and payload.is_binary:
+        text = "a field may contain a newline, and a line can't: use --format package or raw"
+        raise CommandError(text, 2)
+    _check_message(framing, payload.longest())
     plan = Plan(
         target=_target(options),
         requests=Requests(framing, payload, options.timeout),
         timeout=options.timeout,
         sizes=options.connections,
         tasks=options.tasks,
-        duration=options.duration,
+        extent=_extent(options),
+        warm_up=options.warm_up,
         unpooled=options.unpooled,
     )
-    return Load(plan, options.backend, options.format, len(payload), options.json, options.plot)
+    return Load(
+        plan,
+        backend=options.backend,
+        format=options.format,
+        payload_bytes=payload.size,
+        json=options.json,
+        histogram=options.histogram,
+        plot=options.plot,
+        limits=options.fail_above,
+    )
+
+
+def _extent(options: Namespace) -> Extent:
+    if options.requests is None:
+        return Extent(options.duration, rate=options.rate)
+    return Extent(math.inf, options.requests, options.rate)
+
+
+def _payload(options: Namespace) -> Payload:
+    content, option = b"x" * options.payload_size, "--payload-size"
+    if options.payload is not None:
+        content, option = _encode(options.payload), "--payload"
+    elif options.payload_hex is not None:
+        content, option = _encode(options.payload_hex), "--payload-hex"
+    elif options.payload_file is not None:
+        content, option = options.payload_file, "--payload-file"
+        if options.format == "line":
+            content = content.removesuffix(b"\n")
+    decode = from_hex if option == "--payload-hex" else bytes
+    try:
+        return parse_template(content, decode) if options.template else Payload([decode(content)])
+    except ValueError as error:
+        raise CommandError(f"{option}: {error}", 2) from error
 
 
 def _target(options: Namespace) -> Target:

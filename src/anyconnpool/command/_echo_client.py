@@ -12,6 +12,7 @@ from anyio import sleep, wait_readable
 
 from anyconnpool import ConnectionPool
 from anyconnpool.command._framing import MAX_PACKAGE_BYTES, Framing
+from anyconnpool.command._hints import Attempt
 from anyconnpool.command._output import write_reply
 from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError, reason
 from anyconnpool.command._run import INTERRUPTED, run
@@ -58,11 +59,12 @@ class EchoClient:
                 await self._exchange(pool, line)
 
     async def _exchange(self, pool: ConnectionPool, message: bytes) -> None:
+        attempt = Attempt(self.framing)
         try:
             self.framing.check_message(message)
-            reply = await pool.run(self.framing.exchange, message, timeout=self.timeout)
+            reply = await pool.run(attempt.exchange, message, timeout=self.timeout)
         except EXCHANGE_ERRORS as error:
-            raise CommandError(f"{self.target}: {reason(error)}") from error
+            raise CommandError(await attempt.explain(self.target, error)) from error
         except ValueError as error:
             raise CommandError(str(error), 2) from error
         write_reply(reply)

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
-from anyio.abc import AnyByteStream, ByteStream, Listener, SocketAttribute, TaskGroup
+from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 from anyio.streams.stapled import MultiListener
-from anyio.streams.tls import TLSListener
+from anyio.streams.tls import TLSStream
 
 from anyconnpool import FramedStream
 from anyconnpool._remote import Endpoint, TLSOptions
 from anyconnpool.command._framing import MAX_LINE_BYTES, Framing
+from anyconnpool.command._narration import Narrator, Visit
 from anyconnpool.command._output import standard_output
 from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError, reason
 from anyconnpool.command._run import run
-from anyconnpool.command._target import describe_file_error
+from anyconnpool.command._target import check_readable, describe_file_error
 
 # Before a server that could not accept a connection tries again, in seconds.
 _PAUSE = 0.01
+# How long the handshake of TLS may take, in seconds.
+_HANDSHAKE_TIMEOUT = 30
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class EchoServer:
     :ivar cert: file with the certificate to speak TLS with
     :ivar key: file with its key, if it is not in the same file
     :ivar backend: on which event loop
+    :ivar verbose: whether to tell what clients do
     """
 
     host: str
@@ -49,6 +51,7 @@ class EchoServer:
     cert: str | None
     key: str | None
     backend: str
+    verbose: bool = False
 
     def run(self) -> int:
         """Serve until interrupted.
@@ -64,29 +67,67 @@ class EchoServer:
         if self.cert is None:
             return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        named = f"--tls-cert {self.cert}"
+        check_readable("--tls-cert", self.cert)
+        if self.key is not None:
+            check_readable("--tls-key", self.key)
+            named += f", --tls-key {self.key}"
         try:
             context.load_cert_chain(self.cert, self.key)
         except OSError as error:
-            text = f"--tls-cert, --tls-key: {describe_file_error(error)}"
-            raise CommandError(text, 2) from error
+            raise CommandError(f"{named}: {describe_file_error(error)}", 2) from error
         return context
 
     async def serve(self, context: ssl.SSLContext | None) -> None:
         """Serve until cancelled.
 
         :param context: how to speak TLS, if at all
-        :raises CommandError: if it can't listen
+        :raises CommandError: if it can't listen, or can't tell what clients do
         """
         listener = await self._listen()
-        serving: Listener[Any] = listener
-        if context is not None:
-            serving = _QuietTLSListener(listener, context, standard_compatible=False)
+        scope = anyio.CancelScope()
+        narrator = Narrator(scope.cancel)
+        with scope:
+
+            async def answer(accepted: ByteStream) -> None:
+                visit = narrator.greet(accepted) if self.verbose else None
+                await self._answer(accepted, context, visit)
+
+            try:
+                async with listener:
+                    _announce(listener, tls=context is not None, framing=self.framing)
+                    await listener.serve(answer)
+            finally:
+                self._remove_socket()
+        if narrator.failure is not None:
+            raise narrator.failure
+
+    async def _answer(
+        self, accepted: ByteStream, context: ssl.SSLContext | None, visit: Visit | None
+    ) -> None:
+        """Answer one client until it closes its end, or sends what the format forbids."""
+        unread = b""
         try:
-            async with serving:
-                _announce(listener, tls=context is not None, framing=self.framing)
-                await serving.serve(partial(_echo, self.framing, self.delay))
-        finally:
-            self._remove_socket()
+            # Also after a handshake that failed or was cancelled, which closes nothing itself.
+            async with accepted:
+                opened = accepted if context is None else await _speak_tls(accepted, context)
+                async with FramedStream(opened, max_line_bytes=MAX_LINE_BYTES) as stream:
+                    try:
+                        await self._echo(stream, visit)
+                    finally:
+                        unread = stream.buffer
+        except EXCHANGE_ERRORS as error:
+            if visit is not None:
+                visit.end(error, unread)
+
+    async def _echo(self, stream: FramedStream, visit: Visit | None) -> None:
+        while True:
+            message = await self.framing.receive(stream)
+            if visit is not None:
+                visit.receive(message)
+            if self.delay:
+                await anyio.sleep(self.delay)
+            await stream.send(self.framing.pack(message))
 
     def _remove_socket(self) -> None:
         if self.path is not None:
@@ -134,16 +175,6 @@ class _Acceptor(Listener[Any]):
         return attributes
 
 
-class _QuietTLSListener(TLSListener):
-    """A listener for TLS that logs no traceback of a handshake that failed."""
-
-    @staticmethod
-    async def handle_handshake_error(exc: BaseException, stream: AnyByteStream) -> None:
-        await anyio.aclose_forcefully(stream)
-        if not isinstance(exc, EXCHANGE_ERRORS):
-            raise exc
-
-
 def _announce(listener: MultiListener[Any], *, tls: bool, framing: Framing) -> None:
     for one in listener.listeners:
         address = one.extra(SocketAttribute.local_address)
@@ -153,12 +184,8 @@ def _announce(listener: MultiListener[Any], *, tls: bool, framing: Framing) -> N
             output.write(f"listening on {url}, format {framing.format}; Ctrl-C ends it\n")
 
 
-async def _echo(framing: Framing, delay: float, accepted: ByteStream) -> None:
-    """Answer one client until it closes its end, or sends what the format forbids."""
-    with suppress(*EXCHANGE_ERRORS):
-        async with FramedStream(accepted, max_line_bytes=MAX_LINE_BYTES) as stream:
-            while True:
-                message = await framing.echo(stream)
-                if delay:
-                    await anyio.sleep(delay)
-                await stream.send(message)
+async def _speak_tls(accepted: ByteStream, context: ssl.SSLContext) -> ByteStream:
+    with anyio.fail_after(_HANDSHAKE_TIMEOUT):
+        return await TLSStream.wrap(
+            accepted, server_side=True, ssl_context=context, standard_compatible=False
+        )

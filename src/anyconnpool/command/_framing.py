@@ -21,11 +21,13 @@ class Framing:
     :ivar format: its name
     :ivar package_format: of packages
     :ivar reply_bytes: length of a raw reply in bytes; ``None`` means until the line falls silent
+    :ivar reply_as_sent: whether a raw reply is as long as its message instead
     """
 
     format: str
     package_format: PackageFormat
     reply_bytes: int | None = None
+    reply_as_sent: bool = False
 
     async def exchange(self, stream: FramedStream, message: bytes) -> bytes:
         """Send a message and receive the reply."""
@@ -33,16 +35,22 @@ class Framing:
             return await stream.send_receive_line(message)
         if self.format == "package":
             return await stream.send_receive_package(message, self.package_format)
-        return await stream.send_receive(message, self.reply_bytes)
+        size = len(message) if self.reply_as_sent else self.reply_bytes
+        return await stream.send_receive(message, size)
 
-    async def echo(self, stream: FramedStream) -> bytes:
-        """Receive a message, and return it as it has to be sent back."""
+    async def receive(self, stream: FramedStream) -> bytes:
+        """Receive a message of a client."""
         if self.format == "line":
-            return await stream.receive_line() + b"\n"
+            return await stream.receive_line()
         if self.format == "package":
-            message = await stream.receive_package(self.package_format)
-            return self.package_format.pack(message)
+            return await stream.receive_package(self.package_format)
         return await stream.receive()
+
+    def pack(self, message: bytes) -> bytes:
+        """Return a message as it goes over the wire."""
+        if self.format == "line":
+            return message + b"\n"
+        return self.package_format.pack(message) if self.format == "package" else message
 
     def check_message(self, message: bytes) -> None:
         """Refuse a message that can't be sent.

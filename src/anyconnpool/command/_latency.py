@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 # Bucket n holds the durations from SHORTEST * 2 ** (n / PER_DOUBLING) on: each is 1.1 % wider than
 # the one before, so that a percentile, given as the middle of its bucket, is right within 0.55 %.
@@ -10,6 +12,15 @@ import math
 _PER_DOUBLING = 64
 _SHORTEST = 1e-6
 _BUCKETS = 34 * _PER_DOUBLING
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a histogram: how many durations were between two, in seconds."""
+
+    lower: float
+    upper: float
+    count: int
 
 
 class Latencies:
@@ -45,3 +56,23 @@ class Latencies:
                 middle = _SHORTEST * 2 ** ((number + 0.5) / _PER_DOUBLING)
                 return min(middle, self.longest)
         return 0.0
+
+    def histogram(self, most: int) -> Sequence[Bar]:
+        """Return how many durations there are of each length, from the shortest to the longest.
+
+        :param most: how many bars there may be; the finer ones are taken that are no more
+        """
+        held = [number for number, count in enumerate(self._buckets) if count]
+        if not held:
+            return []
+        together = 1
+        while held[-1] // together - held[0] // together >= most:
+            together *= 2
+        return [
+            Bar(
+                _SHORTEST * 2 ** (first * together / _PER_DOUBLING),
+                _SHORTEST * 2 ** ((first + 1) * together / _PER_DOUBLING),
+                sum(self._buckets[first * together : (first + 1) * together]),
+            )
+            for first in range(held[0] // together, held[-1] // together + 1)
+        ]

@@ -2,49 +2,80 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
 # Not the event loop's clock: that of uvloop goes in steps of 1 ms.
 from time import perf_counter  # noqa: TID251
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from anyio import Event, create_task_group, fail_after, sleep
+from anyio import Event, create_task_group, fail_after
 from anyio.abc import ByteStreamConnectable
 
 from anyconnpool import ConnectionPool, FramedStream, PoolStatistics
 from anyconnpool.command._framing import MAX_LINE_BYTES, Framing
+from anyconnpool.command._hints import Attempt
 from anyconnpool.command._latency import Latencies
-from anyconnpool.command._reasons import EXCHANGE_ERRORS, reason
-from anyconnpool.command._results import Point
+from anyconnpool.command._noise import Slices
+from anyconnpool.command._pace import Extent
+from anyconnpool.command._payload import Payload
+from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError, reason
+from anyconnpool.command._results import PERCENTILES, Point, PoolUse
+from anyconnpool.command._target import Target
 
-# A server that refuses everything is asked again after this time, in seconds.
-_PAUSE_AFTER_FAILURE = 0.05
 # Clocks may stand still for a moment.
 _TICK = 1e-6
+_BARS = 24
 
-#: makes one request, and returns when it had a connection and when it had the reply
-Ask: TypeAlias = Callable[[], Awaitable[tuple[float, float]]]
+
+class Answer(NamedTuple):
+    """What is known of a request that was answered.
+
+    :ivar connected_at: when it had a connection
+    :ivar replied_at: when it had the reply
+    :ivar sent, received: bytes of the message and of its reply, without what separates messages
+    """
+
+    connected_at: float
+    replied_at: float
+    sent: int
+    received: int
+
+
+#: makes one request
+Ask: TypeAlias = Callable[[], Awaitable[Answer]]
 
 
 class Meter:
     """What became of the requests of one measurement.
 
-    :param duration: for how long requests are begun, in seconds
+    :param extent: for how long requests are begun, and when
     """
 
-    def __init__(self, duration: float) -> None:
-        self.duration = duration
-        self._begun_at = perf_counter()
+    def __init__(self, extent: Extent) -> None:
+        self._extent = extent
+        self._pace = extent.pace()
+        self._stopped_at: float | None = None
         self.latencies = Latencies()
         self.errors: Counter[str] = Counter()
+        self._slices = Slices()
         self._in_time = 0
         self._waited = 0.0
+        self._sent = self._received = 0
 
     @property
     def elapsed(self) -> float:
         """For how long requests have been begun, in seconds."""
-        return min(max(perf_counter() - self._begun_at, _TICK), self.duration)
+        now = perf_counter() if self._stopped_at is None else self._stopped_at
+        return min(max(now - self._pace.begun_at, _TICK), self._extent.duration)
+
+    @property
+    def progress(self) -> float:
+        """Which share of the measurement is done, 0 to 1."""
+        if math.isfinite(self._extent.requests):
+            return self._pace.begun / self._extent.requests
+        return self.elapsed / self._extent.duration
 
     @property
     def throughput(self) -> float:
@@ -52,52 +83,68 @@ class Meter:
         return self._in_time / self.elapsed
 
     async def keep_asking(self, ask: Ask) -> None:
-        """Make one request, then more until the time is over; the last one is finished."""
-        end = self._begun_at + self.duration
-        asked_at = perf_counter()
-        while True:
+        """Make requests as they are due; the last one is finished."""
+        pace = self._pace
+        due = await pace.first()
+        while due is not None:
             try:
-                connected_at, replied_at = await ask()
+                answer = await ask()
             except EXCHANGE_ERRORS as error:
                 self.errors[reason(error)] += 1
-                await sleep(_PAUSE_AFTER_FAILURE)
+                await pace.rest()
             else:
-                self.latencies.add(replied_at - asked_at)
-                self._waited += connected_at - asked_at
-                self._in_time += replied_at <= end
-            asked_at = perf_counter()
-            if asked_at >= end:
-                return
+                self._note(due, answer)
+            due = await pace.next()
 
-    def point(self, max_size: int | None, opened: int, reused: float) -> Point:
-        """Return what has been measured, whether it is complete or not."""
+    def _note(self, due: float, answer: Answer) -> None:
+        self.latencies.add(answer.replied_at - due)
+        self._waited += answer.connected_at - due
+        moment = answer.replied_at - self._pace.begun_at
+        if moment <= self._extent.duration:
+            self._in_time += 1
+            self._sent += answer.sent
+            self._received += answer.received
+            self._slices.add(moment)
+
+    def stop(self) -> None:
+        """Let the time be over, now that all have been answered."""
+        end = self._pace.begun_at + self._extent.duration
+        # At a rate, the last request may be begun and answered some time before the end.
+        self._stopped_at = end if math.isfinite(end) else perf_counter()
+
+    def point(self, pool: PoolUse | None) -> Point:
+        """Return what has been measured, whether it is complete or not.
+
+        :param pool: how the pool was used, if there was one
+        """
         latencies = self.latencies
         elapsed = self.elapsed
+        latency = {f"p{percent:g}": latencies.percentile(percent) for percent in PERCENTILES}
         return Point(
-            max_size=max_size,
+            pool=pool,
             elapsed=elapsed,
             answered=latencies.count,
             throughput=self._in_time / elapsed,
-            p50=latencies.percentile(50),
-            p90=latencies.percentile(90),
-            p99=latencies.percentile(99),
-            longest=latencies.longest,
+            noise=self._slices.noise(elapsed),
+            latency={**latency, "max": latencies.longest},
+            histogram=latencies.histogram(_BARS),
             waiting=self._waited / latencies.total if latencies.total else 0.0,
-            opened=opened,
-            reused=reused,
+            sent=self._sent / elapsed,
+            received=self._received / elapsed,
+            missed=self._pace.missed(),
             errors=dict(self.errors),
         )
 
 
 class Requests:
-    """One and the same request, with a pool or without.
+    """What a server is asked, with a pool or without.
 
     :param framing: how it is sent
     :param payload: what is sent
     :param timeout: limit for one request, connecting included, in seconds
     """
 
-    def __init__(self, framing: Framing, payload: bytes, timeout: float) -> None:
+    def __init__(self, framing: Framing, payload: Payload, timeout: float) -> None:
         self._framing = framing
         self._payload = payload
         self._timeout = timeout
@@ -105,7 +152,7 @@ class Requests:
     def through(self, pool: ConnectionPool) -> Ask:
         """Return what asks over a connection of a pool."""
 
-        async def ask() -> tuple[float, float]:
+        async def ask() -> Answer:
             return await pool.run(self._exchange, timeout=self._timeout)
 
         return ask
@@ -113,7 +160,7 @@ class Requests:
     def without_pool(self, connectable: ByteStreamConnectable) -> Ask:
         """Return what connects, asks and closes."""
 
-        async def ask() -> tuple[float, float]:
+        async def ask() -> Answer:
             with fail_after(self._timeout):
                 stream = await connectable.connect()
                 async with FramedStream(stream, max_line_bytes=MAX_LINE_BYTES) as framed:
@@ -121,17 +168,33 @@ class Requests:
 
         return ask
 
-    async def _exchange(self, stream: FramedStream) -> tuple[float, float]:
+    async def try_once(self, target: Target) -> None:
+        """Make one request without a pool.
+
+        :raises CommandError: if it fails; the text says what may be wrong with the command
+        """
+        attempt = Attempt(self._framing)
+        try:
+            with fail_after(self._timeout):
+                stream = await target.connectable().connect()
+                async with FramedStream(stream, max_line_bytes=MAX_LINE_BYTES) as framed:
+                    await attempt.exchange(framed, self._payload.make())
+        except EXCHANGE_ERRORS as error:
+            raise CommandError(await attempt.explain(target, error)) from error
+
+    async def _exchange(self, stream: FramedStream) -> Answer:
         connected_at = perf_counter()
-        await self._framing.exchange(stream, self._payload)
-        return connected_at, perf_counter()
+        message = self._payload.make()
+        reply = await self._framing.exchange(stream, message)
+        return Answer(connected_at, perf_counter(), len(message), len(reply))
 
 
 async def ask_from_many(meter: Meter, ask: Ask, tasks: int) -> None:
-    """Ask from a number of tasks until the meter's time is over."""
+    """Ask from a number of tasks until the meter's time is over, or its requests are used up."""
     async with create_task_group() as asking:
         for _ in range(tasks):
             asking.start_soon(meter.keep_asking, ask)
+    meter.stop()
 
 
 async def open_beforehand(pool: ConnectionPool, count: int, timeout: float) -> None:
@@ -163,7 +226,13 @@ async def open_beforehand(pool: ConnectionPool, count: int, timeout: float) -> N
             borrowers.start_soon(borrow)
 
 
-def reuse_since(before: PoolStatistics, now: PoolStatistics) -> float:
-    """Return which share of the borrows since a moment got a connection that was open already."""
+def use_since(before: PoolStatistics, now: PoolStatistics) -> PoolUse:
+    """Return how a pool was used since a moment."""
     acquired = now.acquired - before.acquired
-    return (now.reused - before.reused) / acquired if acquired else 0.0
+    closed = {why: count - before.closed.get(why, 0) for why, count in now.closed.items()}
+    return PoolUse(
+        max_size=int(now.max_size),
+        opened=now.opened - before.opened,
+        reused=(now.reused - before.reused) / acquired if acquired else 0.0,
+        closed={why: count for why, count in closed.items() if count},
+    )

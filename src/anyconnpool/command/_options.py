@@ -5,10 +5,31 @@ from __future__ import annotations
 from argparse import ArgumentParser, BooleanOptionalAction
 
 from anyconnpool.command import _values as values
+from anyconnpool.command._completion import (
+    SHELLS,
+    PrintAndEnd,
+    completes_files,
+    completion_text,
+    version_text,
+)
 from anyconnpool.command._framing import FORMATS
 from anyconnpool.command._run import BACKENDS
 
 _PAYLOAD_BYTES = 64
+
+
+def add_general(parser: ArgumentParser) -> None:
+    """Add what can be asked for without a command."""
+    parser.add_argument(
+        "--version", action=PrintAndEnd, nargs=0, text=version_text, help="print the version"
+    )
+    parser.add_argument(
+        "--print-completion",
+        action=PrintAndEnd,
+        text=completion_text,
+        choices=SHELLS,
+        help="print what lets a shell complete commands and options",
+    )
 
 
 def add_server(parser: ArgumentParser) -> None:
@@ -22,7 +43,9 @@ def add_server(parser: ArgumentParser) -> None:
         default=8999,
         help="port to listen on, 0 for any free one (default: %(default)s)",
     )
-    parser.add_argument("--unix", metavar="PATH", help="listen on a UNIX socket instead")
+    completes_files(
+        parser.add_argument("--unix", metavar="PATH", help="listen on a UNIX socket instead")
+    )
     _add_format(parser)
     parser.add_argument(
         "--delay",
@@ -31,8 +54,14 @@ def add_server(parser: ArgumentParser) -> None:
         metavar="SECONDS",
         help="wait before each reply, as if there was work to do (default: 0)",
     )
-    parser.add_argument("--tls-cert", metavar="FILE", help="speak TLS with this certificate (PEM)")
-    parser.add_argument("--tls-key", metavar="FILE", help="its key, if it is not in the same file")
+    for name, help_text in (
+        ("--tls-cert", "speak TLS with this certificate (PEM)"),
+        ("--tls-key", "its key, if it is not in the same file"),
+    ):
+        completes_files(parser.add_argument(name, metavar="FILE", help=help_text))
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="tell who connects, and what each one sends"
+    )
     _add_backend(parser)
 
 
@@ -57,6 +86,7 @@ def add_load(parser: ArgumentParser) -> None:
     _add_format(parser)
     _add_reply_bytes(parser, "as many as are sent")
     _add_measuring(parser)
+    _add_extent(parser)
     _add_results(parser)
     _add_backend(parser)
 
@@ -65,11 +95,29 @@ def _add_payload(parser: ArgumentParser) -> None:
     payload = parser.add_mutually_exclusive_group()
     payload.add_argument("--payload", metavar="TEXT", help="what to send with each request")
     payload.add_argument(
+        "--payload-hex", metavar="DIGITS", help="the same in hexadecimal digits: 'de ad be ef'"
+    )
+    completes_files(
+        payload.add_argument(
+            "--payload-file",
+            type=values.payload_file,
+            metavar="FILE",
+            help="the same from a file; with --format line, without the newline at its end",
+        )
+    )
+    payload.add_argument(
         "--payload-size",
         type=values.size,
         default=_PAYLOAD_BYTES,
         metavar="BYTES",
         help="send so many bytes instead (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--template",
+        action="store_true",
+        help="fill in the fields of the payload for each request: {n} the request's number, "
+        "{n:08} with 8 digits, {n:u32} as 4 bytes (u8, u16, u32, u64; u32le little-endian), "
+        "{length:u32} how many bytes follow, {digits:6} and {bytes:16} at random, {{ and }} braces",
     )
 
 
@@ -89,17 +137,41 @@ def _add_measuring(parser: ArgumentParser) -> None:
         help="how many tasks ask, each one request after the other (default: %(default)s)",
     )
     parser.add_argument(
+        "--unpooled",
+        action=BooleanOptionalAction,
+        default=True,
+        help="measure connect, exchange, close without a pool too (default: yes)",
+    )
+
+
+def _add_extent(parser: ArgumentParser) -> None:
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument(
         "--duration",
         type=values.seconds,
         default=3.0,
         metavar="SECONDS",
         help="how long to measure each size (default: 3)",
     )
+    extent.add_argument(
+        "--requests",
+        type=values.requests,
+        metavar="N",
+        help="make so many requests with each size instead",
+    )
     parser.add_argument(
-        "--unpooled",
-        action=BooleanOptionalAction,
-        default=True,
-        help="measure connect, exchange, close without a pool too (default: yes)",
+        "--rate",
+        type=values.rate,
+        metavar="N",
+        help="begin N requests a second, whether the earlier ones are answered or not, and count "
+        "latencies from when each was due (default: each task asks when it is answered)",
+    )
+    parser.add_argument(
+        "--warm-up",
+        type=values.delay,
+        default=0.0,
+        metavar="SECONDS",
+        help="ask for so long before each measurement (default: 0)",
     )
 
 
@@ -108,10 +180,22 @@ def _add_results(parser: ArgumentParser) -> None:
         "--json", action="store_true", help="write JSON to standard output, and nothing else"
     )
     parser.add_argument(
-        "--plot",
-        type=values.plot_path,
-        metavar="FILE",
-        help="draw throughput and latency against the size of the pool (.svg or .png)",
+        "--histogram", action="store_true", help="show how many latencies were how long"
+    )
+    completes_files(
+        parser.add_argument(
+            "--plot",
+            type=values.plot_path,
+            metavar="FILE",
+            help="draw throughput and latency against the size of the pool (.svg or .png)",
+        )
+    )
+    parser.add_argument(
+        "--fail-above",
+        type=values.limits,
+        default=(),
+        metavar="NAME=SECONDS[,...]",
+        help="end with code 1 if a latency with any size exceeds this: p50, p90, p99, p99.9 or max",
     )
 
 
@@ -123,8 +207,10 @@ def _add_target(parser: ArgumentParser) -> None:
         help="the server: tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH",
     )
     parser.add_argument("--tls", action="store_true", help="speak TLS, as with tls://")
-    parser.add_argument(
-        "--ca", metavar="FILE", help="trust these certificates (PEM) instead of the system's"
+    completes_files(
+        parser.add_argument(
+            "--ca", metavar="FILE", help="trust these certificates (PEM) instead of the system's"
+        )
     )
     parser.add_argument("--insecure", action="store_true", help="with TLS, accept any certificate")
     parser.add_argument(

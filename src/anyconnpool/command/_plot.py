@@ -69,8 +69,8 @@ def _draw_latency(axes: Any, sizes: list[int | None], report: Report) -> None:
 
 
 def _p50(point: Point) -> float:
-    return point.p50 * 1000
+    return point.latency["p50"] * 1000
 
 
 def _p99(point: Point) -> float:
-    return point.p99 * 1000
+    return point.latency["p99"] * 1000

@@ -81,7 +81,7 @@ def reason(error: BaseException) -> str:
 
     The texts are few, so that failures can be counted by them.
     """
-    return printable(_describe(_root_of(error)))
+    return printable(_describe(root_of(error)))
 
 
 def _describe(root: BaseException) -> str:
@@ -95,7 +95,7 @@ def _describe(root: BaseException) -> str:
     return f"{type(root).__name__}: {root}"
 
 
-def _root_of(error: BaseException) -> BaseException:
+def root_of(error: BaseException) -> BaseException:
     """Return the system's own error that led to this one; of several attempts, the first one's."""
     cause = error.__cause__
     if isinstance(error, AcquireTimeout):
@@ -106,13 +106,18 @@ def _root_of(error: BaseException) -> BaseException:
     attempts = getattr(cause, "exceptions", None)
     if attempts:
         cause = attempts[0]
-    return error if cause is None else _root_of(cause)
+    return error if cause is None else root_of(cause)
+
+
+def speaks_no_tls(error: ssl.SSLError) -> bool:
+    """Tell whether what came from the other end is none of TLS."""
+    return getattr(error, "reason", None) in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 
 
 def _describe_ssl(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: the server's certificate is not trusted: {error.verify_message}"
+    if speaks_no_tls(error):
+        return "TLS: the other end does not speak it"
     code: str | None = getattr(error, "reason", None)
-    if code in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
-        return "TLS: what answers there does not speak it"
     return f"TLS: {(code or str(error)).replace('_', ' ').lower()}"

@@ -1,63 +1,105 @@
-"""What was measured, what it says to machines, and what follows from it."""
+"""What was measured, and what it says to machines."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-#: the share of the best throughput that is good enough
-GOOD_ENOUGH = 0.95
+from anyconnpool.command._latency import Bar
+
+#: the percentiles that are told of each measurement
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+#: their names, and that of the longest latency
+LATENCIES = (*(f"p{percent:g}" for percent in PERCENTILES), "max")
+
+
+@dataclass(frozen=True)
+class PoolUse:
+    """How a pool was used while it was measured.
+
+    :ivar max_size: its size
+    :ivar opened: connections opened
+    :ivar reused: which share of the borrows got a connection that was open already, 0 to 1
+    :ivar closed: why how many connections were closed
+    """
+
+    max_size: int
+    opened: int
+    reused: float
+    closed: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Point:
     """One measurement; all durations are in seconds.
 
-    :ivar max_size: size of the pool; ``None`` means without a pool
+    :ivar pool: how the pool was used; ``None`` means that it was measured without one
     :ivar elapsed: how long requests were begun
     :ivar answered: requests answered, also those that were answered after ``elapsed``
     :ivar throughput: requests answered within ``elapsed``, per second
-    :ivar p50, p90, p99, longest: time from asking for a connection to the reply
-    :ivar waiting: which share of that time was spent until there was a connection, 0 to 1
-    :ivar opened: connections opened while it was measured
-    :ivar reused: which share of the borrows got a connection that was open already, 0 to 1
+    :ivar noise: how far off that may be, as a share of it; infinite if nobody can tell
+    :ivar latency: by the names in ``LATENCIES``, from when a request was due to its reply
+    :ivar histogram: how many latencies were how long
+    :ivar waiting: which share of the latencies was spent until there was a connection, 0 to 1
+    :ivar sent, received: bytes of messages per second, as for ``throughput``
+    :ivar missed: requests that a rate demanded and that were not begun within ``elapsed``
     :ivar errors: how often what went wrong
     """
 
-    max_size: int | None
+    pool: PoolUse | None
     elapsed: float
     answered: int
     throughput: float
-    p50: float
-    p90: float
-    p99: float
-    longest: float
+    noise: float
+    latency: Mapping[str, float]
+    histogram: Sequence[Bar]
     waiting: float
-    opened: int
-    reused: float
+    sent: float
+    received: float
+    missed: int
     errors: Mapping[str, int]
+
+    @property
+    def max_size(self) -> int | None:
+        """The size of the pool, if there was one."""
+        return None if self.pool is None else self.pool.max_size
+
+    @property
+    def name(self) -> str:
+        """What was measured, for people."""
+        return "without a pool" if self.pool is None else f"max_size {self.pool.max_size}"
 
     @property
     def failed(self) -> int:
         """How many requests failed."""
         return sum(self.errors.values())
 
+    @property
+    def fell_behind(self) -> bool:
+        """Whether more than one in a hundred of the requests that a rate demanded were missed."""
+        return self.missed > (self.answered + self.failed + self.missed) / 100
+
     def as_json(self) -> dict[str, object]:
         """Return it as JSON is made of it."""
+        pool = self.pool
         return {
             "max_size": self.max_size,
             "elapsed_seconds": self.elapsed,
             "answered": self.answered,
             "requests_per_second": self.throughput,
-            "latency_seconds": {
-                "p50": self.p50,
-                "p90": self.p90,
-                "p99": self.p99,
-                "max": self.longest,
-            },
+            "noise_share": self.noise if math.isfinite(self.noise) else None,
+            "latency_seconds": dict(self.latency),
+            "histogram": [
+                {"from_seconds": bar.lower, "to_seconds": bar.upper, "count": bar.count}
+                for bar in self.histogram
+            ],
             "waiting_share": self.waiting,
-            "opened": self.opened,
-            "reused_share": self.reused,
+            "bytes_per_second": {"sent": self.sent, "received": self.received},
+            "missed": self.missed,
+            "opened": self.answered if pool is None else pool.opened,
+            "reused_share": 0.0 if pool is None else pool.reused,
+            "closed": {} if pool is None else dict(pool.closed),
             "errors": dict(self.errors),
         }
 
@@ -79,47 +121,3 @@ class Report:
     def points(self) -> list[Point]:
         """All points, the one without a pool last."""
         return self.pooled if self.unpooled is None else [*self.pooled, self.unpooled]
-
-
-@dataclass(frozen=True)
-class Advice:
-    """Which size to choose.
-
-    :ivar max_size: the smallest one that is good enough; ``None`` if nothing can be said
-    :ivar text: why, and how far to trust it
-    """
-
-    max_size: int | None
-    text: str
-
-
-def advise(points: Sequence[Point], tasks: int) -> Advice:
-    """Choose the smallest size that reaches most of the best throughput.
-
-    :param points: those with a pool, by size
-    :param tasks: how many tasks asked
-    """
-    sound = [point for point in points if point.answered and not point.failed]
-    if not sound:
-        return Advice(None, "No advice: requests failed at every size.")
-    if len(sound) == 1:
-        return Advice(None, "No advice from one size: compare some, as in --connections 1,2,4,8.")
-    best = max(point.throughput for point in sound)
-    chosen = next(point for point in sound if point.throughput >= GOOD_ENOUGH * best)
-    return Advice(chosen.max_size, _explain(chosen, best, sound, tasks))
-
-
-def _explain(chosen: Point, best: float, sound: Sequence[Point], tasks: int) -> str:
-    if chosen is sound[-1]:
-        text = (
-            f"max_size={chosen.max_size}, the largest size measured, was the fastest by more than "
-            f"5 %; "
-        )
-        if (chosen.max_size or 0) < tasks:
-            return text + "try larger ones."
-        return text + f"{tasks} tasks can't use more, try more of both if your program has them."
-    return (
-        f"max_size={chosen.max_size} is the smallest size measured that reaches 95 % of the best "
-        f"throughput ({chosen.throughput:.0f} of {best:.0f} requests/s). That holds for this "
-        f"server, payload and {tasks} tasks; repeat it before you rely on it."
-    )

@@ -15,9 +15,9 @@ from anyconnpool.command._measure import (
     Requests,
     ask_from_many,
     open_beforehand,
-    reuse_since,
+    use_since,
 )
-from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError, reason
+from anyconnpool.command._pace import Extent
 from anyconnpool.command._results import Point, Report
 from anyconnpool.command._target import Target
 
@@ -34,7 +34,8 @@ class Plan:
     :ivar timeout: limit for one request, in seconds
     :ivar sizes: sizes of the pool, ascending
     :ivar tasks: how many tasks ask
-    :ivar duration: for how long, for each point, in seconds
+    :ivar extent: for how long and when they do, for each point
+    :ivar warm_up: for how long they do so before, without being measured, in seconds
     :ivar unpooled: whether to measure without a pool too
     """
 
@@ -43,7 +44,8 @@ class Plan:
     timeout: float
     sizes: Sequence[int]
     tasks: int
-    duration: float
+    extent: Extent
+    warm_up: float
     unpooled: bool
 
 
@@ -64,47 +66,52 @@ async def measure(plan: Plan, report: Report, watcher: Watcher | None) -> None:
 
     :raises CommandError: if the very first request fails
     """
-    bare = plan.requests.without_pool(plan.target.connectable())
-    try:
-        await bare()
-    except EXCHANGE_ERRORS as error:
-        raise CommandError(f"{plan.target}: {reason(error)}") from error
+    await plan.requests.try_once(plan.target)
     for size in plan.sizes:
         await _measure_pool(plan, size, report, watcher)
     if plan.unpooled:
-        await _measure_unpooled(plan, bare, report, watcher)
+        await _measure_unpooled(plan, report, watcher)
 
 
 async def _measure_pool(plan: Plan, size: int, report: Report, watcher: Watcher | None) -> None:
     async with plan.target.pool(max_size=size, timeout=plan.timeout) as pool:
+        ask = plan.requests.through(pool)
         await open_beforehand(pool, min(size, plan.tasks), plan.timeout)
+        await _warm_up(plan, ask)
         before = pool.statistics()
-        meter = Meter(plan.duration)
+        meter = Meter(plan.extent)
 
         def show(watcher: Watcher) -> None:
             watcher.look(size, meter, pool.statistics())
 
         try:
-            await _ask(plan, meter, plan.requests.through(pool), watcher, show)
+            await _ask(plan, meter, ask, watcher, show)
         finally:
-            now = pool.statistics()
-            point = meter.point(size, now.opened - before.opened, reuse_since(before, now))
+            point = meter.point(use_since(before, pool.statistics()))
             if _says_something(point):
                 report.pooled.append(point)
 
 
-async def _measure_unpooled(plan: Plan, bare: Ask, report: Report, watcher: Watcher | None) -> None:
-    meter = Meter(plan.duration)
+async def _measure_unpooled(plan: Plan, report: Report, watcher: Watcher | None) -> None:
+    ask = plan.requests.without_pool(plan.target.connectable())
+    await _warm_up(plan, ask)
+    meter = Meter(plan.extent)
 
     def show(watcher: Watcher) -> None:
         watcher.look(None, meter, None)
 
     try:
-        await _ask(plan, meter, bare, watcher, show)
+        await _ask(plan, meter, ask, watcher, show)
     finally:
-        point = meter.point(None, opened=meter.latencies.count, reused=0.0)
+        point = meter.point(None)
         if _says_something(point):
             report.unpooled = point
+
+
+async def _warm_up(plan: Plan, ask: Ask) -> None:
+    if plan.warm_up:
+        meter = Meter(Extent(plan.warm_up, rate=plan.extent.rate))
+        await ask_from_many(meter, ask, plan.tasks)
 
 
 def _says_something(point: Point) -> bool:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from anyio import as_connectable
+from anyio import ConnectionFailed, aclose_forcefully, as_connectable, fail_after
 from anyio.abc import ByteStreamConnectable
 
 from anyconnpool import ConnectionPool
 from anyconnpool._remote import Endpoint, Remote, TLSOptions
 from anyconnpool.command._framing import MAX_LINE_BYTES
-from anyconnpool.command._reasons import CommandError
+from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError
 
 _CLOSE_TIMEOUT = 2
+# For looking what a server is that did not answer as expected, in seconds.
+_PROBE_TIMEOUT = 5
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,27 @@ class Target:
             tls_standard_compatible=False,
         )
 
+    async def accepts(self) -> bool:
+        """Tell whether the server lets itself be connected to, without TLS."""
+        try:
+            with fail_after(_PROBE_TIMEOUT):
+                await aclose_forcefully(await as_connectable(self.remote).connect())
+        except EXCHANGE_ERRORS:
+            return False
+        return True
+
+    async def speaks_tls(self) -> bool:
+        """Tell whether the server answers the handshake of TLS; nothing else is sent."""
+        trusting = replace(self, ssl_context=client_context(None, insecure=True))
+        try:
+            with fail_after(_PROBE_TIMEOUT):
+                await aclose_forcefully(await trusting.connectable().connect())
+        except EXCHANGE_ERRORS as error:
+            # Who refuses us in the language of TLS speaks it, too.
+            cause = error.__cause__ if isinstance(error, ConnectionFailed) else error
+            return "_ALERT_" in (getattr(cause, "reason", None) or "")
+        return True
+
 
 def client_context(ca: str | None, *, insecure: bool) -> ssl.SSLContext:
     """Return the settings of TLS for a client.
@@ -72,6 +95,18 @@ def client_context(ca: str | None, *, insecure: bool) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def check_readable(option: str, path: str) -> None:
+    """See that a file can be read: the errors of ssl don't say which one can't.
+
+    :raises CommandError: if it can't
+    """
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise CommandError(f"{option} {path}: {describe_file_error(error)}", 2) from error
 
 
 def describe_file_error(error: OSError) -> str:

@@ -8,10 +8,13 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 from anyconnpool._remote import Endpoint, Remote, parse_url
+from anyconnpool.command._framing import MAX_PACKAGE_BYTES
 from anyconnpool.command._plot import SUFFIXES
+from anyconnpool.command._results import LATENCIES
 
 _LONGEST = 86_400
 _MOST = 1_000_000
+_MOST_REQUESTS = 1_000_000_000
 _LARGEST = 2**24
 # How much of what was typed is quoted, in characters.
 _QUOTED = 40
@@ -51,6 +54,11 @@ def count(text: str) -> int:
     return _at_least_one(number(text))
 
 
+def requests(text: str) -> int:
+    """Return a number of requests."""
+    return _at_least_one(number(text, _MOST_REQUESTS))
+
+
 def number(text: str, largest: int = _MOST) -> int:
     """Return a number of things."""
     # Python refuses to make a number of more than some thousand digits.
@@ -73,6 +81,44 @@ def size(text: str) -> int:
 def sizes(text: str) -> tuple[int, ...]:
     """Return the sizes of a pool that are to be compared, ascending."""
     return tuple(sorted({count(part.strip()) for part in text.split(",")}))
+
+
+def payload_file(text: str) -> bytes:
+    """Return what a file contains, if that is no more than can be sent."""
+    try:
+        with open(text, "rb") as file:
+            # No more: a device may never end.
+            content = file.read(MAX_PACKAGE_BYTES + 1)
+    except OSError as error:
+        raise ArgumentTypeError(f"{text}: {error.strerror or error}") from error
+    if len(content) > MAX_PACKAGE_BYTES:
+        raise ArgumentTypeError(f"{text}: it has more than {MAX_PACKAGE_BYTES} bytes")
+    return content
+
+
+def rate(text: str) -> float:
+    """Return a number of requests per second."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= _MOST:
+        raise ArgumentTypeError(
+            f"{_quote(text)} is not a number of requests per second, above 0 and up to {_MOST}"
+        )
+    return value
+
+
+def limits(text: str) -> tuple[tuple[str, float], ...]:
+    """Return what latencies must not exceed, by their names."""
+    read: list[tuple[str, float]] = []
+    for part in text.split(","):
+        name, equals, limit = part.strip().partition("=")
+        if name not in LATENCIES or not equals:
+            names = ", ".join(LATENCIES)
+            raise ArgumentTypeError(f"{_quote(part)} is not NAME=SECONDS with a name of {names}")
+        read.append((name, seconds(limit)))
+    return tuple(read)
 
 
 def port(text: str) -> int:
