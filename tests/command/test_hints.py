@@ -100,6 +100,23 @@ def test_a_server_that_does_not_understand(
     assert "perhaps it did not understand the message: is --format right?" in capfd.readouterr().err
 
 
+def test_a_server_that_has_understood_before(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After an exchange that went well, a failure says nothing about the format."""
+
+    def answer_once(peer: Peer) -> None:
+        peer.send(peer.receive_line() + b"\n")
+        peer.receive_line()
+
+    with Server("tcp", tmp_path, answer_once) as server:
+        url = "tcp://{}:{}".format(*server.remote)
+        assert main(["echo-client", url, "one", "two"]) == 1
+    output, errors = capfd.readouterr()
+    assert output == "one\n"
+    assert re.fullmatch(rf"anyconnpool: {url}: the [^;\n]*\n", errors)
+
+
 def test_tls_that_is_not_trusted(
     command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

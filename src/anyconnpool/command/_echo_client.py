@@ -60,11 +60,16 @@ class EchoClient:
 
     async def _exchange(self, pool: ConnectionPool, message: bytes) -> None:
         attempt = Attempt(self.framing)
+        # Where an exchange went well, neither TLS nor the format is to blame for what follows.
+        is_first = not pool.statistics().acquired
         try:
             self.framing.check_message(message)
             reply = await pool.run(attempt.exchange, message, timeout=self.timeout)
         except EXCHANGE_ERRORS as error:
-            raise CommandError(await attempt.explain(self.target, error)) from error
+            failure = f"{self.target}: {reason(error)}"
+            if is_first:
+                failure = await attempt.explain(self.target, error)
+            raise CommandError(failure) from error
         except ValueError as error:
             raise CommandError(str(error), 2) from error
         write_reply(reply)
