@@ -536,6 +536,15 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
             return PoolStatistics(name=self.name, max_size=self.max_size)
         return self._leasing.statistics()
 
+    def reset_peaks(self) -> None:
+        """Begin the peaks of the statistics anew with what is now, at any time, from any thread.
+
+        For one who reports them at intervals: read the statistics, then call this. Other readers
+        find the new peaks, too. Outside the pool's block, it does nothing.
+        """
+        if self._leasing is not None and self._leasing.running:
+            self._leasing.reset_peaks()
+
     async def _exchange(
         self, exchange: Exchange[T], timeout: float | None, retry: Retry | None
     ) -> T:

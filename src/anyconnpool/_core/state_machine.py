@@ -90,7 +90,7 @@ class PoolStateMachine(Generic[TransportT]):
         self._rests = self._idle.numbers
         entries = self._idle_entries = self._idle.entries
         self._pop_idle = entries.pop if settings.idle_order == "lifo" else entries.popleft
-        self.line: WaitingLine[TransportT] = WaitingLine(settings)
+        self.line: WaitingLine[TransportT] = WaitingLine(settings, self.totals)
         self._waiters, self._watchers = self.line.waiters, self.line.watchers
         self._hooks = HookRules(settings, self._group, self.line, self._request)
         #: numbers the waiters and the attempts to connect, in the order of their beginning
@@ -164,11 +164,15 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             self.line.outage.asked_at = now
             if self._max_waiting < math.inf and not self.supply.may_wait(now):
+                self.totals.refused += 1
                 return False
             waiter.number = next(self._numbers)
             self._waiters[waiter] = None
             self.line.slow_suffice = False
             self.supply.balance(now)
+            # After that: one that was refused at once has not waited.
+            if (waiting := len(self._waiters)) > self.totals.peak_waiting:
+                self.totals.peak_waiting = waiting
             return True
 
     def abandon(self, waiter: Waiter[TransportT], now: float) -> None:
@@ -433,6 +437,13 @@ class PoolStateMachine(Generic[TransportT]):
                 **self.totals.frozen(),
             )
 
+    @defer_interrupts
+    def reset_peaks(self) -> None:
+        """Begin the peaks anew with what is now, from any thread."""
+        with self._lock:
+            self._group.reset_peak()
+            self.totals.peak_waiting = len(self._waiters)
+
     def _request(self, action: Action, entry: PoolEntry[TransportT]) -> None:
         """Note what has to be done with an entry as soon as this event is over."""
         self.actions.append((action, entry))
@@ -509,6 +520,9 @@ class PoolStateMachine(Generic[TransportT]):
             entry.state = IN_USE
             if self._min_idle:
                 self._due = True
+            # Most often 0, which settles it.
+            if (below := self._group.peak_below) and len(self._idle_entries) < below:
+                self._group.note_peak()
         elif entry.state is not IN_USE:
             self._group.move(entry, IN_USE)
         entry.acquired_at = now

@@ -253,6 +253,8 @@ class Totals:
         "closed",
         "open_failed",
         "opened",
+        "peak_waiting",
+        "refused",
         "replayed",
         "reused",
         "timed_out",
@@ -263,7 +265,8 @@ class Totals:
         self.opened = self.open_failed = 0
         self.closed: Counter[CloseReason] = Counter()
         self.timed_out = self.cancelled = 0
-        self.replayed = 0
+        self.replayed = self.refused = 0
+        self.peak_waiting = 0
 
     def take_back(self, entry: PoolEntry[Any]) -> None:
         """Undo the count of a grant."""
@@ -282,6 +285,8 @@ class Totals:
             "timed_out": self.timed_out,
             "cancelled": self.cancelled,
             "replayed": self.replayed,
+            "refused": self.refused,
+            "peak_waiting": self.peak_waiting,
             "closed": freeze_counts(self.closed),
         }
 

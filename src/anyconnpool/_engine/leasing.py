@@ -338,6 +338,10 @@ class Leasing:
         """Return the pool's statistics, from any thread."""
         return self._machine.statistics(self.now)
 
+    def reset_peaks(self) -> None:
+        """Begin the peaks of the statistics anew, from any thread."""
+        self._machine.reset_peaks()
+
     def choose(
         self, where: Callable[[ConnectionInfo], object] | None
     ) -> list[PoolEntry[Transport]] | None:
