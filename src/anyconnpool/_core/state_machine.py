@@ -28,7 +28,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from itertools import count
-from typing import Generic
+from typing import Generic, TypeVar
 
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
@@ -50,6 +50,8 @@ from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import ALIVE, Liveness
+
+T = TypeVar("T")
 
 
 @postpone_events(besides=["release"])
@@ -166,7 +168,7 @@ class PoolStateMachine(Generic[TransportT]):
             if self._max_waiting < math.inf and not self.supply.may_wait(now):
                 self.totals.refused += 1
                 return False
-            waiter.number = next(self._numbers)
+            waiter.number, waiter.joined_at = next(self._numbers), now
             self._waiters[waiter] = None
             self.line.slow_suffice = False
             self.supply.balance(now)
@@ -436,6 +438,14 @@ class PoolStateMachine(Generic[TransportT]):
                 failing_for=self.line.outage.lasts(clock),
                 **self.totals.frozen(),
             )
+
+    @defer_interrupts
+    def snapshot(
+        self, clock: Callable[[], float], read: Callable[[], T]
+    ) -> tuple[PoolStatistics, T]:
+        """Return the statistics, and what a function reads in the same moment; from any thread."""
+        with self._lock:
+            return self.statistics(clock), read()
 
     @defer_interrupts
     def reset_peaks(self) -> None:

@@ -211,6 +211,7 @@ class Waiter(Generic[TransportT]):
         "error",
         "failing_since",
         "failures",
+        "joined_at",
         "number",
         "seen_at",
         "shares_error",
@@ -229,6 +230,8 @@ class Waiter(Generic[TransportT]):
         self.failing_since: float | None = None
         #: the task, of the backend's own kind
         self.task: object = None
+        #: since when it has been in line
+        self.joined_at: float = 0.0
         #: when the housekeeper saw it waiting for the first time, and whether it warned of it
         self.seen_at: float | None = None
         self.warned: bool = False

@@ -142,6 +142,10 @@ class WaitingLine(Generic[TransportT]):
             self.outage.number = None
         self._fresh[entry] = None
 
+    def begun_at(self, entry: PoolEntry[TransportT]) -> float:
+        """Return since when an entry is under way."""
+        return entry.slow_at - _PATIENCE
+
     def end(self, entry: PoolEntry[TransportT]) -> None:
         """Take note that an entry is not under way any more."""
         if entry in self._fresh:

@@ -38,7 +38,8 @@ class HookRunner:
         settings: Settings,
         now: Callable[[], float],
     ) -> None:
-        self._role = role
+        #: which hook, as in "check"
+        self.role = role
         self._hook = hook
         self._reason = reason
         self._settings = settings
@@ -59,12 +60,12 @@ class HookRunner:
         if entry.transport.early:
             # Those bytes are for the first borrower, and no hook may read them.
             return self._reason
-        if self._role == "on_release":
+        if self.role == "on_release":
             entry.unreset = False
         try:
             with fence("the hook", PoolError), fail_after(self._settings.check_timeout):
                 await run_hook(
-                    entry, self._settings, self._now, self._hook, greeting=False, role=self._role
+                    entry, self._settings, self._now, self._hook, greeting=False, role=self.role
                 )
         except Exception as error:
             self._log.failed(error, self._now())
@@ -75,9 +76,9 @@ class HookRunner:
 
     def _judge(self, seen: Liveness) -> Liveness | CloseReason:
         """Return what is to be made of what a connection looks like after the hook."""
-        if seen is Liveness.ALIVE or self._role == "on_unread":
+        if seen is Liveness.ALIVE or self.role == "on_unread":
             return seen
-        if self._role == "on_release":
+        if self.role == "on_release":
             answered = seen is Liveness.UNREAD and self._settings.on_unread is not None
             return seen if answered else self._reason
         # What comes after the answer to a check may belong to it.
