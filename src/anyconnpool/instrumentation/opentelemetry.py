@@ -113,17 +113,7 @@ class PoolMetrics(PoolObserver):
             self._read_waiting,
             "{request}",
         )
-        for name, unit, description, figure in _GAUGES:
-            self._meter.create_observable_gauge(
-                f"{prefix}.{name}", [self._reader(self._pools.now, figure)], unit, description
-            )
-        for name, unit, description, figure in _TOTALS:
-            self._meter.create_observable_counter(
-                f"{prefix}.{name}", [self._reader(self._pools.ever, figure)], unit, description
-            )
-        self._meter.create_observable_counter(
-            f"{prefix}.closed", [self._read_closed], "{connection}", "Connections that left."
-        )
+        self._observe_what_has_no_convention()
         self._hook_time = self._histogram("hook_time", "Time that a hook took.")
         self._timeouts = self._meter.create_counter(
             f"{prefix}.timeouts", "{timeout}", "Acquires that ran out of time."
@@ -131,6 +121,22 @@ class PoolMetrics(PoolObserver):
         self._create_time = self._histogram("create_time", "Time to open a connection.")
         self._wait_time = self._histogram("wait_time", "Time to get a connection from the pool.")
         self._use_time = self._histogram("use_time", "Time for which a connection was borrowed.")
+
+    def _observe_what_has_no_convention(self) -> None:
+        for name, unit, description, figure in _GAUGES:
+            self._meter.create_observable_gauge(
+                f"{self._prefix}.{name}", [self._reader(self._pools.now, figure)], unit, description
+            )
+        for name, unit, description, figure in _TOTALS:
+            self._meter.create_observable_counter(
+                f"{self._prefix}.{name}",
+                [self._reader(self._pools.ever, figure)],
+                unit,
+                description,
+            )
+        self._meter.create_observable_counter(
+            f"{self._prefix}.closed", [self._read_closed], "{connection}", "Connections that left."
+        )
 
     def started(self, event: PoolStarted) -> None:
         """Report the pool from now on."""
