@@ -13,7 +13,7 @@ from typing import Any, Generic
 from anyconnpool._core.background_checks import BackgroundChecks
 from anyconnpool._core.idle_connections import IdleConnections
 from anyconnpool._core.retirement import Retirement
-from anyconnpool._core.states import IDLE, IN_USE, Action, PoolEntry, Slots, State, TransportT
+from anyconnpool._core.states import IDLE, Action, PoolEntry, Slots, State, TransportT
 from anyconnpool._statistics import CloseReason
 
 # The generation of what was retired by itself: no other has this number.
@@ -64,8 +64,6 @@ class ConnectionGroup(Generic[TransportT]):
         if state in passing:
             passing[state] += 1
         entry.state = state
-        if state is IN_USE:
-            self.note_peak()
 
     def make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Make a connection idle; after a hook, which is no use, it returns to its place."""
@@ -160,18 +158,21 @@ class ConnectionGroup(Generic[TransportT]):
         """Count those that are borrowed."""
         return self.size - len(self.idle) - self.under_way() - self.passing[State.CLOSING]
 
-    def note_peak(self) -> None:
+    def note_peak(self) -> bool:
         """Take note of how many are borrowed, if there have never been more.
 
         In most pools all that were ever opened have been borrowed at once. Then no borrow makes a
         new peak until there is one more, and none has to be counted.
+
+        :return: whether a borrow of one that is idle now may make a new peak
         """
         in_use = self.in_use()
         if in_use > self.peak_in_use:
             self.peak_in_use = in_use
         # Those in use and the idle ones together are no more than now until one becomes idle that
         # was not in use. Those in the deque that are idle no longer count on both sides.
-        self.peak_below = max(in_use + len(self.idle.entries) - self.peak_in_use, 0)
+        self.peak_below = in_use + len(self.idle.entries) - self.peak_in_use
+        return self.peak_below > 0
 
     def reset_peak(self) -> None:
         """Begin the peak anew with what is borrowed now."""

@@ -80,6 +80,8 @@ class PoolStateMachine(Generic[TransportT]):
         self.totals = Totals()
         self._settings = settings
         self._min_idle, self._longest_idle = settings.min_idle, settings.max_idle_time
+        #: whether to do more when an idle one is granted: for min_idle, or to find a new peak
+        self._watches_grants = self._min_idle > 0
         self._max_waiting, self._max_uses = settings.max_waiting, settings.max_uses
         self._group = self._make_group(slots)
         self._run_actions, self._jitter = run_actions, jitter
@@ -452,6 +454,7 @@ class PoolStateMachine(Generic[TransportT]):
         """Begin the peaks anew with what is now, from any thread."""
         with self._lock:
             self._group.reset_peak()
+            self._watches_grants = True
             self.totals.peak_waiting = len(self._waiters)
 
     def _request(self, action: Action, entry: PoolEntry[TransportT]) -> None:
@@ -519,6 +522,7 @@ class PoolStateMachine(Generic[TransportT]):
             self._idle_entries.append(entry)
         else:
             self._group.make_idle(entry, now)
+            self._watches_grants = True
             recheck_at = min(entry.rested_since + rest, entry.idle_since + self._longest_idle)
         if (background := self._group.background) is not None:
             background.rest(entry, now)
@@ -528,13 +532,14 @@ class PoolStateMachine(Generic[TransportT]):
         """Give an entry to a borrower."""
         if entry.state is IDLE:
             entry.state = IN_USE
-            if self._min_idle:
-                self._due = True
-            # Most often 0, which settles it.
-            if (below := self._group.peak_below) and len(self._idle_entries) < below:
-                self._group.note_peak()
+            if self._watches_grants:
+                if self._min_idle:
+                    self._due = True
+                if len(self._idle_entries) < self._group.peak_below:
+                    self._note_peak()
         elif entry.state is not IN_USE:
             self._group.move(entry, IN_USE)
+            self._note_peak()
         entry.acquired_at = now
         entry.noticed = False
         totals = self.totals
@@ -542,6 +547,9 @@ class PoolStateMachine(Generic[TransportT]):
         if entry.borrows:
             totals.reused += 1
         entry.borrows += 1
+
+    def _note_peak(self) -> None:
+        self._watches_grants = self._group.note_peak() or self._min_idle > 0
 
     def _take_back(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Undo a grant that never reached its borrower, unless the entry was seized meanwhile."""
