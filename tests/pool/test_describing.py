@@ -187,6 +187,33 @@ async def test_a_pool_can_be_described_at_any_time_and_from_any_thread() -> None
     assert seen[2].startswith("pool 'shelf': connections: 0 of 10 (0 idle")
 
 
+async def test_another_thread_never_sees_a_change_half_made() -> None:
+    """It waits until the event under way is over."""
+    async with ConnectionPool(MemoryNetwork()) as pool:
+        machine = pool._machine  # pyright: ignore[reportPrivateUsage]
+        assert machine is not None
+        seen: list[str] = []
+        thread = threading.Thread(target=lambda: seen.append(pool.describe()))
+        with machine.event_lock.lock:
+            thread.start()
+            thread.join(0.1)
+            assert thread.is_alive()
+        thread.join(30)
+        assert seen
+
+        def try_to_interfere() -> bool:
+            taken: list[bool] = []
+            lock = machine.event_lock.lock
+            other = threading.Thread(target=lambda: taken.append(lock.acquire(blocking=False)))
+            other.start()
+            other.join()
+            return taken[0]
+
+        # The lines of the connections are those that the figures speak of.
+        _, interfered = machine.snapshot(lambda: 0.0, try_to_interfere)
+        assert not interfered
+
+
 async def test_a_manager_describes_its_pools() -> None:
     """One after the other, with the sum and the maximum before them."""
     first, second = MemoryNetwork(), MemoryNetwork()
