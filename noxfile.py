@@ -39,6 +39,8 @@ RUNS = {
     "oldest": ("test", [*RINGS, *OTHERS, *ASYNCIO, *ONCE_A_KIND, "-m", "not newest"]),
     "tests_min": ("test-pool", ["tests/pool", "tests/sockets", *TRIO_AND_UVLOOP, *QUICK]),
     "asyncio_only": ("test-lean", ["tests/core", "tests/sockets", *ASYNCIO, *QUICK]),
+    # What other platforms and interpreters may have in another way; it takes no UNIX sockets.
+    "elsewhere": ("test-pool", [*RINGS, "tests/process", *ASYNCIO, *QUICK]),
     "servers": ("test-servers", ["tests/servers"]),
     # They only wait.
     "network": ("test-pool", ["tests/network", "-n", "12"]),
@@ -126,6 +128,12 @@ def asyncio_only(session: nox.Session) -> None:
     run_tests(session, "asyncio_only")
     absent = "from importlib.util import find_spec as f; assert not f('trio') and not f('uvloop')"
     session.run("python", "-c", absent)
+
+
+@nox.session
+def elsewhere(session: nox.Session) -> None:
+    """Run what may differ on another platform or interpreter, on the Python that runs nox."""
+    run_tests(session, "elsewhere")
 
 
 @nox.session(python=NEWEST)

@@ -97,4 +97,5 @@ def _backend_of(item: pytest.Item) -> str | None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Keep what was collected out of the garbage collector's sight: many tests ask it to run."""
     gc.collect()
-    gc.freeze()
+    if hasattr(gc, "freeze"):  # not on PyPy
+        gc.freeze()

@@ -172,6 +172,7 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
         # Whatever the remote: refuse wrong options now.
         endpoint = make_endpoint(("localhost", 1), tls, ssl_context, None, tls_standard_compatible)
         self._tls = endpoint.tls
+        self._max_total = max_total
         # An iterator would serve the first pool only.
         self._settings: PoolOptions = {**settings, "observers": checked.observers}
         self._on_connect = on_connect
@@ -216,7 +217,8 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
             del self
             try:
                 async with lifecycle.run():
-                    lifecycle.spawn(partial(PoolManager._drop_unused, this))
+                    sweep = partial(PoolManager._drop_unused, this)
+                    lifecycle.spawn("pool 'manager': dropping unused pools", sweep)
                     try:
                         yield handed_over.pop()
                     finally:
@@ -430,6 +432,21 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
         """
         found = [(pool.remote, pool.statistics()) for pool in list(self._running)]
         return StatisticsByRemote(found, self._tls)
+
+    def describe(self, *, limit: float = 100) -> str:
+        """Say in words what the running pools are doing; see :meth:`ConnectionPool.describe`.
+
+        :param limit: most connections, and most tasks that wait, to show of each pool
+        :raises TypeError: if the limit is not a whole number or ``math.inf``
+        :raises ValueError: if the limit is negative
+        """
+        check_count("limit", limit, least=0)
+        pools = [*self._running]
+        parts = [pool.describe(limit=limit) for pool in pools]
+        size = sum(pool.statistics().size for pool in pools)
+        most = "" if self._max_total == math.inf else f" of {self._max_total}"
+        head = f"manager: pools: {len(pools)}, connections: {size}{most}"
+        return "\n".join([head, *parts])
 
     def _check(self) -> None:
         if self._lifecycle is None:

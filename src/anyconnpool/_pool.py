@@ -47,7 +47,7 @@ from anyconnpool._streams.framed import (
     package_exchange,
 )
 from anyconnpool._streams.transport import Transport
-from anyconnpool._util.checks import as_bytes, check_duration, quoted
+from anyconnpool._util.checks import as_bytes, check_count, check_duration, quoted
 from anyconnpool._util.functions import as_awaitable, check_predicate, refuse_plain_with
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import warn_of_neglect
@@ -535,6 +535,30 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         if self._leasing is None:
             return PoolStatistics(name=self.name, max_size=self.max_size)
         return self._leasing.statistics()
+
+    def describe(self, *, limit: float = 100) -> str:
+        """Say in words what the pool is doing, for people; the wording may change.
+
+        Figures come first, then a line for each connection (what it is doing and for how long, its
+        borrower's task, addresses, age, uses) and for each task that waits. Neither data nor
+        sessions are shown. It can be called whenever :meth:`statistics` can.
+
+        :param limit: most connections, and most tasks that wait, to show; the rest is counted
+        :raises TypeError: if the limit is not a whole number or ``math.inf``
+        :raises ValueError: if the limit is negative
+        """
+        check_count("limit", limit, least=0)
+        if self._leasing is None:
+            return f"pool {self.name!r}: not entered"
+        return self._leasing.describe(limit)
+
+    def reset_peaks(self) -> None:
+        """Begin the peaks of the statistics anew with what is now, from any thread.
+
+        They begin anew for all readers. Outside the pool's block this does nothing.
+        """
+        if self._leasing is not None and self._leasing.running:
+            self._leasing.reset_peaks()
 
     async def _exchange(
         self, exchange: Exchange[T], timeout: float | None, retry: Retry | None

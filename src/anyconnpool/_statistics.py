@@ -99,9 +99,11 @@ class ConnectionInfo:
 class PoolStatistics:
     """What a pool is doing at one moment, and what it has done since it was entered.
 
-    ``opened`` is always ``idle + in_use + closing + sum(closed.values())``, plus the connections
-    that hooks are at work on (``check``, ``on_release``, ``on_unread``), which count as
-    connecting.
+    ``opened`` is always ``idle + in_use + in_hook + closing + sum(closed.values())``.
+
+    The peaks are the highest values of ``in_use`` and ``tasks_waiting``, also between two looks.
+    Reading changes nothing, so that several readers don't disturb each other; only
+    :meth:`ConnectionPool.reset_peaks` begins them anew.
     """
 
     #: the pool's name
@@ -139,3 +141,13 @@ class PoolStatistics:
     cancelled: int = 0
     #: exchanges repeated on another connection
     replayed: int = 0
+    #: acquires refused at once: ``max_waiting`` tasks were waiting already, or the pool was failing
+    #: fast (``fail_fast_after``); those included who waited when that began
+    refused: int = 0
+    #: those of ``connecting`` that are open, and that a hook is at work on (``check``,
+    #: ``on_release``, ``on_unread``)
+    in_hook: int = 0
+    #: most connections with a borrower at once, since the pool was entered
+    peak_in_use: int = 0
+    #: most tasks blocked in acquire at once, since the pool was entered
+    peak_waiting: int = 0

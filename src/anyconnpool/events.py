@@ -33,6 +33,7 @@ __all__ = [
     "ExchangeReplayed",
     "FailFastBegan",
     "FailFastEnded",
+    "HookEnded",
     "Observer",
     "OpenFailed",
     "PoolEnded",
@@ -224,6 +225,23 @@ class FailFastEnded(PoolEvent):
     duration: float
 
 
+@dataclass(frozen=True)
+class HookEnded(PoolEvent):
+    """A hook has ended on an open connection; one that was interrupted is no event.
+
+    That of ``on_connect`` is none either: it is part of :class:`ConnectionOpened` or
+    :class:`OpenFailed`.
+
+    :ivar hook: which one: ``check``, ``on_release``, ``on_unread`` or ``on_close``
+    :ivar duration: how long it took, in seconds
+    :ivar error: why it failed, out of time included; ``None`` if it returned
+    """
+
+    hook: str
+    duration: float
+    error: Exception | None
+
+
 #: What a pool calls with each event, in its event loop: it must not block. What it returns is
 #: ignored, and what it raises is logged once and then counted. Async functions are refused.
 Observer: TypeAlias = Callable[[PoolEvent], object]
@@ -257,7 +275,7 @@ class PoolObserver:
             case PoolEnded():
                 self.ended(event)
             case _:
-                _pass_on_outage(self, event)
+                _pass_on_other(self, event)
 
     def started(self, event: PoolStarted) -> None:
         """Handle the start of a pool."""
@@ -292,13 +310,18 @@ class PoolObserver:
     def fail_fast_ended(self, event: FailFastEnded) -> None:
         """Handle the end of that."""
 
+    def hook_ended(self, event: HookEnded) -> None:
+        """Handle the end of a hook on an open connection."""
 
-def _pass_on_outage(observer: PoolObserver, event: PoolEvent) -> None:
-    """Call the method for an event of those that are rare, or do nothing."""
+
+def _pass_on_other(observer: PoolObserver, event: PoolEvent) -> None:
+    """Call the method for an event of those that are less frequent, or do nothing."""
     if isinstance(event, FailFastBegan):
         observer.fail_fast_began(event)
     elif isinstance(event, FailFastEnded):
         observer.fail_fast_ended(event)
+    elif isinstance(event, HookEnded):
+        observer.hook_ended(event)
 
 
 class _GuardedObserver:

@@ -35,9 +35,10 @@ class Interrupter:
                 sys.settrace(self.trace)
         return self.trace
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Interrupter:
         self._tracer = sys.gettrace()
         sys.settrace(self.trace)
+        return self
 
     def __exit__(self, *args: object) -> None:
         sys.settrace(self._tracer)

@@ -348,6 +348,11 @@ class MachineEvents(RuleBasedStateMachine):
         self.machine.resize(max_size, self.now)
         self.model.resize(max_size, self.now)
 
+    @event()
+    def reset_peaks(self) -> None:
+        self.machine.reset_peaks()
+        self.model.reset_peaks()
+
     @event(really=st.sampled_from([False] * 9 + [True]))
     def shut(self, really: bool = True) -> None:
         if really and self.is_open():

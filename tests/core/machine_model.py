@@ -91,6 +91,7 @@ class Model:
         self.last_error: Exception | None = None
         self.acquired = self.reused = self.opened_ever = self.failed = 0
         self.closed_by: Counter[str] = Counter()
+        self.refused = self.peak_in_use = self.peak_waiting = 0
 
     def those(self, *states: State) -> list[Conn]:
         return [conn for conn in self.conns if conn.state in states]
@@ -111,6 +112,10 @@ class Model:
             opened=self.opened_ever,
             open_failed=self.failed,
             closed=dict(self.closed_by),
+            refused=self.refused,
+            in_hook=len(self.those(State.CHECKING)),
+            peak_in_use=self.peak_in_use,
+            peak_waiting=self.peak_waiting,
         )
 
     def pass_time(self, now: float) -> None:
@@ -223,6 +228,7 @@ class Model:
             self.trier = None
             return
         self.news += [(waiter, self.last_error) for waiter in [*self.waiters, *self.watchers]]
+        self.refused += len(self.waiters)
         self.waiters, self.watchers = [], []
         wanted = self.now - self.asked_at < self.longest_unasked
         if not wanted or self.those(State.OPENING):
@@ -237,9 +243,11 @@ class Model:
     def join(self, waiter: Waiter[int], now: float) -> bool:
         self.now = self.asked_at = now
         if not self._may_wait():
+            self.refused += 1
             return False
         self.waiters.append(waiter)
         self._order_missing()
+        self.peak_waiting = max(self.peak_waiting, len(self.waiters))
         return True
 
     def abandon(self, waiter: Waiter[int], now: float) -> None:
@@ -564,6 +572,11 @@ class Model:
         self.acquired += 1
         self.reused += conn.borrows > 0
         conn.borrows += 1
+        self.peak_in_use = max(self.peak_in_use, len(self.those(State.IN_USE)))
+
+    def reset_peaks(self) -> None:
+        self.peak_in_use = len(self.those(State.IN_USE))
+        self.peak_waiting = len(self.waiters)
 
     def _forget(self, conn: Conn) -> None:
         conn.state = State.GONE

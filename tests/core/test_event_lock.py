@@ -215,6 +215,7 @@ def test_a_child_that_is_forked_in_the_middle_of_an_event_can_read() -> None:
 
 # As above.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_fork_in_the_middle_of_an_event_of_its_own_thread() -> None:
     """In parent and child alike, the event goes on to its end."""
     pool = Pool()

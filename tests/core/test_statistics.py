@@ -11,13 +11,17 @@ from anyconnpool import ConnectionPool, PoolStatistics
 from anyconnpool._statistics import CloseReason, freeze_counts
 from tests.cases import table
 
-GAUGES = {"size", "idle", "in_use", "connecting", "closing", "tasks_waiting"}
-TOTALS = {"acquired", "reused", "opened", "open_failed", "timed_out", "cancelled", "replayed"}
-FIELDS = sorted({"name", "max_size", "closed", "failing_for"} | GAUGES | TOTALS)
+GAUGES = {"size", "idle", "in_use", "connecting", "closing", "tasks_waiting", "in_hook"}
+PEAKS = {"peak_in_use", "peak_waiting"}
+TOTALS = {
+    *("acquired", "reused", "opened", "open_failed", "timed_out", "cancelled", "replayed"),
+    "refused",
+}
+FIELDS = sorted({"name", "max_size", "closed", "failing_for"} | GAUGES | PEAKS | TOTALS)
 
 
 def test_the_fields_are_those_of_the_contract() -> None:
-    """Name, limit, gauges and totals, no more and no less."""
+    """Name, limit, gauges, peaks and totals, no more and no less."""
     assert sorted(field.name for field in dataclasses.fields(PoolStatistics)) == FIELDS
 
 
@@ -25,7 +29,7 @@ def test_a_pool_that_was_never_entered_has_done_nothing() -> None:
     """Everything but its name and limit is zero."""
     facts = ConnectionPool(("localhost", 1), max_size=3).statistics()
     assert facts == PoolStatistics(name="tcp://localhost:1", max_size=3)
-    assert {getattr(facts, field) for field in GAUGES | TOTALS} == {0}
+    assert {getattr(facts, field) for field in GAUGES | PEAKS | TOTALS} == {0}
     assert facts.closed == {}
 
 

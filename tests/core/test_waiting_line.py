@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from anyconnpool._core.states import PoolEntry, Waiter
+from anyconnpool._core.states import PoolEntry, Totals, Waiter
 from anyconnpool._core.waiting_line import WaitingLine
 
 from .machine_fakes import make_settings
@@ -19,7 +19,7 @@ class Line:
     """A waiting line, and the same as plain lists."""
 
     def __init__(self) -> None:
-        self.line: WaitingLine[int] = WaitingLine(make_settings())
+        self.line: WaitingLine[int] = WaitingLine(make_settings(), Totals())
         self.waiters: list[Waiter[int]] = []
         self.entries: list[PoolEntry[int]] = []
         self.now = 0.0

@@ -14,6 +14,7 @@ from anyconnpool.events import (
     ConnectionAcquired,
     ConnectionOpened,
     ConnectionReleased,
+    HookEnded,
 )
 from anyconnpool.instrumentation.opentelemetry import PoolMetrics
 
@@ -44,6 +45,19 @@ def fire_everything(metrics: PoolMetrics) -> None:
     metrics(ConnectionAcquired("echo", 0.003, reused=False))
     metrics(ConnectionReleased("echo", 0.3))
     metrics(AcquireTimedOut("echo", 5.0))
+    metrics(HookEnded("echo", "check", 0.1, None))
+
+
+# For which the conventions have no names: those that are always there.
+OWN = {
+    "failing_time": ("Gauge", "s", None),
+    "peak.used": ("Gauge", "{connection}", None),
+    "peak.pending_requests": ("Gauge", "{request}", None),
+    "open_failures": ("Sum", "{attempt}", True),
+    "refused": ("Sum", "{request}", True),
+    "replayed": ("Sum", "{exchange}", True),
+    "hook_time": ("Histogram", "s", None),
+}
 
 
 def shape(metric: Metric) -> tuple[str, str | None, bool | None]:
@@ -64,8 +78,7 @@ def test_names_units_and_kinds_are_those_of_the_conventions(
         getattr(db_metrics, f"create_db_client_connection_{suffix}")(meter).record(1)
     fire_everything(metrics)
     expected = {name: shape(metric) for name, metric in conventional.metrics().items()}
-    # For which they have no name.
-    expected["db.client.connection.failing_time"] = ("Gauge", "s", None)
+    expected |= {f"{PREFIX}.{name}": shape for name, shape in OWN.items()}
     assert {name: shape(metric) for name, metric in collection.metrics().items()} == expected
 
 
@@ -78,6 +91,8 @@ def test_attributes_are_those_of_the_conventions(
         expected: set[Attributes] = {((NAME, "echo"),)}
         if name == f"{PREFIX}.count":
             expected = {((NAME, "echo"), (STATE, state.value)) for state in STATES}
+        elif name == f"{PREFIX}.hook_time":
+            expected = {((f"{PREFIX}.hook", "check"), (NAME, "echo"))}
         assert set(collection.points(name)) == expected
 
 
@@ -85,10 +100,11 @@ def test_prefix_names_all(collection: Collection) -> None:
     """With another prefix, nothing says that the service is a database."""
     fire_everything(PoolMetrics(collection.provider, prefix="pool"))
     names = [metric.removeprefix("pool.") for metric in collection.metrics()]
-    assert sorted(names) == [
-        *("count", "create_time", "failing_time", "idle.max", "idle.min", "max"),
+    assert set(names) == {
+        *("count", "create_time", "idle.max", "idle.min", "max"),
         *("pending_requests", "timeouts", "use_time", "wait_time"),
-    ]
+        *OWN,
+    }
     assert set(collection.points("pool.count")) == {
         (("pool.pool.name", "echo"), ("pool.state", state)) for state in ("idle", "used")
     }
@@ -111,6 +127,42 @@ def test_what_is_in_a_pool_is_read_at_collection(
     assert collection.values("pending_requests") == [0]
     assert collection.values("failing_time") == [2.5]
     assert collection.values("max") == collection.values("idle.max") == [6]
+
+
+def test_what_the_conventions_have_no_names_for_is_reported_too(
+    collection: Collection, metrics: PoolMetrics
+) -> None:
+    """Peaks as they are now; totals with those of pools that have ended."""
+    for number in (1, 2):
+        pool = FiredPool(metrics)
+        pool.start()
+        pool.show(peak_in_use=3 - number, peak_waiting=4, closed={"unclean": 2, "retired": number})
+        pool.show(open_failed=10, refused=20, replayed=30)
+        if number == 1:
+            pool.end()
+    assert collection.values("peak.used") == [1]
+    assert collection.values("peak.pending_requests") == [4]
+    for name, total in (("open_failures", 20), ("refused", 40), ("replayed", 60)):
+        assert collection.values(name) == [total]
+    reason = f"{PREFIX}.close_reason"
+    assert collection.points(f"{PREFIX}.closed") == {
+        ((reason, "retired"), (NAME, "echo")): 3,
+        ((reason, "unclean"), (NAME, "echo")): 4,
+    }
+
+
+def test_hooks_are_told_apart_and_failures_have_their_type(
+    collection: Collection, metrics: PoolMetrics
+) -> None:
+    """As the conventions have it of durations; that of a success has none."""
+    for hook, error in (("check", None), ("check", TimeoutError()), ("on_close", None)):
+        metrics(HookEnded("echo", hook, 0.1, error))
+    key = f"{PREFIX}.hook"
+    assert collection.points(f"{PREFIX}.hook_time") == {
+        ((key, "check"), (NAME, "echo")): 1,
+        ((key, "check"), (NAME, "echo"), ("error.type", "TimeoutError")): 1,
+        ((key, "on_close"), (NAME, "echo")): 1,
+    }
 
 
 def test_pool_without_limit_has_no_maximum(

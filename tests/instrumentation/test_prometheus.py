@@ -8,7 +8,13 @@ import tracemalloc
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from anyconnpool.events import CloseReason, ConnectionAcquired, ConnectionOpened, ConnectionReleased
+from anyconnpool.events import (
+    CloseReason,
+    ConnectionAcquired,
+    ConnectionOpened,
+    ConnectionReleased,
+    HookEnded,
+)
 from anyconnpool.instrumentation import _pools
 from anyconnpool.instrumentation.prometheus import PoolCollector
 from tests.core.interrupter import Interrupter
@@ -19,7 +25,10 @@ from .fired import FiredPool
 KINDS = {
     "connections": "gauge",
     "max_connections": "gauge",
+    "in_hook": "gauge",
     "tasks_waiting": "gauge",
+    "peak_in_use": "gauge",
+    "peak_tasks_waiting": "gauge",
     "failing_seconds": "gauge",
     "acquired": "counter",
     "reused": "counter",
@@ -29,9 +38,12 @@ KINDS = {
     "timeouts": "counter",
     "cancelled": "counter",
     "replayed": "counter",
+    "refused": "counter",
+    "hook_failures": "counter",
     "wait_seconds": "histogram",
     "use_seconds": "histogram",
     "connect_seconds": "histogram",
+    "hook_seconds": "histogram",
 }
 
 
@@ -71,6 +83,10 @@ def test_what_is_in_a_pool_is_read_when_it_is_asked_for(
     pool.show(failing_for=2.5)
     assert exposition.value("failing_seconds") == 2.5
     assert exposition.value("max_connections") == 10
+    pool.show(in_hook=1, peak_in_use=6, peak_waiting=8)
+    assert exposition.value("in_hook") == 1
+    assert exposition.value("peak_in_use") == 6
+    assert exposition.value("peak_tasks_waiting") == 8
     pool.show(idle=7, max_size=20)
     assert exposition.value("connections", state="idle") == 7
     assert exposition.value("max_connections") == 20
@@ -90,9 +106,9 @@ def test_totals_are_those_of_the_statistics(
     """Each counter shows the figure that it is named after."""
     pool = FiredPool(collector)
     pool.start()
-    pool.show(opened=11, open_failed=12, timed_out=13, cancelled=14, replayed=15)
-    names = ("opened", "open_failures", "timeouts", "cancelled", "replayed")
-    assert [exposition.value(f"{name}_total") for name in names] == [11, 12, 13, 14, 15]
+    pool.show(opened=11, open_failed=12, timed_out=13, cancelled=14, replayed=15, refused=16)
+    names = ("opened", "open_failures", "timeouts", "cancelled", "replayed", "refused")
+    assert [exposition.value(f"{name}_total") for name in names] == [11, 12, 13, 14, 15, 16]
 
 
 def test_closed_connections_are_counted_by_reason(
@@ -150,6 +166,36 @@ def test_durations_go_into_histograms(exposition: Exposition, collector: PoolCol
         assert exposition.value(f"{name}_seconds_sum") == pytest.approx(0.0004 * number)
         assert exposition.value(f"{name}_seconds_bucket", le="0.00025") == 0
         assert exposition.value(f"{name}_seconds_bucket", le="0.0005") == number
+
+
+def test_hooks_are_told_apart(exposition: Exposition, collector: PoolCollector) -> None:
+    """By name, each with how long it took and how often it failed; one that never ran is not there.
+
+    What a name has is forgotten with the name, too.
+    """
+    FiredPool(collector).start()
+    assert exposition.value("hook_seconds_count", hook="check") is None
+    collector(HookEnded("echo", "check", 0.2, None))
+    collector(HookEnded("echo", "on_close", 0.1, None))
+    assert exposition.value("hook_failures_total", hook="check") == 0
+    collector(HookEnded("echo", "check", 0.3, TimeoutError()))
+    assert exposition.value("hook_seconds_count", hook="check") == 2
+    assert exposition.value("hook_seconds_sum", hook="check") == pytest.approx(0.5)
+    assert exposition.value("hook_failures_total", hook="check") == 1
+    assert exposition.value("hook_failures_total", hook="on_close") == 0
+
+
+def test_peaks_of_pools_of_one_name_are_not_added_up(
+    exposition: Exposition, collector: PoolCollector
+) -> None:
+    """They may have been at different times: the highest counts."""
+    for peak in (3, 5, 4):
+        pool = FiredPool(collector)
+        pool.start()
+        pool.show(peak_in_use=peak, peak_waiting=10 * peak, in_hook=1)
+    assert exposition.value("peak_in_use") == 5
+    assert exposition.value("peak_tasks_waiting") == 50
+    assert exposition.value("in_hook") == 3
 
 
 def test_buckets_can_be_chosen() -> None:
@@ -220,6 +266,7 @@ def test_names_are_bounded() -> None:
     for name in ("two", "one"):
         pools[name].start()
         pools[name].show(opened=5)
+        collector(HookEnded(name, "check", 0.1, None))
         collector(ConnectionAcquired(name, 0.0, reused=False))
     for name in ("one", "two", "one"):
         pools[name].end()
@@ -235,6 +282,7 @@ def test_names_are_bounded() -> None:
     assert exposition.pools() == {"two", "three"}
     assert exposition.value("opened_total", "two") == 1
     assert exposition.value("acquired_total", "two") == 0
+    assert exposition.value("hook_seconds_count", "two", hook="check") is None
 
 
 def test_pools_that_are_too_many_are_added_up() -> None:

@@ -35,6 +35,9 @@ class Observed:
         }
         assert show("tasks_waiting", name) == figures.tasks_waiting
         assert show("max_connections", name) == figures.max_size
+        assert show("peak_in_use", name) == figures.peak_in_use
+        assert show("peak_tasks_waiting", name) == figures.peak_waiting
+        assert values("peak.used", name) == [figures.peak_in_use]
         assert values("count", name) == [figures.idle, figures.in_use]
         assert values("pending_requests", name) == [figures.tasks_waiting]
         assert values("max", name) == values("idle.max", name) == [figures.max_size]
@@ -57,6 +60,7 @@ class Observed:
             "timeouts": figures.timed_out,
             "cancelled": figures.cancelled,
             "replayed": figures.replayed,
+            "refused": figures.refused,
         }.items():
             assert show(f"{total}_total", name) == figure * times, total
         for reason, count in figures.closed.items():

@@ -31,6 +31,15 @@ def test_the_sessions_exist() -> None:
     assert named <= sessions
 
 
+def test_other_platforms_and_interpreters_are_tried() -> None:
+    """Not only Linux, and neither CPython alone nor its form with the GIL alone."""
+    tried = set(re.findall(r'^ +- os: (\S+)\n +python: "?([\w.-]+)', CI, re.M))
+    systems = {system.partition("-")[0] for system, _ in tried}
+    assert systems == {"macos", "windows", "ubuntu"}
+    assert any(version.startswith("pypy") for _, version in tried)
+    assert any(version.endswith("t") for _, version in tried)
+
+
 def test_every_python_of_the_classifiers_is_tested() -> None:
     """The matrix has the versions that the metadata name, no more and no fewer."""
     (matrix,) = re.findall(r"^ +python: \[(.*)\]", CI, re.M)

@@ -22,7 +22,7 @@ async def test_an_alarm_that_is_always_due_lets_others_run() -> None:
         assert rings < 100, "nobody else had a turn"
 
     async with anyio.create_task_group() as group:
-        alarms = Alarms(PoolTasks(group, copy_context()), anyio.current_time)
+        alarms = Alarms(PoolTasks(group, copy_context()), anyio.current_time, "alarms")
         alarm: Alarm = alarms.new(ring)
         alarm.set(anyio.current_time())
         while rings < 3:

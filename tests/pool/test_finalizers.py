@@ -59,6 +59,7 @@ class Visitor:
         figures = (facts.idle, facts.in_use, facts.connecting, facts.closing)
         assert min(figures) >= 0
         assert facts.size == sum(figures)
+        assert self.pool.describe()
         while self.held:
             self.held.pop().discard()
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import warnings
 from functools import partial
 from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
-from anyconnpool import AcquireTimeout, ConnectionPool, PoolManager, Retry
+from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, PoolManager, Retry
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool.events import (
     AcquireTimedOut,
@@ -23,6 +25,7 @@ from anyconnpool.events import (
     ExchangeReplayed,
     FailFastBegan,
     FailFastEnded,
+    HookEnded,
     OpenFailed,
     PoolEnded,
     PoolEvent,
@@ -31,7 +34,10 @@ from anyconnpool.events import (
 )
 from tests.cases import in_case, table
 
-from .network import MemoryNetwork, delayed, failing, fill, hang, settle
+from .network import MemoryNetwork, delayed, failing, fill, hang, peer_of, settle
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 
 def story(events: list[PoolEvent]) -> list[PoolEvent]:
@@ -227,12 +233,81 @@ async def test_each_event_goes_to_the_method_of_its_kind() -> None:
         (ExchangeReplayed("p", OSError()), "replayed"),
         (FailFastBegan("p", 1, OSError()), "fail_fast_began"),
         (FailFastEnded("p", 1), "fail_fast_ended"),
+        (HookEnded("p", "check", 1, None), "hook_ended"),
     ):
         recorder(event)
         assert called.pop() == method
     called.clear()
     recorder(PoolEvent("p"))
     assert not called
+
+
+@table("failing", [False, True])
+async def test_each_hook_on_an_open_connection_is_told_with_its_time(failing: bool) -> None:
+    """And why it failed, out of time included; what the pool's end cuts off is not told."""
+    error = LookupError("no answer")
+
+    async def answer(connection: PooledConnection) -> None:
+        await anyio.sleep(2)
+        await connection.receive() if peer_of(connection).client.unread else None
+        if failing:
+            raise error
+
+    def told() -> list[HookEnded]:
+        return [event for event in events if isinstance(event, HookEnded)]
+
+    events: list[PoolEvent] = []
+    network, expected = MemoryNetwork(), error if failing else None
+    async with ConnectionPool(
+        network,
+        name="p",
+        observers=[events.append],
+        on_close=answer,
+        on_unread=answer,
+        close_timeout=9,
+    ) as pool:
+        await fill(pool, 1)
+        network.peers[0].push(b"x")
+        await anyio.sleep(10)
+        assert told() == [HookEnded("p", "on_unread", 2, expected)]
+        await fill(pool, 1)
+        pool.retire()
+        await anyio.sleep(3)
+        assert told()[1:] == [HookEnded("p", "on_close", 2, expected)]
+    events.clear()
+    hooks: dict[str, Any] = {"check": answer, "on_release": answer, "check_after": 5}
+    async with ConnectionPool(
+        network, name="p", observers=[events.append], check_timeout=1, **hooks
+    ) as pool:
+        await fill(pool, 1)
+        await anyio.sleep(2)
+        (event,) = told()
+        assert (event.hook, event.duration, type(event.error)) == ("on_release", 1, TimeoutError)
+    events.clear()
+    async with ConnectionPool(network, name="p", observers=[events.append], **hooks) as pool:
+        await fill(pool, 1)
+        await anyio.sleep(0.5)
+        assert pool.statistics().in_hook == 1
+    assert told() == []
+
+
+async def test_an_observer_that_ends_the_program_at_a_hook_loses_nothing() -> None:
+    """Its connection is closed, by force if it was in a farewell."""
+
+    def leave(event: PoolEvent) -> None:
+        if isinstance(event, HookEnded):
+            # asyncio takes one that stands alone out of the loop at once.
+            raise BaseExceptionGroup("stop", [SystemExit()])
+
+    for hook in ("on_release", "on_close"):
+        network = MemoryNetwork()
+        options: dict[str, Any] = {hook: lambda connection: checkpoint()}
+        with pytest.raises(BaseExceptionGroup):
+            async with ConnectionPool(network, observers=[leave], **options) as pool:
+                await fill(pool, 1)
+                pool.retire()
+                await anyio.sleep(60)
+        assert network.open_now == 0
 
 
 async def test_the_pools_of_a_manager_share_its_observers() -> None:

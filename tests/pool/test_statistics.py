@@ -41,13 +41,15 @@ async def test_every_counter_is_exact() -> None:
     async with pool, anyio.create_task_group() as tasks:
         assert facts(pool.statistics()) == {}
         first = await pool.acquire()
-        assert facts(pool.statistics()) == {"size": 1, "in_use": 1, "acquired": 1, "opened": 1}
+        peaks: dict[str, object] = {"peak_in_use": 1, "peak_waiting": 1}
+        expected = peaks | {"size": 1, "in_use": 1, "acquired": 1, "opened": 1}
+        assert facts(pool.statistics()) == expected
         await first.aclose()
         await first.aclose()
-        expected: dict[str, object] = {"size": 1, "idle": 1, "acquired": 1, "opened": 1}
+        expected = peaks | {"size": 1, "idle": 1, "acquired": 1, "opened": 1}
         assert facts(pool.statistics()) == expected
         first = await pool.acquire()
-        expected = {"size": 1, "in_use": 1, "acquired": 2, "reused": 1, "opened": 1}
+        expected = peaks | {"size": 1, "in_use": 1, "acquired": 2, "reused": 1, "opened": 1}
         assert facts(pool.statistics()) == expected
 
         network.on_connect = failing(OSError("down"))
@@ -78,6 +80,10 @@ async def test_every_counter_is_exact() -> None:
         await settle()
         expected["tasks_waiting"] = 1
         assert facts(pool.statistics()) == expected
+        with pytest.raises(PoolFull):
+            await pool.acquire()
+        expected["refused"] = 1
+        assert facts(pool.statistics()) == expected
         await first.aclose()
         await settle()
         expected |= {"tasks_waiting": 0, "acquired": 3, "reused": 2}
@@ -94,7 +100,7 @@ async def test_every_counter_is_exact() -> None:
         assert not statistics.closed
         await anyio.sleep(1.1)
         assert pool.statistics().closed == {"retired": 1}
-    assert facts(pool.statistics()) == {
+    assert facts(pool.statistics()) == peaks | {
         "acquired": 3,
         "reused": 2,
         "opened": 1,
@@ -102,7 +108,35 @@ async def test_every_counter_is_exact() -> None:
         "closed": {"retired": 1},
         "timed_out": 1,
         "cancelled": 1,
+        "refused": 1,
     }
+
+
+async def test_peaks_are_seen_between_two_looks_and_begin_anew_on_demand() -> None:
+    """They only rise, however often they are read, until they are reset or the pool is entered."""
+    pool = ConnectionPool(MemoryNetwork(), max_size=3)
+
+    def peaks() -> tuple[int, int]:
+        return pool.statistics().peak_in_use, pool.statistics().peak_waiting
+
+    pool.reset_peaks()  # does nothing, outside the block
+    for _ in range(2):
+        async with pool:
+            assert peaks() == (0, 0)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(5):
+                    tasks.start_soon(hold, pool)
+            await fill(pool, 2)
+            assert peaks() == (3, 5)
+            async with pool.acquire():
+                pool.reset_peaks()
+                assert peaks() == (1, 0)
+                async with pool.acquire():
+                    pass
+            async with pool.acquire():
+                pass
+            assert peaks() == (2, 0)
+        assert peaks() == (2, 0)
 
 
 async def hold(pool: ConnectionPool) -> None:

@@ -18,7 +18,13 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import ConnectionFailed, create_task_group, fail_after, wait_all_tasks_blocked
+from anyio import (
+    ConnectionFailed,
+    create_task_group,
+    fail_after,
+    get_running_tasks,
+    wait_all_tasks_blocked,
+)
 from anyio.abc import SocketAttribute
 
 from anyconnpool._streams import connect
@@ -204,6 +210,23 @@ async def test_an_attempt_that_is_cancelled_natively_has_failed(
         tasks.start_soon(strike)
         with fail_after(10), pytest.raises(ConnectionFailed, match="at each of 2 addresses: Op"):
             await connect_to(("name", port))
+
+
+async def test_attempts_beside_each_other_say_what_they_try(
+    resolve: Callable[..., Resolver], sockets: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their tasks are named after the addresses."""
+    monkeypatch.setattr(connect, "ATTEMPT_DELAY", 0)
+    port = stall(sockets, "127.0.0.1")
+    stalled = sockets.enter_context(socket.create_server(("127.0.0.2", port), backlog=0))
+    sockets.enter_context(socket.create_connection(stalled.getsockname()))
+    resolve("127.0.0.1", "127.0.0.2")
+    async with create_task_group() as tasks:
+        tasks.start_soon(connect_to, ("name", port))
+        await wait_all_tasks_blocked()
+        names = {task.name for task in get_running_tasks()}
+        assert {f"connecting to 127.0.0.{n}, port {port}" for n in (1, 2)} <= names
+        tasks.cancel_scope.cancel()
 
 
 async def test_the_second_to_connect_is_closed(

@@ -26,7 +26,8 @@ from pathlib import Path
 
 from .oracle_wire import GREETING, HEADER, NEWS, PACKAGE_START, PUSH, Manners, Request, parse
 
-_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
+_RDHUP = getattr(select, "POLLRDHUP", 0x2000)  # PyPy doesn't name it
+_GONE = _RDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 _VERSIONS = {"tls12": ssl.TLSVersion.TLSv1_2, "tls13": ssl.TLSVersion.TLSv1_3}
 
 
@@ -86,7 +87,7 @@ class Listener:
         """Count the clients' sockets, as the kernel knows them, and remember the most."""
         poll = select.poll()
         for descriptor in self.open:
-            poll.register(descriptor, select.POLLRDHUP)
+            poll.register(descriptor, _RDHUP)
         gone = sum(bool(events & _GONE) for _, events in poll.poll(0))
         count = len(self.open) - gone
         self.most = max(self.most, count)

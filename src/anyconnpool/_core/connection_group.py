@@ -6,6 +6,7 @@ closed, and there are ``max_size`` of them. What is to become of a connection is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Generic
 
@@ -35,6 +36,10 @@ class ConnectionGroup(Generic[TransportT]):
         self.ended = False
         #: chooses what is checked in the background; None if nothing is
         self.background: BackgroundChecks[TransportT] | None = None
+        #: most that were borrowed at once
+        self.peak_in_use = 0
+        #: only if a borrow leaves fewer idle ones than this, it may make a new peak
+        self.peak_below: float = 0
         self.size = 0
         self.max_size = max_size
         #: counts the calls of ``retire()``: what was begun before the last one is out of date
@@ -70,6 +75,8 @@ class ConnectionGroup(Generic[TransportT]):
             self.idle.begin_rest(entry, now)
             self.idle.entries.append(entry)
         entry.state = IDLE
+        # The next borrow has to be counted.
+        self.peak_below = math.inf
 
     def close(self, entry: PoolEntry[TransportT], reason: CloseReason) -> None:
         """Give a connection the state of one that is being closed."""
@@ -151,6 +158,28 @@ class ConnectionGroup(Generic[TransportT]):
         """Count those that are borrowed."""
         return self.size - len(self.idle) - self.under_way() - self.passing[State.CLOSING]
 
+    def note_peak(self) -> bool:
+        """Take note of how many are borrowed, if there have never been more.
+
+        In most pools all that were ever opened have been borrowed at once. Then no borrow makes a
+        new peak until there is one more, and none has to be counted.
+
+        :return: whether a borrow of one that is idle now may make a new peak
+        """
+        in_use = self.in_use()
+        if in_use > self.peak_in_use:
+            self.peak_in_use = in_use
+        # Those in use and the idle ones together are no more than now until one becomes idle that
+        # was not in use. Those in the deque that are idle no longer count on both sides.
+        self.peak_below = in_use + len(self.idle.entries) - self.peak_in_use
+        return self.peak_below > 0
+
+    def reset_peak(self) -> None:
+        """Begin the peak anew with what is borrowed now."""
+        # Not negative: this may be called in the middle of an event, by a signal handler.
+        self.peak_in_use = max(self.in_use(), 0)
+        self.peak_below = math.inf
+
     def surplus(self) -> float:
         """Count by how many there are too many, those not counted that are being closed."""
         return self.size - self.passing[State.CLOSING] - self.max_size
@@ -185,7 +214,9 @@ class ConnectionGroup(Generic[TransportT]):
             "idle": idle,
             "in_use": in_use,
             "connecting": connecting,
+            "in_hook": self.passing[State.CHECKING],
             "closing": closing,
+            "peak_in_use": self.peak_in_use,
         }
 
     def _fit_slots(self) -> None:

@@ -28,7 +28,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from itertools import count
-from typing import Generic
+from typing import Generic, TypeVar
 
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
@@ -50,6 +50,8 @@ from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import ALIVE, Liveness
+
+T = TypeVar("T")
 
 
 @postpone_events(besides=["release"])
@@ -78,6 +80,8 @@ class PoolStateMachine(Generic[TransportT]):
         self.totals = Totals()
         self._settings = settings
         self._min_idle, self._longest_idle = settings.min_idle, settings.max_idle_time
+        #: whether to do more when an idle one is granted: for min_idle, or to find a new peak
+        self._watches_grants = self._min_idle > 0
         self._max_waiting, self._max_uses = settings.max_waiting, settings.max_uses
         self._group = self._make_group(slots)
         self._run_actions, self._jitter = run_actions, jitter
@@ -90,7 +94,7 @@ class PoolStateMachine(Generic[TransportT]):
         self._rests = self._idle.numbers
         entries = self._idle_entries = self._idle.entries
         self._pop_idle = entries.pop if settings.idle_order == "lifo" else entries.popleft
-        self.line: WaitingLine[TransportT] = WaitingLine(settings)
+        self.line: WaitingLine[TransportT] = WaitingLine(settings, self.totals)
         self._waiters, self._watchers = self.line.waiters, self.line.watchers
         self._hooks = HookRules(settings, self._group, self.line, self._request)
         #: numbers the waiters and the attempts to connect, in the order of their beginning
@@ -164,11 +168,15 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             self.line.outage.asked_at = now
             if self._max_waiting < math.inf and not self.supply.may_wait(now):
+                self.totals.refused += 1
                 return False
-            waiter.number = next(self._numbers)
+            waiter.number, waiter.joined_at = next(self._numbers), now
             self._waiters[waiter] = None
             self.line.slow_suffice = False
             self.supply.balance(now)
+            # After that: one that was refused at once has not waited.
+            if (waiting := len(self._waiters)) > self.totals.peak_waiting:
+                self.totals.peak_waiting = waiting
             return True
 
     def abandon(self, waiter: Waiter[TransportT], now: float) -> None:
@@ -433,6 +441,22 @@ class PoolStateMachine(Generic[TransportT]):
                 **self.totals.frozen(),
             )
 
+    @defer_interrupts
+    def snapshot(
+        self, clock: Callable[[], float], read: Callable[[], T]
+    ) -> tuple[PoolStatistics, T]:
+        """Return the statistics, and what a function reads in the same moment; from any thread."""
+        with self._lock:
+            return self.statistics(clock), read()
+
+    @defer_interrupts
+    def reset_peaks(self) -> None:
+        """Begin the peaks anew with what is now, from any thread."""
+        with self._lock:
+            self._group.reset_peak()
+            self._watches_grants = True
+            self.totals.peak_waiting = len(self._waiters)
+
     def _request(self, action: Action, entry: PoolEntry[TransportT]) -> None:
         """Note what has to be done with an entry as soon as this event is over."""
         self.actions.append((action, entry))
@@ -498,6 +522,7 @@ class PoolStateMachine(Generic[TransportT]):
             self._idle_entries.append(entry)
         else:
             self._group.make_idle(entry, now)
+            self._watches_grants = True
             recheck_at = min(entry.rested_since + rest, entry.idle_since + self._longest_idle)
         if (background := self._group.background) is not None:
             background.rest(entry, now)
@@ -507,10 +532,14 @@ class PoolStateMachine(Generic[TransportT]):
         """Give an entry to a borrower."""
         if entry.state is IDLE:
             entry.state = IN_USE
-            if self._min_idle:
-                self._due = True
+            if self._watches_grants:
+                if self._min_idle:
+                    self._due = True
+                if len(self._idle_entries) < self._group.peak_below:
+                    self._note_peak()
         elif entry.state is not IN_USE:
             self._group.move(entry, IN_USE)
+            self._note_peak()
         entry.acquired_at = now
         entry.noticed = False
         totals = self.totals
@@ -518,6 +547,9 @@ class PoolStateMachine(Generic[TransportT]):
         if entry.borrows:
             totals.reused += 1
         entry.borrows += 1
+
+    def _note_peak(self) -> None:
+        self._watches_grants = self._group.note_peak() or self._min_idle > 0
 
     def _take_back(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Undo a grant that never reached its borrower, unless the entry was seized meanwhile."""

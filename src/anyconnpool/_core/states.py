@@ -211,6 +211,7 @@ class Waiter(Generic[TransportT]):
         "error",
         "failing_since",
         "failures",
+        "joined_at",
         "number",
         "seen_at",
         "shares_error",
@@ -229,6 +230,8 @@ class Waiter(Generic[TransportT]):
         self.failing_since: float | None = None
         #: the task, of the backend's own kind
         self.task: object = None
+        #: since when it has been in line
+        self.joined_at: float = 0.0
         #: when the housekeeper saw it waiting for the first time, and whether it warned of it
         self.seen_at: float | None = None
         self.warned: bool = False
@@ -253,6 +256,8 @@ class Totals:
         "closed",
         "open_failed",
         "opened",
+        "peak_waiting",
+        "refused",
         "replayed",
         "reused",
         "timed_out",
@@ -263,7 +268,8 @@ class Totals:
         self.opened = self.open_failed = 0
         self.closed: Counter[CloseReason] = Counter()
         self.timed_out = self.cancelled = 0
-        self.replayed = 0
+        self.replayed = self.refused = 0
+        self.peak_waiting = 0
 
     def take_back(self, entry: PoolEntry[Any]) -> None:
         """Undo the count of a grant."""
@@ -282,6 +288,8 @@ class Totals:
             "timed_out": self.timed_out,
             "cancelled": self.cancelled,
             "replayed": self.replayed,
+            "refused": self.refused,
+            "peak_waiting": self.peak_waiting,
             "closed": freeze_counts(self.closed),
         }
 

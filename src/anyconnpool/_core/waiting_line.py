@@ -23,7 +23,7 @@ from itertools import islice, takewhile
 from typing import Generic
 
 from anyconnpool._core.outage import Outage
-from anyconnpool._core.states import PoolEntry, TransportT, Waiter
+from anyconnpool._core.states import PoolEntry, Totals, TransportT, Waiter
 from anyconnpool._settings import Settings
 
 # So long, in seconds, everybody may rely on what is under way.
@@ -34,9 +34,11 @@ class WaitingLine(Generic[TransportT]):
     """Count for how many of the tasks that wait a connection may be opened.
 
     :param settings: the pool's settings
+    :param totals: what the pool counts
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, totals: Totals) -> None:
+        self._totals = totals
         self.waiters: OrderedDict[Waiter[TransportT], None] = OrderedDict()
         #: those who wait until enough connections are idle
         self.watchers: dict[Waiter[TransportT], None] = {}
@@ -118,6 +120,7 @@ class WaitingLine(Generic[TransportT]):
         outage.pass_time(now, is_open=is_open, attempts=self.attempts, numbers=numbers)
         if outage.fails_fast and (self.waiters or self.watchers):
             refused = [*self.waiters, *self.watchers]
+            self._totals.refused += len(self.waiters)
             self.waiters.clear()
             self.watchers.clear()
             self._forget_count()
@@ -138,6 +141,10 @@ class WaitingLine(Generic[TransportT]):
             self.attempts += 1
             self.outage.number = None
         self._fresh[entry] = None
+
+    def begun_at(self, entry: PoolEntry[TransportT]) -> float:
+        """Return since when an entry is under way."""
+        return entry.slow_at - _PATIENCE
 
     def end(self, entry: PoolEntry[TransportT]) -> None:
         """Take note that an entry is not under way any more."""

@@ -36,9 +36,11 @@ class Alarms:
 
     :param tasks: what to run in
     :param now: returns the time, in seconds
+    :param pool: the pool's name, or the manager's
     """
 
-    def __init__(self, tasks: PoolTasks, now: Callable[[], float]) -> None:
+    def __init__(self, tasks: PoolTasks, now: Callable[[], float], pool: str) -> None:
+        self._task_name = f"pool {pool!r}: waiting for what is due later"
         self._tasks = tasks
         self._now = now
         # An alarm that was set anew still stands here with its former time.
@@ -64,7 +66,7 @@ class Alarms:
             self._scope.deadline = at
         elif not self._started:
             self._started = True
-            self._tasks.start_soon(self._run)
+            self._tasks.start_soon(self._task_name, self._run)
 
     @defer_interrupts
     def stop(self) -> None:

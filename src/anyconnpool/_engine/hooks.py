@@ -16,6 +16,7 @@ from anyconnpool._streams.transport import Transport
 from anyconnpool._util.cancellation import fence
 from anyconnpool._util.liveness import Liveness
 from anyconnpool._util.log import OutageLog, describe_error
+from anyconnpool.events import HookEnded, notify
 
 _logger = logging.getLogger("anyconnpool.pool")
 
@@ -38,7 +39,8 @@ class HookRunner:
         settings: Settings,
         now: Callable[[], float],
     ) -> None:
-        self._role = role
+        #: which hook, as in "check"
+        self.role = role
         self._hook = hook
         self._reason = reason
         self._settings = settings
@@ -59,25 +61,28 @@ class HookRunner:
         if entry.transport.early:
             # Those bytes are for the first borrower, and no hook may read them.
             return self._reason
-        if self._role == "on_release":
+        if self.role == "on_release":
             entry.unreset = False
+        began = self._now()
         try:
             with fence("the hook", PoolError), fail_after(self._settings.check_timeout):
                 await run_hook(
-                    entry, self._settings, self._now, self._hook, greeting=False, role=self._role
+                    entry, self._settings, self._now, self._hook, greeting=False, role=self.role
                 )
         except Exception as error:
             self._log.failed(error, self._now())
+            _notify(self._settings, self.role, self._now() - began, error)
             return self._reason
         self._log.succeeded(self._now())
+        _notify(self._settings, self.role, self._now() - began, None)
         # The peer may have said more, or hung up, after its answer.
         return self._judge(entry.look())
 
     def _judge(self, seen: Liveness) -> Liveness | CloseReason:
         """Return what is to be made of what a connection looks like after the hook."""
-        if seen is Liveness.ALIVE or self._role == "on_unread":
+        if seen is Liveness.ALIVE or self.role == "on_unread":
             return seen
-        if self._role == "on_release":
+        if self.role == "on_release":
             answered = seen is Liveness.UNREAD and self._settings.on_unread is not None
             return seen if answered else self._reason
         # What comes after the answer to a check may belong to it.
@@ -117,8 +122,22 @@ async def say_goodbye(
         return
     if entry.look() is not Liveness.ALIVE:
         return
+    began = now()
+    failure: Exception | None = None
     try:
         with fence("the hook", PoolError), fail_after(limit):
             await run_hook(entry, settings, now, hook, greeting=False, role="on_close")
     except Exception as error:
         _logger.debug("pool %s: the on_close hook failed: %s", settings.name, describe_error(error))
+        failure = error
+    try:
+        _notify(settings, "on_close", now() - began, failure)
+    finally:
+        # Its traceback leads to this frame.
+        failure = None
+
+
+def _notify(settings: Settings, role: str, duration: float, error: Exception | None) -> None:
+    """Notify the observers that a hook has ended; they may end the program."""
+    if settings.observers:
+        notify(settings.observers, HookEnded(settings.name, role, duration, error))

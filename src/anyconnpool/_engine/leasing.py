@@ -22,6 +22,7 @@ from anyconnpool._engine.connection import (
     entry_of,
     revoke,
 )
+from anyconnpool._engine.describing import describe_pool
 from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.leaks import BorrowCounts, SelfWaits, UnansweredSends, find_call_site
 from anyconnpool._engine.replay import Attempt
@@ -337,6 +338,17 @@ class Leasing:
     def statistics(self) -> PoolStatistics:
         """Return the pool's statistics, from any thread."""
         return self._machine.statistics(self.now)
+
+    def describe(self, limit: float) -> str:
+        """Say what the pool is doing, from any thread.
+
+        :param limit: most connections, and most tasks that wait, to show
+        """
+        return describe_pool(self._machine, self._held, self._home, limit)
+
+    def reset_peaks(self) -> None:
+        """Begin the peaks of the statistics anew, from any thread."""
+        self._machine.reset_peaks()
 
     def choose(
         self, where: Callable[[ConnectionInfo], object] | None

@@ -88,7 +88,7 @@ class RunningPool:
         self._housekeeper = Housekeeper(
             settings, machine, self._connection_tasks, home, self._look_for_leaks
         )
-        tasks.start_soon(self._housekeeper.run)
+        tasks.start_soon(f"pool {settings.name!r}: housekeeper", self._housekeeper.run)
         self._notify(PoolStarted(settings.name, self.leasing.statistics, settings.min_idle))
 
     def end(self) -> None:
@@ -163,7 +163,7 @@ class PoolLifecycle:
         self._close_timeout = close_timeout
         self._tasks = create_task_group()
         self._pool_tasks = PoolTasks(self._tasks, copy_context())
-        self._alarms = Alarms(self._pool_tasks, self._home.now)
+        self._alarms = Alarms(self._pool_tasks, self._home.now, name)
         self._scopes: list[CancelScope] = []
         self._pools: dict[RunningPool, None] = {}
         self._leaving = False
@@ -193,14 +193,15 @@ class PoolLifecycle:
         del self._pools[pool]
         pool.ended()
 
-    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def spawn(self, name: str, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task until the block ends.
 
+        :param name: the task's name
         :param function: the task, an async function
         """
         scope = CancelScope(shield=True)
         self._scopes.append(scope)
-        self._pool_tasks.start_soon(_run_within, scope, function)
+        self._pool_tasks.start_soon(name, _run_within, scope, function)
 
     @defer_interrupts
     @asynccontextmanager

@@ -34,13 +34,15 @@ class PoolTasks:
 
     def start_soon(
         self,
+        name: str,
         function: Callable[[Unpack[Args]], Coroutine[Any, Any, object]],
         *args: Unpack[Args],
     ) -> None:
         """Start a task.
 
+        :param name: what it does for which pool, for whoever looks at the tasks of the program
         :param function: an async function
         :param args: its arguments
         """
         # A copy: what one hook sets is none of the next one's.
-        self._context.copy().run(partial(self._group.start_soon, function, *args))
+        self._context.copy().run(partial(self._group.start_soon, function, *args, name=name))

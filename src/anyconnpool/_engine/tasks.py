@@ -57,6 +57,7 @@ class ConnectionTasks:
         self._settings = settings
         self._now = now
         self._tasks = tasks
+        self._prefix = f"pool {settings.name!r}:"
         self._hooks = make_runners(settings, now)
         self._greetings = UnreadGreetings(settings.name)
         #: what is being opened, or in the hands of a hook
@@ -79,11 +80,14 @@ class ConnectionTasks:
                 # A finalizer or a signal handler came in between, and has run them all.
                 break
             if action is Action.OPEN:
-                self._tasks.start_soon(self._until_stopped, self._open, entry)
-            elif action in self._hooks:
-                self._tasks.start_soon(self._until_stopped, self._run_hook, entry)
+                name = f"{self._prefix} opening a connection"
+                self._tasks.start_soon(name, self._until_stopped, self._open, entry)
+            elif (hook := self._hooks.get(action)) is not None:
+                name = f"{self._prefix} running {hook.role} on {entry.transport}"
+                self._tasks.start_soon(name, self._until_stopped, self._run_hook, entry)
             elif action is Action.CLOSE:
-                self._tasks.start_soon(self._close, entry)
+                name = f"{self._prefix} closing {entry.transport}, {entry.close_reason.value}"
+                self._tasks.start_soon(name, self._close, entry)
             else:
                 scopes = self._graces if action is Action.HURRY else self._scopes
                 if entry in scopes:

@@ -170,7 +170,8 @@ async def _race(addresses: list[_Address], errors: list[OSError]) -> socket.sock
         async with create_task_group() as group:
             for address in addresses:
                 ended = Event()
-                group.start_soon(attempt, address, ended)
+                host, port = address[1][:2]
+                group.start_soon(attempt, address, ended, name=f"connecting to {host}, port {port}")
                 with move_on_after(ATTEMPT_DELAY):
                     await ended.wait()
     except BaseException:

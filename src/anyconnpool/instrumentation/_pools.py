@@ -29,6 +29,9 @@ BUCKETS = (
 OTHER = "other"
 
 
+_PEAKS = ("peak_in_use", "peak_waiting")
+
+
 class Pools:
     """Keep track of pools as they start and end, and give each the name that it is reported under.
 
@@ -138,8 +141,10 @@ def _sum(first: PoolStatistics, second: PoolStatistics) -> PoolStatistics:
     figures: dict[str, Any] = {
         field.name: getattr(first, field.name) + getattr(second, field.name)
         for field in fields(PoolStatistics)
-        if field.name not in ("name", "closed", "failing_for")
+        if field.name not in ("name", "closed", "failing_for", *_PEAKS)
     }
+    # Their peaks may have been at different times: the sum would be that of no moment.
+    figures |= {peak: max(getattr(first, peak), getattr(second, peak)) for peak in _PEAKS}
     lasting = [one.failing_for for one in (first, second) if one.failing_for is not None]
     closed = Counter(first.closed)
     closed.update(second.closed)

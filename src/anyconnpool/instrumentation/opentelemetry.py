@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
+from anyconnpool._statistics import PoolStatistics
 from anyconnpool.events import (
     AcquireTimedOut,
     ConnectionAcquired,
     ConnectionOpened,
     ConnectionReleased,
+    HookEnded,
     PoolEnded,
     PoolObserver,
     PoolStarted,
@@ -35,6 +37,24 @@ __all__ = ["PoolMetrics"]
 
 _Read: TypeAlias = Callable[[CallbackOptions], Iterable[Observation]]
 
+# What the conventions have no names for: the name, the unit, what it says, where it stands in the
+# statistics.
+_GAUGES = (
+    (
+        "failing_time",
+        "s",
+        "For how long connecting has failed in a row; 0 if it doesn't.",
+        "failing_for",
+    ),
+    ("peak.used", "{connection}", "Most connections used at once.", "peak_in_use"),
+    ("peak.pending_requests", "{request}", "Most tasks waiting at once.", "peak_waiting"),
+)
+_TOTALS = (
+    ("open_failures", "{attempt}", "Attempts to open a connection that failed.", "open_failed"),
+    ("refused", "{request}", "Acquires refused: max_waiting, or failing fast.", "refused"),
+    ("replayed", "{exchange}", "Exchanges repeated on another connection.", "replayed"),
+)
+
 
 class PoolMetrics(PoolObserver):
     """Report pools by the semantic conventions for the connection pools of database clients.
@@ -42,14 +62,21 @@ class PoolMetrics(PoolObserver):
     Pass the same object to all pools, as ``observers=[metrics]``. The metrics are, each under the
     prefix: ``count`` (of connections, by ``state``: ``idle`` or ``used``), ``idle.min``,
     ``idle.max``, ``max``, ``pending_requests``, ``timeouts``, and the histograms ``create_time``,
-    ``wait_time`` and ``use_time`` in seconds. The gauge ``failing_time``, for which the conventions
-    have no name, says for how many seconds connecting has failed in a row. Connections that are
-    being opened, checked or closed are in neither state. All that a pool has open may be idle, so
+    ``wait_time`` and ``use_time`` in seconds. Connections that are being opened or closed, or that
+    a hook is at work on, are in neither state. All that a pool has open may be idle, so
     ``idle.max`` is ``max``; without a limit both are left out.
 
+    The conventions have no names for the following, which are under the prefix all the same: the
+    gauge ``failing_time``, for how many seconds connecting has failed in a row; the gauges
+    ``peak.used`` and ``peak.pending_requests``; the counters ``open_failures``, ``refused``,
+    ``replayed`` and ``closed`` (by ``close_reason``, the values of
+    :class:`~anyconnpool.events.CloseReason`); the histogram ``hook_time`` in seconds (by ``hook``,
+    and by ``error.type`` if it failed, as the conventions have it of durations).
+
     All have the attribute ``pool.name``, under the prefix too; the figures of pools with the same
-    name are added up. The gauges are read whenever metrics are collected, from any
-    thread; a pool that has ended is no longer reported.
+    name are added up, except for peaks and ``failing_time``, where the highest counts.
+    What is in a pool is read whenever metrics are collected, from any thread; of a pool that has
+    ended, what it has counted stays.
 
     OpenTelemetry keeps what it has recorded for each name, for good. A manager's pools are named
     after their remotes, and there may be ever new ones. So there is a limit: pools whose names come
@@ -72,6 +99,8 @@ class PoolMetrics(PoolObserver):
         self._prefix = prefix
         self._name_key = f"{prefix}.pool.name"
         self._state_key = f"{prefix}.state"
+        self._hook_key = f"{prefix}.hook"
+        self._reason_key = f"{prefix}.close_reason"
         self._pools = Pools(max_pools)
         self._meter = (meter_provider or get_meter_provider()).get_meter("anyconnpool")
         self._observe("count", "Connections, idle or used.", self._read_states)
@@ -84,18 +113,30 @@ class PoolMetrics(PoolObserver):
             self._read_waiting,
             "{request}",
         )
-        self._meter.create_observable_gauge(
-            f"{prefix}.failing_time",
-            [self._read_failing],
-            "s",
-            "For how long connecting has failed in a row; 0 if it doesn't.",
-        )
+        self._observe_what_has_no_convention()
+        self._hook_time = self._histogram("hook_time", "Time that a hook took.")
         self._timeouts = self._meter.create_counter(
             f"{prefix}.timeouts", "{timeout}", "Acquires that ran out of time."
         )
         self._create_time = self._histogram("create_time", "Time to open a connection.")
         self._wait_time = self._histogram("wait_time", "Time to get a connection from the pool.")
         self._use_time = self._histogram("use_time", "Time for which a connection was borrowed.")
+
+    def _observe_what_has_no_convention(self) -> None:
+        for name, unit, description, figure in _GAUGES:
+            self._meter.create_observable_gauge(
+                f"{self._prefix}.{name}", [self._reader(self._pools.now, figure)], unit, description
+            )
+        for name, unit, description, figure in _TOTALS:
+            self._meter.create_observable_counter(
+                f"{self._prefix}.{name}",
+                [self._reader(self._pools.ever, figure)],
+                unit,
+                description,
+            )
+        self._meter.create_observable_counter(
+            f"{self._prefix}.closed", [self._read_closed], "{connection}", "Connections that left."
+        )
 
     def started(self, event: PoolStarted) -> None:
         """Report the pool from now on."""
@@ -120,6 +161,13 @@ class PoolMetrics(PoolObserver):
     def timed_out(self, event: AcquireTimedOut) -> None:
         """Count an acquire that ran out of time."""
         self._timeouts.add(1, self._name(self._pools.name(event.pool)))
+
+    def hook_ended(self, event: HookEnded) -> None:
+        """Record how long a hook took, and whether it failed."""
+        attributes = {**self._name(self._pools.name(event.pool)), self._hook_key: event.hook}
+        if event.error is not None:
+            attributes["error.type"] = type(event.error).__qualname__
+        self._hook_time.record(event.duration, attributes)
 
     def _observe(
         self, name: str, description: str, read: _Read, unit: str = "{connection}"
@@ -156,6 +204,18 @@ class PoolMetrics(PoolObserver):
         for pool in self._pools.now():
             yield Observation(pool.tasks_waiting, self._name(pool.name))
 
-    def _read_failing(self, _: CallbackOptions) -> Iterable[Observation]:
-        for pool in self._pools.now():
-            yield Observation(pool.failing_for or 0.0, self._name(pool.name))
+    def _reader(self, find: Callable[[], Iterable[PoolStatistics]], figure: str) -> _Read:
+        """Return what reads one figure of the pools that a function finds."""
+
+        def read(_: CallbackOptions) -> Iterable[Observation]:
+            # What is None (failing_for) lasts for no time.
+            return [
+                Observation(getattr(pool, figure) or 0, self._name(pool.name)) for pool in find()
+            ]
+
+        return read
+
+    def _read_closed(self, _: CallbackOptions) -> Iterable[Observation]:
+        for pool in self._pools.ever():
+            for reason, count in pool.closed.items():
+                yield Observation(count, {**self._name(pool.name), self._reason_key: reason})

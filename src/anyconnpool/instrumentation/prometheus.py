@@ -10,6 +10,7 @@ from anyconnpool.events import (
     ConnectionAcquired,
     ConnectionOpened,
     ConnectionReleased,
+    HookEnded,
     PoolEnded,
     PoolObserver,
     PoolStarted,
@@ -35,7 +36,28 @@ _TOTALS = (
     ("timeouts", "Acquires that ran out of time.", "timed_out"),
     ("cancelled", "Acquires that were cancelled while they waited.", "cancelled"),
     ("replayed", "Exchanges repeated on another connection.", "replayed"),
+    ("refused", "Acquires refused at once: max_waiting, or failing fast.", "refused"),
 )
+
+# Gauges without labels of their own, likewise.
+_GAUGES = (
+    ("max_connections", "Most connections at once.", "max_size"),
+    ("in_hook", "Open connections that a hook is at work on.", "in_hook"),
+    ("tasks_waiting", "Tasks blocked in acquire.", "tasks_waiting"),
+    ("peak_in_use", "Most connections in use at once since the pool was entered.", "peak_in_use"),
+    (
+        "peak_tasks_waiting",
+        "Most tasks blocked in acquire at once since the pool was entered.",
+        "peak_waiting",
+    ),
+    (
+        "failing_seconds",
+        "For how long connecting has failed in a row; 0 if it doesn't.",
+        "failing_for",
+    ),
+)
+
+_HOOKS = ("check", "on_release", "on_unread", "on_close")
 
 
 class PoolCollector(PoolObserver, Collector):
@@ -43,15 +65,17 @@ class PoolCollector(PoolObserver, Collector):
 
     Pass the same object to all pools, as ``observers=[collector]``. Under the namespace there are
     the gauges ``connections`` (by ``state``: ``idle``, ``in_use``, ``connecting``, ``closing``),
-    ``max_connections``, ``tasks_waiting`` and ``failing_seconds``, for how long connecting has
-    failed in a row (of pools with the same name, the longest); the counters ``acquired_total``,
-    ``reused_total``, ``opened_total``, ``open_failures_total``, ``closed_total`` (by ``reason``,
-    the values of :class:`~anyconnpool.events.CloseReason`), ``timeouts_total``, ``cancelled_total``
-    and ``replayed_total``; and the histograms ``wait_seconds``, ``use_seconds`` and
-    ``connect_seconds``.
+    ``max_connections``, ``in_hook``, ``tasks_waiting``, ``peak_in_use``,
+    ``peak_tasks_waiting`` and ``failing_seconds``, for how long connecting has failed in a row; the
+    counters ``acquired_total``, ``reused_total``, ``opened_total``, ``open_failures_total``,
+    ``closed_total`` (by ``reason``, the values of :class:`~anyconnpool.events.CloseReason`),
+    ``timeouts_total``, ``cancelled_total``, ``replayed_total``, ``refused_total`` and
+    ``hook_failures_total`` (by ``hook``); and the histograms ``wait_seconds``, ``use_seconds``,
+    ``connect_seconds`` and ``hook_seconds`` (by ``hook``, of those that have run).
 
     All have the label ``pool``, the pool's name; the figures of pools with the same name are added
-    up. The gauges are read whenever metrics are collected, from any thread. When a pool
+    up, except for peaks and ``failing_seconds``, where the highest counts.
+    The gauges are read whenever metrics are collected, from any thread. When a pool
     ends, its gauges go and its counters stay, as long as there is room.
 
     Each name takes some 20 kB here, and its series at the server. A manager's pools are named after
@@ -88,6 +112,12 @@ class PoolCollector(PoolObserver, Collector):
         self._wait_time = self._histogram("wait_seconds", "Time to get a connection.")
         self._use_time = self._histogram("use_seconds", "Time for which a connection was borrowed.")
         self._connect_time = self._histogram("connect_seconds", "Time to open a connection.")
+        self._hook_time = self._histogram(
+            "hook_seconds", "Time that a hook took on an open connection.", "hook"
+        )
+        self._hook_failures = self._counter(
+            "hook_failures", "Hooks that failed on an open connection.", "hook"
+        )
         if registry is not None:
             registry.register(self)
 
@@ -118,11 +148,19 @@ class PoolCollector(PoolObserver, Collector):
         """Record how long a connection was borrowed."""
         self._use_time.labels(self._pools.name(event.pool)).observe(event.use_time)
 
+    def hook_ended(self, event: HookEnded) -> None:
+        """Record how long a hook took, and whether it failed."""
+        labels = self._pools.name(event.pool), event.hook
+        self._hook_time.labels(*labels).observe(event.duration)
+        failures = self._hook_failures.labels(*labels)
+        if event.error is not None:
+            failures.inc()
+
     def collect(self) -> Iterable[Metric]:
         """Return all metrics as they are now; for the registry."""
         yield from self._gauges([*self._pools.now()])
         yield from self._totals([*self._pools.ever()])
-        for metric in self._recorded():
+        for metric in (*self._recorded(), self._hook_time, self._hook_failures):
             yield from metric.collect()
 
     def describe(self) -> Iterable[Metric]:
@@ -133,40 +171,41 @@ class PoolCollector(PoolObserver, Collector):
         for metric in self._recorded():
             with suppress(KeyError):
                 metric.remove(name)
+        for metric in (self._hook_time, self._hook_failures):
+            for hook in _HOOKS:
+                with suppress(KeyError):
+                    metric.remove(name, hook)
 
     def _recorded(self) -> tuple[Counter | Histogram, ...]:
         return self._acquired, self._reused, self._wait_time, self._use_time, self._connect_time
 
-    def _counter(self, name: str, documentation: str) -> Counter:
-        return Counter(name, documentation, ["pool"], self._namespace, registry=None)
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(name, documentation, ["pool", *labels], self._namespace, registry=None)
 
-    def _histogram(self, name: str, documentation: str) -> Histogram:
+    def _histogram(self, name: str, documentation: str, *labels: str) -> Histogram:
         return Histogram(
-            name, documentation, ["pool"], self._namespace, registry=None, buckets=self._buckets
+            name,
+            documentation,
+            ["pool", *labels],
+            self._namespace,
+            registry=None,
+            buckets=self._buckets,
         )
 
     def _gauges(self, pools: Sequence[PoolStatistics]) -> Iterable[Metric]:
         connections = GaugeMetricFamily(
             f"{self._namespace}_connections", "Connections by state.", labels=["pool", "state"]
         )
-        most = GaugeMetricFamily(
-            f"{self._namespace}_max_connections", "Most connections at once.", labels=["pool"]
-        )
-        waiting = GaugeMetricFamily(
-            f"{self._namespace}_tasks_waiting", "Tasks blocked in acquire.", labels=["pool"]
-        )
-        failing = GaugeMetricFamily(
-            f"{self._namespace}_failing_seconds",
-            "For how long connecting has failed in a row; 0 if it doesn't.",
-            labels=["pool"],
-        )
         for pool in pools:
-            failing.add_metric([pool.name], pool.failing_for or 0.0)
             for state in ("idle", "in_use", "connecting", "closing"):
                 connections.add_metric([pool.name, state], getattr(pool, state))
-            most.add_metric([pool.name], pool.max_size)
-            waiting.add_metric([pool.name], pool.tasks_waiting)
-        return connections, most, waiting, failing
+        yield connections
+        for name, documentation, figure in _GAUGES:
+            gauge = GaugeMetricFamily(f"{self._namespace}_{name}", documentation, labels=["pool"])
+            for pool in pools:
+                # What is None (failing_for) lasts for no time.
+                gauge.add_metric([pool.name], getattr(pool, figure) or 0.0)
+            yield gauge
 
     def _totals(self, pools: Sequence[PoolStatistics]) -> Iterable[Metric]:
         for name, documentation, figure in _TOTALS:
