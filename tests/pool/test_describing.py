@@ -305,6 +305,7 @@ async def play(step: int) -> Interrupter:
 
 
 @pytest.mark.newest
+@pytest.mark.timeout(600)
 def test_a_signal_handler_can_have_the_pool_described_in_the_middle_of_a_change() -> None:
     """At each line of the state machine, once; nothing is changed by it."""
     name, options = virtual_clock_backend("asyncio")
