@@ -116,7 +116,7 @@ async def test_what_is_not_fit_to_be_read_is_left_out_or_escaped() -> None:
     async def refuse(connection: PooledConnection) -> bytes:
         raise anyio.EndOfStream(SECRET)
 
-    network = MemoryNetwork()
+    network, text = MemoryNetwork(), ""
     bad = "evil\x1b[2J\nname"
     async with (
         ConnectionPool(network, name=bad, on_connect=log_in) as pool,

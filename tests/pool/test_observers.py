@@ -299,9 +299,12 @@ async def test_an_observer_that_ends_the_program_at_a_hook_loses_nothing() -> No
             # asyncio takes one that stands alone out of the loop at once.
             raise BaseExceptionGroup("stop", [SystemExit()])
 
+    async def do_nothing(connection: PooledConnection) -> None:
+        await checkpoint()
+
     for hook in ("on_release", "on_close"):
         network = MemoryNetwork()
-        options: dict[str, Any] = {hook: lambda connection: checkpoint()}
+        options: dict[str, Any] = {hook: do_nothing}
         with pytest.raises(BaseExceptionGroup):
             async with ConnectionPool(network, observers=[leave], **options) as pool:
                 await fill(pool, 1)

@@ -36,12 +36,12 @@ async def test_every_counter_is_exact() -> None:
     """Each event counts once, in its own counter."""
     network = MemoryNetwork()
     pool = ConnectionPool(network, max_size=2, max_waiting=1, name="echo")
+    peaks: dict[str, object] = {"peak_in_use": 1, "peak_waiting": 1}
     assert (pool.statistics().name, pool.statistics().max_size) == ("echo", 2)
     assert facts(pool.statistics()) == {}
     async with pool, anyio.create_task_group() as tasks:
         assert facts(pool.statistics()) == {}
         first = await pool.acquire()
-        peaks: dict[str, object] = {"peak_in_use": 1, "peak_waiting": 1}
         expected = peaks | {"size": 1, "in_use": 1, "acquired": 1, "opened": 1}
         assert facts(pool.statistics()) == expected
         await first.aclose()
