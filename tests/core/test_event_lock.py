@@ -142,6 +142,7 @@ class Story:
         assert self.first.statistics().closed["detached"] == 1
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
 def test_an_event_can_be_interrupted_at_any_line(shared: bool, long_form: bool) -> None:
     """Statistics are told, releases and the like wait until the event is over, nothing is lost.
