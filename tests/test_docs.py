@@ -5,8 +5,8 @@ Blocks are taken from the text as they stand; these are the rules by which a pag
 - A block that calls `anyio.run` or `trio.run` is a program. Any other is a fragment: it may use
   `await` and, as the text around it has it, the names of `FRAGMENT_NAMES` and a `pool` of the
   server on port 8999.
-- The ports of `SERVERS` say which server a block talks to. Each is replaced by the port of a server
-  of that kind that was started for the test.
+- The ports say which server a block talks to: one of those that `python -m anyconnpool.testing`
+  runs. For the test it runs them at other ports, which take the place of those in the block.
 - A program that makes a listener is a server: it is asked a question by a client that then resets
   its connection, and by another one, then cancelled.
 - A block whose first line is a comment with the path of a file of the repository is a piece of that
@@ -27,6 +27,7 @@ import inspect
 import logging
 import re
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,11 +49,10 @@ from starlette.testclient import TestClient
 
 from anyconnpool import ConnectionPool, FramedStream
 from shelf_server import Shelves
-from tests.certificates import authority
 
 from .cases import in_case
+from .example_servers import certificates, example_servers
 from .sockets.checks import reset
-from .sockets.servers import Peer, Script, Server, echo_lines, one_reply
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -88,60 +88,21 @@ def is_complete(reply: bytes) -> bool:
 FRAGMENT_NAMES: dict[str, object] = {"request": b"hello", "is_complete": is_complete}
 
 
-def echo(peer: Peer) -> None:
-    """Answer what comes with itself: the server of the tutorial."""
-    while data := peer.socket.recv(65536):
-        peer.send(b"> " + data)
-
-
-def echo_packages(peer: Peer) -> None:
-    """Answer a package with a header of four bytes with itself."""
-    header = peer.socket.recv(4, socket.MSG_WAITALL)
-    body = peer.socket.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL)
-    peer.send(header + body)
-
-
-COMMANDS = {
-    b"PING": b"PONG",
-    b"LOGIN alice": b"OK",
-    b"LOGIN alice secret": b"OK",
-    b"SELECT 3": b"OK",
-}
-
-
-def answer_commands(peer: Peer) -> None:
-    """Answer lines, of which some are commands."""
-    while True:
-        line = peer.receive_line()
-        peer.send(COMMANDS.get(line, b"> " + line) + b"\n")
-
-
-def greet_and_answer(peer: Peer) -> None:
-    """Speak first, then answer commands."""
-    peer.send(b"READY\n")
-    answer_commands(peer)
-
-
-def say_nothing(peer: Peer) -> None:
-    """Read for ever and never answer."""
-    while peer.receive_line():
-        pass
-
-
 #: where the pool of a fragment leads to
 FRAGMENT_PORT = 8999
 #: where the server of examples/ is that has a page of its own
 SHELVES_PORT = 9005
 
-SERVERS: dict[int, tuple[str, Script]] = {
-    8999: ("tcp", echo),
-    9000: ("tcp", echo_packages),
-    9001: ("tcp", answer_commands),
-    9002: ("tcp", one_reply),
-    9003: ("tcp", greet_and_answer),
-    9004: ("tcp", say_nothing),
-    9443: ("tls13", echo_lines),
-}
+#: by the ports that the pages name, the real ones; where the certificates are
+Servers = tuple[dict[int, int], Path]
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Run the servers that the examples talk to."""
+    directory = tmp_path_factory.mktemp("servers")
+    with example_servers("--tls", str(directory)) as ports:
+        yield ports, directory
 
 
 def blocks_of(page: Path) -> Iterator[tuple[int, str]]:
@@ -177,6 +138,7 @@ def ask_the_server(port: int) -> Callable[..., Awaitable[None]]:
             client.sendall(b"hello\n")
             received = await to_thread.run_sync(client.recv, 100, abandon_on_cancel=True)
             assert received == b"> hello\n"
+            client.sendall(b"half")
             reset(client)
             async with FramedStream(await connect_tcp("127.0.0.1", port)) as stream:
                 assert await stream.send_receive_line(b"hello", timeout=10) == b"> hello"
@@ -219,12 +181,12 @@ class Stage:
     """Run blocks on one backend, with the servers that they talk to.
 
     :param backend: the backend
-    :param directory: the working directory of the blocks
+    :param ports: those of the servers, by the ports that the blocks name
     """
 
-    def __init__(self, backend: Backend, directory: Path) -> None:
+    def __init__(self, backend: Backend, ports: dict[int, int]) -> None:
         self.run: partial[Any] = partial(anyio.run, backend=backend[0], backend_options=backend[1])
-        self.directory = directory
+        self.ports = {str(named): str(port) for named, port in ports.items()}
 
     def play(self, block: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(anyio, "sleep", pass_a_checkpoint)
@@ -235,14 +197,9 @@ class Stage:
             self.execute(block.replace("8999", str(port)), None)
             return
         with ExitStack() as stack:
-            ports = {
-                str(port): str(stack.enter_context(Server(kind, self.directory, script)).remote[1])
-                for port, (kind, script) in SERVERS.items()
-                if str(port) in block or port == FRAGMENT_PORT
-            }
+            ports = dict(self.ports)
             if str(SHELVES_PORT) in block:
                 ports[str(SHELVES_PORT)] = str(stack.enter_context(shelf_server()))
-            fragment_port = int(ports[str(FRAGMENT_PORT)])
             # All at once: what takes the place of one may have the digits of another.
             block = re.sub("|".join(ports), lambda found: ports[found[0]], block)
             if "Starlette(" in block:
@@ -251,7 +208,7 @@ class Stage:
                 monkeypatch.setattr(anyio, "run", self.run)
                 self.execute(block, None)
             else:
-                self.run(self.play_fragment, block, fragment_port)
+                self.run(self.play_fragment, block, int(self.ports[str(FRAGMENT_PORT)]))
 
     def ask_the_application(self, block: str) -> None:
         names: dict[str, Any] = {}
@@ -294,14 +251,16 @@ def test_every_page_has_its_blocks_found() -> None:
 def test_every_block_runs(
     page: Path,
     anyio_backend: Backend,
+    servers: Servers,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Each example works as it is written, on every backend, and prints what it says it prints."""
+    ports, directory = servers
     monkeypatch.chdir(tmp_path)
-    authority().cert_pem.write_to_path("ca.pem")
-    authority().issue_cert("client").private_key_and_cert_chain_pem.write_to_path("client.pem")
+    for path in certificates(directory):
+        shutil.copy(path, tmp_path)
     for line, block in blocks_of(page):
         if anyio_backend[0] == "trio" and ".open()" in block:
             continue
@@ -310,7 +269,7 @@ def test_every_block_runs(
             continue
         with in_case(line), logging_unchanged(), monkeypatch.context() as patch:
             capsys.readouterr()
-            Stage(anyio_backend, tmp_path).play(block, patch)
+            Stage(anyio_backend, ports).play(block, patch)
             expected = expected_output(block)
             if expected:
                 assert capsys.readouterr().out.splitlines() == expected
