@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 import zipfile
 from email.message import Message
@@ -91,6 +92,11 @@ def test_the_metadata_are_those_of_the_project(metadata: Message) -> None:
 
 
 def test_the_page_of_the_project_is_its_readme(metadata: Message) -> None:
-    """The long description is README.md, as Markdown."""
+    """The long description is README.md, as Markdown, without links that lead nowhere there."""
     assert metadata["Description-Content-Type"] == "text/markdown"
-    assert metadata.get_payload() == (ROOT / "README.md").read_text("utf-8")
+    page, readme = str(metadata.get_payload()), (ROOT / "README.md").read_text("utf-8")
+    link = r"\[([^\]]+)\]\(([^)]+)\)"
+    assert re.sub(link, r"\1", page).strip() == re.sub(link, r"\1", readme).strip()
+    targets = [target for _, target in re.findall(link, page)]
+    assert len(targets) > 3
+    assert not [target for target in targets if not target.startswith("https://")]
