@@ -13,7 +13,8 @@ Blocks are taken from the text as they stand; these are the rules by which a pag
   file, word for word; it runs where the file does.
 - Blocks may import from examples/.
 - If lines that print have a comment, the block prints exactly what the comments say, one by one.
-- A block with `.open()` is asyncio's alone: on trio it is left out.
+- A block with `.open()` is asyncio's alone: on trio it is left out. So is one that calls
+  `asyncio.run`, which is a program for asyncio's own loop and left out on uvloop, too.
 - A block that makes a `Starlette` is an application: its page `/ask/hello` answers `> hello`.
 - The first block of the README is also run as a program of its own, against the server that the
   command above it starts, and prints what the block of text below it shows.
@@ -204,7 +205,7 @@ class Stage:
             block = re.sub("|".join(ports), lambda found: ports[found[0]], block)
             if "Starlette(" in block:
                 self.ask_the_application(block)
-            elif re.search(r"\b(anyio|trio)\.run\(", block):
+            elif re.search(r"\b(anyio|asyncio|trio)\.run\(", block):
                 monkeypatch.setattr(anyio, "run", self.run)
                 self.execute(block, None)
             else:
@@ -262,7 +263,8 @@ def test_every_block_runs(
     for path in certificates(directory):
         shutil.copy(path, tmp_path)
     for line, block in blocks_of(page):
-        if anyio_backend[0] == "trio" and ".open()" in block:
+        on_trio, on_uvloop = anyio_backend[0] == "trio", anyio_backend[1].get("use_uvloop")
+        if on_trio and ".open()" in block or (on_trio or on_uvloop) and "asyncio.run(" in block:
             continue
         if piece := PIECE.match(block):
             assert block[piece.end() :] in (ROOT / piece[1]).read_text("utf-8"), line
