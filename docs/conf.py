@@ -77,6 +77,7 @@ INCLUDED = {
     "CHANGELOG.md": "changelog",
     "CONTRIBUTING.md": "contributing",
     "README.md": "index",
+    "SECURITY.md": "security",
 }
 #: what stands for a private constant where it is a default
 DEFAULTS = {
