@@ -277,6 +277,13 @@ def test_every_block_runs(
                 assert capsys.readouterr().out.splitlines() == expected
 
 
+def test_no_link_of_the_root_pages_is_dead() -> None:
+    """What README and the pages beside it link to is there, in the repository or by a web address."""
+    for page in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+            assert target.startswith("https://") or (ROOT / target).exists(), (page, target)
+
+
 @contextmanager
 def program(*arguments: str) -> Generator[subprocess.Popen[str]]:
     """Run Python for the length of the block."""
