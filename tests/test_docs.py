@@ -264,7 +264,7 @@ def test_every_block_runs(
         shutil.copy(path, tmp_path)
     for line, block in blocks_of(page):
         on_trio, on_uvloop = anyio_backend[0] == "trio", anyio_backend[1].get("use_uvloop")
-        if on_trio and ".open()" in block or (on_trio or on_uvloop) and "asyncio.run(" in block:
+        if (on_trio and ".open()" in block) or ((on_trio or on_uvloop) and "asyncio.run(" in block):
             continue
         if piece := PIECE.match(block):
             assert block[piece.end() :] in (ROOT / piece[1]).read_text("utf-8"), line
@@ -278,7 +278,7 @@ def test_every_block_runs(
 
 
 def test_no_link_of_the_root_pages_is_dead() -> None:
-    """What README and the pages beside it link to is there, in the repository or by a web address."""
+    """What README and the pages beside it link to is there, or has a web address."""
     for page in ROOT.glob("*.md"):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
             assert target.startswith("https://") or (ROOT / target).exists(), (page, target)
