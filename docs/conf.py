@@ -8,6 +8,8 @@ import re
 import typing
 from importlib.metadata import version as version_of
 from pathlib import Path
+from pkgutil import walk_packages
+from types import ModuleType
 from typing import Any
 
 from docutils import nodes
@@ -17,6 +19,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.pycode import ModuleAnalyzer
 
 import anyconnpool
+import anyconnpool.testing
 from anyconnpool._settings import Settings
 
 project = "anyconnpool"
@@ -180,8 +183,32 @@ def forget_overloads(module: str) -> None:
     analyzer.overloads.clear()
 
 
+def private_modules(package: ModuleType) -> list[str]:
+    """Return the names of the modules of a package, and of packages in it, that are private."""
+    found = walk_packages(package.__path__, f"{package.__name__}.")
+    return [each.name for each in found if re.match(rf"{package.__name__}\._(?!_)", each.name)]
+
+
+def share_comments(public: str, *sources: str) -> None:
+    """Let Sphinx find what comments say of attributes.
+
+    It looks for them in the module that a class names, and public classes name the package that
+    they are imported from, not the module that defines them.
+    """
+    analyzer = ModuleAnalyzer.for_module(public)
+    analyzer.analyze()
+    for source in sources:
+        defining = ModuleAnalyzer.for_module(source)
+        defining.analyze()
+        analyzer.attr_docs.update(defining.attr_docs)
+        analyzer.tagorder.update(defining.tagorder)
+
+
 def setup(app: Sphinx) -> None:
     """Register what is above."""
+    share_comments("anyconnpool", *private_modules(anyconnpool))
+    share_comments("anyconnpool.events", "anyconnpool._statistics")
+    share_comments("anyconnpool.testing", *private_modules(anyconnpool.testing))
     forget_overloads("anyconnpool._pool")
     forget_overloads("anyconnpool._manager")
     drop_annotation(anyconnpool.ConnectionPool.from_url)
