@@ -114,8 +114,8 @@ def test_a_port_that_is_taken_is_left_out(
     """The others are served all the same; if none is free, the program ends with status 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        server = _example_servers._SERVERS[8999]
-        monkeypatch.setattr(_example_servers, "_SERVERS", {port: server})
+        server = _example_servers.SERVERS[8999]
+        monkeypatch.setattr(_example_servers, "SERVERS", {port: server})
         assert main([]) == 1
     assert f"127.0.0.1:{port}  left out: " in capsys.readouterr().out
 

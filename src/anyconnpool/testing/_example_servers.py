@@ -75,7 +75,7 @@ class _Server(NamedTuple):
 
 
 _TLS_PORT: Final = 9443
-_SERVERS: Final = {
+SERVERS: Final = {
     8999: _Server(_echo, 'answers what it gets with the same after "> "'),
     9000: _Server(_echo_packages, "answers a package (header of four bytes) with the same"),
     9001: _Server(_answer_commands, "answers lines in this way, and knows PING, LOGIN and SELECT"),
@@ -151,7 +151,7 @@ async def _serve(context: ssl.SSLContext | None, any_port: bool) -> None:
     """
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
         count = 0
-        for port, server in _SERVERS.items():
+        for port, server in SERVERS.items():
             if port == _TLS_PORT and context is None:
                 continue
             try:
