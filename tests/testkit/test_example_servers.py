@@ -5,7 +5,6 @@ That they answer as the examples want it is shown by tests/test_docs.py.
 
 from __future__ import annotations
 
-import re
 import signal
 import socket
 import subprocess
@@ -48,15 +47,6 @@ def exchange(client: socket.socket, port: int) -> None:
     client.sendall(request)
     with client.makefile("rb") as received:
         assert received.read(len(reply)) == reply
-
-
-def test_every_port_that_a_page_names_is_served(ports: dict[int, int]) -> None:
-    """No example is without a server."""
-    pages = Path(__file__).parents[2].glob("docs/**/*.rst")
-    text = "".join(page.read_text("utf-8") for page in pages)
-    named = {int(port) for port in re.findall(r'\("127\.0\.0\.1", (\d{4})\)', text)}
-    assert len(named) > 3
-    assert named <= ports.keys()
 
 
 @pytest.mark.parametrize("port", [*EXCHANGES, 9004, 9443])
