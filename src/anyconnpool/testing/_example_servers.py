@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ssl
 import sys
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -201,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         anyio.run(_serve, context, given.any_port)
     except FilesError as error:
         parser.error(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, CancelledError):
+        # Python 3.10 makes the second of these out of the first.
         return 0
     return 1
