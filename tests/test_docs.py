@@ -207,9 +207,9 @@ class Stage:
             self.execute(block.replace("8999", str(port)), None)
             return
         with ExitStack() as stack:
-            ports = self.ports
+            ports = dict(self.ports)
             if str(SHELVES_PORT) in block:
-                ports = ports | {str(SHELVES_PORT): str(stack.enter_context(shelf_server()))}
+                ports[str(SHELVES_PORT)] = str(stack.enter_context(shelf_server()))
             # All at once: what takes the place of one may have the digits of another.
             block = re.sub("|".join(ports), lambda found: ports[found[0]], unhurried(block))
             if "Starlette(" in block:
@@ -218,7 +218,7 @@ class Stage:
                 monkeypatch.setattr(anyio, "run", self.run)
                 self.execute(block, None)
             else:
-                self.run(self.play_fragment, block, int(ports[str(FRAGMENT_PORT)]))
+                self.run(self.play_fragment, block, int(self.ports[str(FRAGMENT_PORT)]))
 
     def ask_the_application(self, block: str) -> None:
         names: dict[str, Any] = {}
