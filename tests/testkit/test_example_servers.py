@@ -120,5 +120,8 @@ def test_ctrl_c_ends_it_quietly() -> None:
         while process.stdout.readline() != "Ctrl-C ends them\n":
             pass
         process.send_signal(signal.SIGINT)
-        _, complaints = process.communicate(timeout=60)
+        try:
+            _, complaints = process.communicate(timeout=50)
+        finally:
+            process.kill()
     assert (process.returncode, complaints) == (0, "")

@@ -7,10 +7,10 @@ examples against this program.
 from __future__ import annotations
 
 import argparse
+import signal
 import ssl
 import sys
-from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -176,6 +176,27 @@ async def _serve(context: ssl.SSLContext | None, any_port: bool) -> None:
             await anyio.sleep_forever()
 
 
+async def _serve_until_signal(context: ssl.SSLContext | None, any_port: bool) -> bool:
+    """Serve until Ctrl-C or SIGTERM.
+
+    :return: whether there was one; if not, no port is free
+    """
+    interrupted = False
+
+    async def cancel_at_signal(received: AsyncIterator[signal.Signals]) -> None:
+        nonlocal interrupted
+        async for _ in received:
+            interrupted = True
+            tasks.cancel_scope.cancel()
+
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel_at_signal, received)
+            await _serve(context, any_port)
+            tasks.cancel_scope.cancel()
+    return interrupted
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and serve until interrupted.
 
@@ -199,10 +220,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         context = None if given.tls is None else _make_certificates(given.tls)
-        anyio.run(_serve, context, given.any_port)
+        # Windows has no signals for event loops; there, Ctrl-C is an exception.
+        serve = _serve if sys.platform == "win32" else _serve_until_signal
+        interrupted = anyio.run(serve, context, given.any_port)
     except FilesError as error:
         parser.error(str(error))
-    except (KeyboardInterrupt, CancelledError):
-        # Python 3.10 makes the second of these out of the first.
-        return 0
-    return 1
+    except KeyboardInterrupt:
+        interrupted = True
+    return 0 if interrupted else 1
