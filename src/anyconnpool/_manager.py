@@ -299,6 +299,21 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
         """Acquire a connection and call a function with it; see :meth:`ConnectionPool.run`."""
         return await self.pool(remote).run(function, *args, timeout=timeout, retry=retry)
 
+    async def exchange(
+        self,
+        remote: Remote,
+        request: bytes,
+        read: Callable[[PooledConnection[SessionT_co]], Awaitable[T]],
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> T:
+        """Send a request, and have a function read the reply; see :meth:`ConnectionPool.exchange`.
+
+        :return: what ``read`` returns
+        """
+        return await self.pool(remote).exchange(request, read, timeout=timeout, retry=retry)
+
     async def send(
         self,
         remote: Remote,

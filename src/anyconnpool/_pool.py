@@ -26,6 +26,7 @@ from anyconnpool._engine.exchanges import exchange_again, run_borrowing
 from anyconnpool._engine.hosting import BlockHost
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
+from anyconnpool._engine.reading import reading_exchange
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import (
     FrameFormat,
@@ -395,6 +396,35 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
 
         return await self._run(call, timeout, retry)
 
+    async def exchange(
+        self,
+        request: bytes,
+        read: Callable[[PooledConnection[SessionT_co]], Awaitable[T]],
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+    ) -> T:
+        """Send a request, and have a function read the reply: for protocols of your own.
+
+        Without ``pipeline``, this is one borrow. With it, the connection is shared: the function
+        runs in a task of the pool, one after the other on each connection, in the context variables
+        of the caller but outside its cancel scopes. If the caller is cancelled, or its time is up,
+        what was not sent is not sent; else the function runs when its turn has come, for nobody.
+        If the function raises, or doesn't read a reply that is whole, the connection is closed,
+        unless what it raises is ``harmless``; those who share it get a
+        :exc:`~anyio.BrokenResourceError`.
+
+        :param request: the bytes to send, or any bytes-like object, which is copied
+        :param read: an async function of the connection that receives just the reply, not one byte
+            more; it must only read: what sends or closes raises :exc:`RuntimeError` in it
+        :param timeout: limit in seconds
+        :param retry: how often the request may be sent again
+        :return: what ``read`` returns
+        :raises TypeError: if the request is not bytes, or ``read`` can't be called
+        :raises Exception: what ``read`` raises
+        """
+        return await self._exchange(reading_exchange(request, read), timeout, retry)
+
     async def send(
         self, item: bytes, *, timeout: float | None = None, retry: Retry | None = None
     ) -> None:
@@ -568,6 +598,9 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         if leasing is None or not leasing.running:
             leasing = self._running_leasing()
         if retry is None:
+            if leasing.pipelines is not None and exchange.may_share:
+                way = leasing.pipelines.exchange
+                return await way(exchange, limit, self._acquire_timeout, None)
             # What was sent is not sent again: there is nothing to repeat.
             return await leasing.exchange(exchange, limit, self._acquire_timeout, None)
         find_leasing, acquire_timeout = self._running_leasing, self._acquire_timeout

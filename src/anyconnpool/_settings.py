@@ -160,6 +160,14 @@ def check_harmless(name: str, value: object) -> object:
     return classes
 
 
+def check_stall_timeout(name: str, value: object) -> object:
+    """Check a duration that may not be zero, and return it."""
+    seconds = check_duration(name, value)
+    if not seconds:
+        raise ValueError(f"{name} must be more than 0; math.inf switches it off")
+    return seconds
+
+
 def check_hook(name: str, value: object) -> object:
     """Check a hook, and return it."""
     if value is not None and not callable(value):
@@ -200,6 +208,8 @@ class PoolOptions(TypedDict, total=False):
     fail_fast_after: float
     close_timeout: float
     idle_order: IdleOrder
+    pipeline: int
+    stall_timeout: float
     one_way: bool
     harmless: tuple[type[Exception], ...]
     check: Hook | None
@@ -307,6 +317,18 @@ class Settings:
         '``"lifo"`` reuses the connection that was used last, which lets the surplus expire; '
         '``"fifo"`` reuses the one that has been idle longest, which spreads the load behind a '
         "balancer",
+    )
+    pipeline: int = _setting(
+        1,
+        Count(least=1, unlimited=False),
+        "the most exchanges on one connection whose replies have not come yet: with more than 1, "
+        ":meth:`exchange`, :meth:`send_receive_line`, :meth:`send_receive_package` and "
+        ":meth:`send_receive` with a size share connections, for servers that answer in order",
+    )
+    stall_timeout: float = _setting(
+        30.0,
+        check_stall_timeout,
+        "close a shared connection that owes replies if not one byte has come for so long",
     )
     one_way: bool = _setting(
         False,
@@ -424,6 +446,8 @@ class Settings:
             raise ValueError(
                 f"min_idle must not exceed max_size, but {self.min_idle} exceeds {self.max_size}"
             )
+        if self.one_way and self.pipeline > 1:
+            raise ValueError("a one_way protocol has no replies: pipeline must be 1")
         if self.check is None and self.check_every < math.inf:
             raise ValueError("check_every needs a check: the function that asks the peer")
 
@@ -478,4 +502,5 @@ def _describe_default(setting: Any) -> str:
         return f"``{default!r}``"
     if isinstance(default, str):
         return f'``"{default}"``'
-    return f"{default} s" if setting.metadata["check"] is check_duration else f"{default}"
+    durations = (check_duration, check_stall_timeout)
+    return f"{default:g} s" if setting.metadata["check"] in durations else f"{default}"

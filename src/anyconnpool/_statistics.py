@@ -114,7 +114,7 @@ class PoolStatistics:
     size: int = 0
     #: connections ready to be borrowed
     idle: int = 0
-    #: connections with a borrower
+    #: connections with a borrower, or shared by exchanges
     in_use: int = 0
     #: connections being opened, and open ones that a hook is at work on
     connecting: int = 0
@@ -122,6 +122,9 @@ class PoolStatistics:
     closing: int = 0
     #: tasks blocked in acquire, those included whose own connect is under way
     tasks_waiting: int = 0
+    #: exchanges that have a place on a shared connection, those included that were given up after
+    #: they had been sent; see ``pipeline``
+    in_flight: int = 0
     #: how long connecting has failed in a row, in seconds; ``None`` if the last attempt that has
     #: ended was a success, and outside the pool's block
     failing_for: float | None = None

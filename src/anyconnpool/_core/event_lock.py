@@ -59,17 +59,17 @@ class LockedEvent:
     :param finish: called when the lock is free again
     """
 
-    __slots__ = ("_finish", "_lock")
+    __slots__ = ("_finish", "lock")
 
     def __init__(self, lock: EventLock, finish: Callable[[], object]) -> None:
-        self._lock = lock
+        self.lock = lock
         self._finish = finish
 
     def __enter__(self) -> None:
-        if self._lock.busy:
+        if self.lock.busy:
             raise RuntimeError("the pool can't do this in the middle of something else it does")
-        self._lock.lock.acquire()
-        self._lock.busy = True
+        self.lock.lock.acquire()
+        self.lock.busy = True
 
     def __exit__(
         self,
@@ -77,8 +77,8 @@ class LockedEvent:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        self._lock.busy = False
-        self._lock.lock.release()
+        self.lock.busy = False
+        self.lock.lock.release()
         self._finish()
 
 

@@ -58,6 +58,12 @@ class SharedLimit(Generic[TransportT]):
         self.graceful: OrderedDict[PoolEntry[TransportT], SharedPoolStateMachine[TransportT]] = (
             OrderedDict()
         )
+        #: those whose connections are shared, and how many of these have to leave for whoever
+        #: needs room, in whatever pool
+        self.sharing: dict[SharedPoolStateMachine[TransportT], None] = {}
+        self.yielding = 0
+        #: those in which requests that wait may get places now
+        self.unsettled: dict[SharedPoolStateMachine[TransportT], None] = {}
         #: numbers the waiters and the attempts of all
         self.numbers = count()
         #: numbers what becomes idle, of all
@@ -121,9 +127,48 @@ class SharedLimit(Generic[TransportT]):
                         member.hurry()
                     else:
                         break
+                if self.sharing:
+                    self._let_share(changed)
         finally:
             for member in changed:
                 member.act()
+
+    def _let_share(self, changed: dict[SharedPoolStateMachine[TransportT], None]) -> None:
+        """Have shared connections leave for those who need room, and give places to requests.
+
+        :param changed: gets the members in which something changes
+        """
+        while self._need(self.closing + self.yielding) < math.inf and not self.has_room():
+            member = self._choose_sharer()
+            if member is None:
+                break
+            self.yielding += 1
+            member.yields += 1
+            self.unsettled[member] = None
+        while self.yielding and (
+            self.has_room() or self._need(self.closing + self.yielding - 1) == math.inf
+        ):
+            member = next(member for member in self.sharing if member.yields)
+            self.yielding -= 1
+            member.yields -= 1
+            self.unsettled[member] = None
+        while self.unsettled:
+            member, _ = self.unsettled.popitem()
+            changed[member] = None
+            member.settle()
+
+    def _choose_sharer(self) -> SharedPoolStateMachine[TransportT] | None:
+        """Return the member that has the shared connection with the fewest in flight."""
+        for member in [member for member in self.sharing if not member.shares()]:
+            if not member.yields:
+                del self.sharing[member]
+        # Best is a connection to the remote that somebody needs one to.
+        neediest = self._neediest()
+        if neediest in self.sharing and neediest.least_load() < math.inf:
+            return neediest
+        loads = ((member.least_load(), number) for number, member in enumerate(self.sharing))
+        load, number = min(loads, default=(math.inf, 0))
+        return [*self.sharing][number] if load < math.inf else None
 
     def _neediest(self) -> SharedPoolStateMachine[TransportT] | None:
         """Return the member whose waiter in need has waited longest, if any needs room."""
@@ -215,7 +260,7 @@ class SharedSupply(Supply[TransportT]):
 
     def balance(self, now: float) -> None:
         """Refill where nobody needs the room more; the shared limit opens for waiters."""
-        group, line, shared_limit = self._group, self._line, self._shared_limit
+        group, line, shared_limit = self.group, self.line, self._shared_limit
         if group.ended:
             return
         shared_limit.now = now
@@ -230,12 +275,23 @@ class SharedSupply(Supply[TransportT]):
         ):
             self.open_one(now)
         self.make_room()
-        self._steps.set_alarm(line.next_change())
-        self._steps.note_due()
+        self.steps.set_alarm(line.next_change())
+        self.steps.note_due()
+        if self._machine.sharing is not None:
+            # When it is known for whom the limit opens connections.
+            shared_limit.unsettled[self._machine] = None
+
+    def has_room(self) -> bool:
+        """Return whether a connection may be opened without another one being closed."""
+        return super().has_room() and self._shared_limit.has_room()
+
+    def promised(self) -> int:
+        """Return for how many of those who wait the shared limit sees to it that there is room."""
+        return int(min(max(self.group.max_size - self.group.size, 0), len(self.line.waiters)))
 
     def may_wait(self, now: float) -> bool:
         """Return whether one more task may wait for a slot."""
-        line, shared_limit = self._line, self._shared_limit
+        line, shared_limit = self.line, self._shared_limit
         line.pass_time(now)
         # Here they wait for room, too, that other pools have.
         shared_limit.enlist(self._machine)
@@ -265,6 +321,10 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             event_lock=shared_limit.event_lock,
             numbers=shared_limit.numbers,
         )
+        if self.sharing is not None:
+            # Not before it is known for whom the limit opens connections.
+            self.supply.settle = None
+            self.sharing.on_begin = lambda: shared_limit.sharing.setdefault(self)
         # A pool of a manager is dropped when nobody asks for it.
         self.line.outage.longest_unasked = settings.max_idle_time
 
@@ -301,6 +361,30 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
     def hurry(self) -> None:
         """Have the connection closed at once that has been closing longest: a step of sharing."""
         self._request(Action.HURRY, self._group.hurry())
+
+    @property
+    def yields(self) -> int:
+        """How many shared connections leave for whoever needs room."""
+        return 0 if self.sharing is None else self.sharing.yielding
+
+    @yields.setter
+    def yields(self, count: int) -> None:
+        assert self.sharing is not None
+        self.sharing.yielding = count
+
+    def shares(self) -> bool:
+        """Return whether any connection is shared."""
+        return self.sharing is not None and bool(self.sharing.pipeline.lanes)
+
+    def least_load(self) -> float:
+        """Return how many are in flight on the open connection that has the fewest."""
+        lane = None if self.sharing is None else self.sharing.pipeline.least_loaded()
+        return math.inf if lane is None else lane.load
+
+    def settle(self) -> None:
+        """Give places to requests that wait: a step of sharing."""
+        if self.sharing is not None:
+            self.sharing.settle(self._shared_limit.now)
 
     def act(self) -> None:
         """Run the actions that sharing has led to here."""

@@ -33,6 +33,7 @@ from typing import Generic, TypeVar
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
 from anyconnpool._core.hooks import HookRules, Verdict
+from anyconnpool._core.sharing import Sharing
 from anyconnpool._core.states import (
     IDLE,
     IN_USE,
@@ -103,6 +104,10 @@ class PoolStateMachine(Generic[TransportT]):
             self._request, self._close, self._close_oldest, self._set_alarm, self._note_due
         )
         self.supply = self._make_supply()
+        #: lets requests share connections; None in a pool that doesn't pipeline
+        self.sharing = None
+        if settings.pipeline > 1:
+            self.sharing = Sharing(settings, self.supply, self.acquire, self._event)
         #: when :meth:`tick` has to be called, if at all
         self.alarm_at = math.inf
         self._drained: Callable[[], object] | None = None
@@ -172,6 +177,8 @@ class PoolStateMachine(Generic[TransportT]):
                 return False
             waiter.number, waiter.joined_at = next(self._numbers), now
             self._waiters[waiter] = None
+            if waiter.shares:
+                self.line.sharers[waiter] = None
             self.line.slow_suffice = False
             self.supply.balance(now)
             # After that: one that was refused at once has not waited.
@@ -277,6 +284,9 @@ class PoolStateMachine(Generic[TransportT]):
             self.supply.last_error = error
             line = self.line
             line.pass_time(now)
+            if self.sharing is not None:
+                # Who can share has no need of this attempt.
+                self.sharing.settle(now, at_once=True)
             failed = line.fail_for_good(entry) if pause is None else line.fail(entry, pause, now)
             line.wake(failed, error)
             self.supply.refill_paused = pause is None or line.refills_pause()
@@ -399,6 +409,8 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             self._group.retire(chosen, now, within, self._jitter)
+            if self.sharing is not None:
+                self.sharing.pipeline.wear_out_retired(self._group.generation)
             self.supply.balance(now)
 
     def resize(self, max_size: float, now: float) -> None:
@@ -417,6 +429,8 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             self._drained, self.supply.last_error = drained, None
             self._group.ended = True
+            if self.sharing is not None:
+                self.sharing.pipeline.wear_out_all()
             self.line.refuse_all(error)
             while self._close_oldest(CloseReason.POOL_CLOSED):
                 pass
@@ -437,6 +451,7 @@ class PoolStateMachine(Generic[TransportT]):
                 name=self._settings.name,
                 **self._group.figures(),
                 tasks_waiting=len(self._waiters),
+                in_flight=0 if self.sharing is None else self.sharing.pipeline.in_flight,
                 failing_for=self.line.outage.lasts(clock),
                 **self.totals.frozen(),
             )
@@ -502,8 +517,11 @@ class PoolStateMachine(Generic[TransportT]):
         elif self._waiters:
             waiter = self.line.pop()
             self._grant(entry, now)
-            waiter.entry = entry
-            waiter.wake()
+            if self.sharing is not None and waiter.shares:
+                self.sharing.begin(entry, waiter)
+            else:
+                waiter.entry = entry
+                waiter.wake()
         else:
             self._make_idle(entry, now)
             if self._watchers:

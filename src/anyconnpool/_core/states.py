@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum, IntEnum, auto
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from anyconnpool._statistics import CloseReason, freeze_counts
 from anyconnpool._util.liveness import Liveness
@@ -62,6 +62,8 @@ class Action(Enum):
     CHECK = auto()
     RESET = auto()
     ANSWER = auto()
+    #: send what requests share it
+    SHARE = auto()
     #: interrupt the hook that is at work on it
     INTERRUPT = auto()
     CLOSE = auto()
@@ -90,6 +92,7 @@ class PoolEntry(Generic[TransportT]):
         "idle_number",
         "idle_since",
         "known_failures",
+        "lane",
         "look",
         "noticed",
         "number",
@@ -158,6 +161,8 @@ class PoolEntry(Generic[TransportT]):
         self.ended_early: bool = False
         #: whether it must not take its time to be closed
         self.hurried: bool = False
+        #: what exchanges share it by, if any ever have: a Lane
+        self.lane: Any = None
 
     def is_for(self, waiter: Waiter[TransportT]) -> bool:
         """Return whether a task waited already when it was begun to open this one."""
@@ -205,6 +210,9 @@ class Waiter(Generic[TransportT]):
 
     :param wake: wakes the task; must not call the state machine
     """
+
+    #: whether a place on a shared connection will do
+    shares: ClassVar[bool] = False
 
     __slots__ = (
         "entry",

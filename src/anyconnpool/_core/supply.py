@@ -62,66 +62,81 @@ class Supply(Generic[TransportT]):
         self.refill_paused = False
         #: whether what was opened last has ended before anybody could use it
         self.ends_early = False
+        #: gives places on shared connections to those who wait, if there is such a thing
+        self.settle: Callable[[float], object] | None = None
         #: why an attempt to connect has failed, if none has succeeded since
         self.last_error: Exception | None = None
         self._min_idle, self._max_waiting = settings.min_idle, settings.max_waiting
-        self._group, self._line, self._hooks = group, line, hooks
+        self.group, self.line, self._hooks = group, line, hooks
         self._idle_entries = group.idle.entries
-        self._steps, self._numbers = steps, numbers
+        self.steps, self.numbers = steps, numbers
 
     def balance(self, now: float) -> None:
         """Have as many connections opened as are missing and have room, or make room for them."""
-        group, line = self._group, self._line
+        group, line = self.group, self.line
         if group.ended:
             return
         if group.retirement.plan or line.outage.since is not None:
             self.keep_time(now)
         # In full use, there is nothing to be done for those who wait.
-        if group.size >= group.max_size and not (
-            self._idle_entries or group.graceful or group.background
+        if (
+            group.size < group.max_size
+            or self._idle_entries
+            or group.graceful
+            or group.background
+            or self.settle is not None
         ):
-            return
-        line.pass_time(now)
-        while group.size < group.max_size and (line.wanted() or self.missing_idle() > 0):
-            self.open_one(now)
-        self.make_room()
-        self._steps.set_alarm(line.next_change())
+            line.pass_time(now)
+            while group.size < group.max_size and (line.wanted() or self.missing_idle() > 0):
+                self.open_one(now)
+            self.make_room()
+            self.steps.set_alarm(line.next_change())
+            if self.settle is not None:
+                self.settle(now)
+
+    def has_room(self) -> bool:
+        """Return whether a connection may be opened without another one being closed."""
+        return self.group.size < self.group.max_size
+
+    def promised(self) -> int:
+        """Return for how many of those who wait somebody else sees to it that there is room."""
+        return 0
 
     def missing_idle(self) -> int:
         """Count the idle connections that are missing, beyond those under way for nobody."""
         paused = self.refill_paused or not self._min_idle
-        idle = len(self._group.idle)
-        return 0 if paused else self._line.missing_idle(idle, self._group.under_way())
+        idle = len(self.group.idle)
+        return 0 if paused else self.line.missing_idle(idle, self.group.under_way())
 
     def make_room(self) -> None:
         """Have idle connections give way to those who need room, and nothing close slowly."""
-        group = self._group
+        group = self.group
         if group.size < group.max_size:
             return
-        wanted = self._line.wanted()
+        wanted = self.line.wanted()
         while wanted > group.freeing() and group.idle:
-            self._steps.close_oldest(CloseReason.GAVE_WAY)
+            self.steps.close_oldest(CloseReason.GAVE_WAY)
         self._hooks.interrupt(wanted - group.freeing())
         for entry in group.hurry_for(wanted):
-            self._steps.request(Action.HURRY, entry)
+            self.steps.request(Action.HURRY, entry)
 
     def may_wait(self, now: float) -> bool:
         """Return whether one more task may wait for a slot."""
-        self._line.pass_time(now)
-        room = self._group.size < self._group.max_size
-        return room or self._line.may_wait(self._group.freeing(), self._max_waiting)
+        self.line.pass_time(now)
+        room = self.group.size < self.group.max_size
+        return room or self.line.may_wait(self.group.freeing(), self._max_waiting)
 
     def keep_time(self, now: float) -> None:
         """Do what is due by now in an outage, and of what was retired."""
-        line, group, steps = self._line, self._group, self._steps
+        line, group, steps = self.line, self.group, self.steps
         for entry in group.retirement.due(now):
             group.idle.take_out(entry)
             steps.close(entry, CloseReason.RETIRED)
         steps.set_alarm(group.retirement.next_change())
-        steps.set_alarm(line.fail_fast(now, self.last_error, group.any_open(), self._numbers))
+        steps.set_alarm(line.fail_fast(now, self.last_error, group.any_open(), self.numbers))
 
     def open_one(self, now: float) -> None:
         """Have a connection opened; there must be room."""
-        entry = self._group.open()
-        self._line.begin(entry, now, next(self._numbers))
-        self._steps.request(Action.OPEN, entry)
+        entry = self.group.open()
+        self.line.begin(entry, now, next(self.numbers))
+        self.steps.request(Action.OPEN, entry)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice, takewhile
 from typing import Generic
 
@@ -40,6 +40,8 @@ class WaitingLine(Generic[TransportT]):
     def __init__(self, settings: Settings, totals: Totals) -> None:
         self._totals = totals
         self.waiters: OrderedDict[Waiter[TransportT], None] = OrderedDict()
+        #: those of them for whom a place on a shared connection will do
+        self.sharers: OrderedDict[Waiter[TransportT], None] = OrderedDict()
         #: those who wait until enough connections are idle
         self.watchers: dict[Waiter[TransportT], None] = {}
         #: failures to connect in a row, with ``connect_retry``; a burst counts once
@@ -73,16 +75,43 @@ class WaitingLine(Generic[TransportT]):
         self.watchers[watcher] = None
         self.outage.asked_at = now
 
+    def add(self, waiter: Waiter[TransportT], number: int) -> None:
+        """Put a task at the end of the line."""
+        waiter.number = number
+        self.waiters[waiter] = None
+        if waiter.shares:
+            self.sharers[waiter] = None
+        self.slow_suffice = False
+
+    def add_again(self, returning: Collection[Waiter[TransportT]]) -> None:
+        """Let tasks stand in line again where their numbers say: before most of the others.
+
+        :param returning: tasks that share, in the order of their numbers
+        """
+        newest = max(waiter.number for waiter in returning)
+        older = takewhile(lambda waiter: waiter.number < newest, self.waiters)
+        first = sorted((*older, *returning), key=lambda waiter: waiter.number)
+        for waiter in reversed(first):
+            for line in (self.waiters, self.sharers) if waiter.shares else (self.waiters,):
+                line[waiter] = None
+                line.move_to_end(waiter, last=False)
+        self.slow_suffice = False
+        self._forget_count()
+
     def leave(self, waiter: Waiter[TransportT]) -> None:
         """Take a task out of the line, wherever it stands."""
         if waiter in self.waiters:
             del self.waiters[waiter]
+            if waiter.shares:
+                del self.sharers[waiter]
             if self._slow:
                 self._forget_count()
 
     def pop(self) -> Waiter[TransportT]:
         """Take the task out of the line that has waited longest."""
         waiter, _ = self.waiters.popitem(last=False)
+        if waiter.shares:
+            del self.sharers[waiter]
         if self._slow:
             self._forget_count()
         return waiter
@@ -122,6 +151,7 @@ class WaitingLine(Generic[TransportT]):
             refused = [*self.waiters, *self.watchers]
             self._totals.refused += len(self.waiters)
             self.waiters.clear()
+            self.sharers.clear()
             self.watchers.clear()
             self._forget_count()
             for waiter in refused:
@@ -159,6 +189,10 @@ class WaitingLine(Generic[TransportT]):
             return
         if entry.number is not None:
             self.attempts -= 1
+
+    def count_fresh(self) -> int:
+        """Return on how many that are under way everybody may rely."""
+        return len(self._fresh)
 
     def is_fresh(self, entry: PoolEntry[TransportT]) -> bool:
         """Return whether everybody may rely on an entry that is under way."""

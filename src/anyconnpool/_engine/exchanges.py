@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from anyconnpool._engine.connection import AcquireContext, PooledConnection
-from anyconnpool._engine.leasing import Leasing
+from anyconnpool._engine.leasing import Leasing, Pipelining
 from anyconnpool._engine.replay import Attempt, check_retry, repeat
 from anyconnpool._retry import Retry
 from anyconnpool._streams.framed import Exchange
@@ -36,7 +36,11 @@ async def exchange_again(
     deadline = Deadline(limit)
 
     def attempt_once(attempt: Attempt) -> Awaitable[T]:
-        return find_leasing().exchange(exchange, deadline.remaining(), acquire_timeout, attempt)
+        leasing = find_leasing()
+        way: Leasing | Pipelining = leasing
+        if leasing.pipelines is not None and exchange.may_share:
+            way = leasing.pipelines
+        return way.exchange(exchange, deadline.remaining(), acquire_timeout, attempt)
 
     return await repeat(attempt_once, deadline, retry, _counter(find_leasing))
 

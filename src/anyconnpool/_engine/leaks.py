@@ -190,7 +190,11 @@ class LeakDetector:
         """
         latest = self._home.now() - self._leak_after
         late = {
-            e: e.acquired_at for e in held if e.state is State.IN_USE and e.acquired_at <= latest
+            e: e.acquired_at
+            for e in held
+            if e.state is State.IN_USE
+            and e.acquired_at <= latest
+            and not (e.lane is not None and e.lane.is_shared)
         }
         for entry, acquired_at in late.items():
             if self._logged.get(entry) != acquired_at:

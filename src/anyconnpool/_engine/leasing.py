@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from anyio import ConnectionFailed, move_on_after
 from anyio.lowlevel import checkpoint
@@ -25,6 +25,7 @@ from anyconnpool._engine.connection import (
 from anyconnpool._engine.describing import describe_pool
 from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.leaks import BorrowCounts, SelfWaits, UnansweredSends, find_call_site
+from anyconnpool._engine.reading import ReplyConnection
 from anyconnpool._engine.replay import Attempt
 from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimit, TimeLimits
@@ -51,6 +52,16 @@ from anyconnpool.events import (
 _TURN_MASK = 63
 
 T = TypeVar("T")
+
+
+class Pipelining(Protocol):
+    """Exchanges that share connections."""
+
+    async def exchange(
+        self, exchange: Exchange[T], timeout: float, acquire_timeout: float, attempt: Attempt | None
+    ) -> T:
+        """Do an exchange; see :meth:`Leasing.exchange`."""
+        ...
 
 
 class Leasing:
@@ -90,6 +101,8 @@ class Leasing:
         self._unanswered = UnansweredSends(settings.name)
         self._self_waits = SelfWaits(settings.name, self._borrow_counts, home)
         self._turns = 0
+        #: does the exchanges that share connections; None in a pool that doesn't pipeline
+        self.pipelines: Pipelining | None = None
         #: whether the pool's block has not ended yet
         self.running = True
 
@@ -108,7 +121,7 @@ class Leasing:
         """
         # What check() does, without a call for it.
         if not self.running:
-            raise self._closed_error()
+            raise self.closed_error()
         if self._where() is not self._home.token:
             self.check_home()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
@@ -134,7 +147,7 @@ class Leasing:
         :raises PoolFull: if there is none
         """
         if not self.running:
-            raise self._closed_error()
+            raise self.closed_error()
         self.check_home()
         entry = self._machine.acquire(self.now())
         if entry is None:
@@ -160,7 +173,7 @@ class Leasing:
         """
         # What check() does, without a call for it.
         if not self.running:
-            raise self._closed_error()
+            raise self.closed_error()
         if self._where() is not self._home.token:
             self.check_home()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
@@ -247,6 +260,8 @@ class Leasing:
             self._turns += 1
             entry = await self._wait_for_entry(acquire_timeout)
             connection = PooledConnection(self, entry)
+        elif exchange.read is not None:
+            connection = await self.acquire(acquire_timeout, None, ReplyConnection)
         else:
             connection = await self.acquire(acquire_timeout)
         return await self._exchange_on(connection, exchange, deadline, attempt)
@@ -292,6 +307,8 @@ class Leasing:
     def detach(self, entry: PoolEntry[Transport]) -> bool:
         """Take a connection out of the pool for good; false if it has been closed already."""
         entry.borrower = entry.connection = None
+        if entry.lane is not None:
+            entry.lane.stop()
         return self._machine.detach(entry, self.now())
 
     @defer_interrupts
@@ -317,7 +334,7 @@ class Leasing:
         finally:
             self._machine.unwatch(watcher)
         if watcher.error is not None:
-            raise self._error_of(watcher)
+            raise self.error_of(watcher)
 
     def note_unanswered(self) -> None:
         """Take note that a connection will be closed because a reply may follow its last send."""
@@ -388,7 +405,7 @@ class Leasing:
         :param drained: called when nothing is in use any more
         """
         self.running = False
-        self._machine.end(self._closed_error, drained)
+        self._machine.end(self.closed_error, drained)
 
     def check(self) -> None:
         """Refuse use after the end, or in another event loop than the pool's.
@@ -397,10 +414,11 @@ class Leasing:
         :raises PoolError: in another event loop or thread
         """
         if not self.running:
-            raise self._closed_error()
+            raise self.closed_error()
         self.check_home()
 
-    def _closed_error(self) -> PoolClosed:
+    def closed_error(self) -> PoolClosed:
+        """Make the error of whoever asks for a connection after the end."""
         return PoolClosed(self.settings.name, self._farewell)
 
     def _seized_error(self) -> PoolClosed:
@@ -431,7 +449,7 @@ class Leasing:
             # It fails fast: a loop that does nothing but ask must not starve the attempts.
             if not self._turns & _TURN_MASK:
                 await checkpoint()
-            raise self._error_of(waiter)
+            raise self.error_of(waiter)
         try:
             if timeout == math.inf:
                 await signal.wait()
@@ -450,15 +468,19 @@ class Leasing:
 
     def _failure(self, waiter: Waiter[Transport], timeout: float) -> Exception:
         if waiter.error is not None:
-            return self._error_of(waiter)
-        self._machine.totals.timed_out += 1
-        statistics = self._machine.statistics(self.now)
-        held = self._borrow_counts.of(self._current_task(), statistics)
-        error = AcquireTimeout(timeout, statistics, self._machine.supply.last_error, held)
+            return self.error_of(waiter)
+        error = self.note_timeout(waiter, timeout)
         self._machine.abandon(waiter, self.now())
         return error
 
-    def _error_of(self, waiter: Waiter[Transport]) -> Exception:
+    def note_timeout(self, waiter: Waiter[Transport], timeout: float) -> AcquireTimeout:
+        """Count an acquire that is out of time, and return the error."""
+        self._machine.totals.timed_out += 1
+        statistics = self._machine.statistics(self.now)
+        held = self._borrow_counts.of(waiter.task, statistics)
+        return AcquireTimeout(timeout, statistics, self._machine.supply.last_error, held)
+
+    def error_of(self, waiter: Waiter[Transport]) -> Exception:
         """Return the error that a task was woken with, as an object of its own."""
         error = waiter.take_error()
         if waiter.failing_since is None:

@@ -28,6 +28,7 @@ from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.housekeeper import Housekeeper
 from anyconnpool._engine.leaks import LeakDetector
 from anyconnpool._engine.leasing import Leasing, ObservedLeasing
+from anyconnpool._engine.pipelines import Pipelines
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimits
@@ -85,6 +86,13 @@ class RunningPool:
         self.leasing = leasing_class(
             settings, machine, self._connection_tasks, home, self._time_limits, self.held
         )
+        self._pipelines: Pipelines | None = None
+        if machine.sharing is not None:
+            self._pipelines = Pipelines(
+                machine.sharing, self.leasing, machine, tasks, alarms, home, self._time_limits
+            )
+            self._connection_tasks.share = self._pipelines.wake
+            self.leasing.pipelines = self._pipelines
         self._housekeeper = Housekeeper(
             settings, machine, self._connection_tasks, home, self._look_for_leaks
         )
@@ -96,6 +104,8 @@ class RunningPool:
         self._housekeeper.stop()
         self._connection_tasks.stop()
         self.leasing.end(self._drained.set)
+        if self._pipelines is not None:
+            self._pipelines.end()
 
     async def wait_drained(self) -> None:
         """Wait until nothing is borrowed any more."""
@@ -112,6 +122,8 @@ class RunningPool:
         """
         self._time_limits.stop()
         for entry in self.held():
+            if self._pipelines is not None and self._pipelines.seize(entry):
+                continue
             if entry.state is State.IN_USE and not silent:
                 self._leaks.log_unreleased(entry)
             self.leasing.seize(entry)

@@ -65,6 +65,8 @@ class ConnectionTasks:
         #: what ends the grace of a connection that is being closed
         self._graces: dict[PoolEntry[Transport], CancelScope] = {}
         self._alarm = alarms.new(self._tick)
+        #: has the requests sent that share a connection
+        self.share: Callable[[PoolEntry[Transport]], object] = _refuse_to_share
         self._stopped = self._fails_fast = False
         self._fails_fast_since = 0.0
         self._all_closed = Event()
@@ -85,6 +87,8 @@ class ConnectionTasks:
             elif (hook := self._hooks.get(action)) is not None:
                 name = f"{self._prefix} running {hook.role} on {entry.transport}"
                 self._tasks.start_soon(name, self._until_stopped, self._run_hook, entry)
+            elif action is Action.SHARE:
+                self.share(entry)
             elif action is Action.CLOSE:
                 name = f"{self._prefix} closing {entry.transport}, {entry.close_reason.value}"
                 self._tasks.start_soon(name, self._close, entry)
@@ -204,6 +208,8 @@ class ConnectionTasks:
 
     @defer_interrupts
     async def _close(self, entry: PoolEntry[Transport]) -> None:
+        if entry.lane is not None:
+            entry.lane.stop()
         try:
             self._greetings.note(entry, self._machine.totals.reused)
             reason = entry.close_reason.value
@@ -232,3 +238,7 @@ class ConnectionTasks:
         finally:
             # Cancelled above or here, or after what ends the program, it closes at once.
             await entry.transport.close(grace)
+
+
+def _refuse_to_share(entry: PoolEntry[Transport]) -> None:
+    raise RuntimeError("this pool doesn't pipeline")

@@ -10,15 +10,21 @@ import math
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from anyconnpool._engine.alarms import Alarms
 from anyconnpool._engine.connection import PooledConnection
-from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._util.deadline import describe_timeout
 
 # Fewer limits that are over already than this are not worth being cleared away.
 _FEW = 64
+
+
+class Interruptible(Protocol):
+    """What can be late."""
+
+    def interrupt(self, error: Exception) -> None:
+        """Raise an error in whoever waits for it."""
 
 
 class TimeLimit:
@@ -31,9 +37,9 @@ class TimeLimit:
 
     __slots__ = ("connection", "seconds", "sent", "stream")
 
-    def __init__(self, stream: PoolSocketStream, seconds: float, sent: int) -> None:
+    def __init__(self, stream: Interruptible, seconds: float, sent: int) -> None:
         #: ``None`` when the exchange has ended
-        self.stream: PoolSocketStream | None = stream
+        self.stream: Interruptible | None = stream
         self.seconds = seconds
         self.sent = sent
         #: what receives the reply, if that didn't come in one piece
@@ -56,7 +62,7 @@ class TimeLimits:
         self._ended = 0
         self._alarm = alarms.new(self._interrupt_late_ones)
 
-    def begin(self, stream: PoolSocketStream, seconds: float, sent: int) -> TimeLimit:
+    def begin(self, stream: Interruptible, seconds: float, sent: int) -> TimeLimit:
         """Limit an exchange that begins now; whoever begins it has to :meth:`end` it.
 
         :param stream: what the exchange uses

@@ -347,6 +347,10 @@ class AsyncioSocketStream(PoolSocketStream):
         if not self._try_to_send(data):
             await self._finish_sending()
 
+    def begin_to_send(self, data: bytes) -> Coroutine[Any, Any, None] | None:
+        """Send what the kernel takes at once; see :class:`PoolSocketStream`."""
+        return None if self._try_to_send(data) else self._finish_sending()
+
     def _try_to_send(self, data: bytes) -> bool:
         """Write bytes, and return whether the kernel has all of them."""
         if self._sends_no_more:

@@ -72,11 +72,18 @@ class Exchange(Generic[T]):
     :ivar request: what to send
     :ivar receive: receives the reply, however many chunks it takes
     :ivar whole: returns the reply if one chunk is just that, neither more nor less, else ``None``
+    :ivar read: the function of the user's that receives the reply, if one does
     """
 
     request: bytes
     receive: Callable[[FramedStream], Awaitable[T]]
     whole: Callable[[bytes], T | None] | None = None
+    read: Callable[[Any], Awaitable[T]] | None = None
+
+    @property
+    def may_share(self) -> bool:
+        """Whether the end of its reply is known, so that others may follow on its connection."""
+        return self.whole is not None or self.read is not None
 
 
 def bytes_exchange(data: bytes, nbytes: int | None) -> Exchange[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from anyio import BrokenResourceError
@@ -67,6 +67,14 @@ class PoolSocketStream(SocketStream):
         :param data: the bytes
         """
         await self.send(data)
+
+    def begin_to_send(self, data: bytes) -> Awaitable[None] | None:
+        """Send as much as the kernel takes at once; for a caller that shares it with nobody.
+
+        :param data: the bytes
+        :return: what sends the rest when it is awaited, and must be; None if nothing is left
+        """
+        return self.send(data)
 
     @abstractmethod
     def interrupt(self, error: Exception) -> None:

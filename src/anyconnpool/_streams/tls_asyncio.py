@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from anyio import EndOfStream
@@ -211,6 +211,10 @@ class AsyncioTLSStream(AsyncioSocketStream):
     async def send_at_once(self, data: bytes) -> None:
         """Send as :meth:`send` does: encrypting takes so long that a question more is nothing."""
         await self.send(data)
+
+    def begin_to_send(self, data: bytes) -> Coroutine[Any, Any, None] | None:
+        """Send what the kernel takes at once, unless it is too much to be encrypted at once."""
+        return super().begin_to_send(data) if len(data) <= SLICE_SIZE else self.send(data)
 
     async def send_eof(self) -> None:
         """Refuse it, as AnyIO's TLS streams do.

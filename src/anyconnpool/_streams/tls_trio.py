@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import trio
@@ -251,6 +251,10 @@ class TrioTLSStream(TrioSocketStream):
     async def send_at_once(self, data: bytes) -> None:
         """Send as :meth:`send` does: encrypting takes so long that a question more is nothing."""
         await self.send(data)
+
+    def begin_to_send(self, data: bytes) -> Coroutine[Any, Any, None]:
+        """Send all when it is awaited: answers of TLS must not get between the parts of records."""
+        return self.send(data)
 
     async def send_eof(self) -> None:
         """Refuse it, as AnyIO's TLS streams do.

@@ -13,7 +13,9 @@ Only to be imported where trio runs.
 from __future__ import annotations
 
 import socket
+from collections.abc import Coroutine
 from contextlib import suppress
+from typing import Any
 
 import trio
 from anyio import ClosedResourceError, EndOfStream
@@ -182,6 +184,11 @@ class TrioSocketStream(PoolSocketStream):
         sent = self._try_to_send(data)
         if sent < len(data):
             await self._send_all(memoryview(data)[sent:])
+
+    def begin_to_send(self, data: bytes) -> Coroutine[Any, Any, None] | None:
+        """Send what the kernel takes at once; see :class:`PoolSocketStream`."""
+        sent = self._try_to_send(data)
+        return None if sent == len(data) else self._send_all(memoryview(data)[sent:])
 
     async def _send_all(self, data: bytes | memoryview) -> None:
         while data:

@@ -1,0 +1,230 @@
+"""Who shares a connection and who gets one for himself, in one line of waiters.
+
+These are the events of requests in flight, and the step that follows every event of a pool that
+pipelines (:meth:`Sharing.settle`). It goes through the line, oldest first:
+
+- A borrower for whom no connection is on its way has the shared connection with the fewest in
+  flight leave: it takes no new requests, finishes, and goes to whoever has waited longest then.
+- A request gets a place on an open connection, unless a connection is being opened for it, on which
+  everybody may rely for a tenth of a second.
+- Where a request finds no place, the line stands: nobody behind it gets one, and no connection
+  leaves for a borrower behind it.
+
+So a stream of requests starves no borrower, and borrowers no requests. Connections that leave for
+nobody any more take requests again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic
+
+from anyconnpool._core.event_lock import LockedEvent
+from anyconnpool._core.pipeline import Lane, Pipeline, Place
+from anyconnpool._core.states import Action, PoolEntry, TransportT, Waiter
+from anyconnpool._core.supply import Supply
+from anyconnpool._settings import Settings
+
+
+class Sharing(Generic[TransportT]):
+    """Let requests share the connections of one pool.
+
+    :param settings: the pool's settings
+    :param supply: opens connections
+    :param acquire: acquires an idle connection, if there is a good one
+    :param event: holds the machine's lock for one event
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        supply: Supply[TransportT],
+        acquire: Callable[[float], PoolEntry[TransportT] | None],
+        event: LockedEvent,
+    ) -> None:
+        self.pipeline: Pipeline[TransportT] = Pipeline(settings)
+        #: how many shared connections have to leave for waiters of other pools
+        self.yielding = 0
+        #: called when a connection begins to be shared
+        self.on_begin: Callable[[], object] | None = None
+        self._group, self._line, self._supply = supply.group, supply.line, supply
+        self._waiters, self._sharers = supply.line.waiters, supply.line.sharers
+        self._idle_entries = supply.group.idle.entries
+        self._steps, self._numbers = supply.steps, supply.numbers
+        self._acquire = acquire
+        self._event_lock, self._lock = event.lock, event.lock.lock
+        self._event = event
+        supply.settle = self.settle
+
+    def place(self, place: Place[TransportT], now: float) -> Lane[TransportT] | None:
+        """Give a request a place at once, if that is fair and it needs no connection of its own.
+
+        :return: where its place is; if nowhere, it has to join the line
+        """
+        entry = self._acquire(now) if self._idle_entries else None
+        if entry is None and (self._sharers or self._supply.has_room()):
+            return None
+        lock = self._event_lock
+        if lock.busy:
+            return None
+        self._lock.acquire()
+        lock.busy = True
+        try:
+            place.number = next(self._numbers)
+            if entry is not None:
+                return self._begin(entry, place)
+            lane = self.pipeline.find(now)
+            if lane is not None:
+                self.pipeline.add(lane, place)
+            return lane
+        finally:
+            lock.busy = False
+            self._lock.release()
+            if lock.postponed:
+                lock.catch_up()
+
+    def _begin(self, entry: PoolEntry[TransportT], place: Place[TransportT]) -> Lane[TransportT]:
+        if self.on_begin is not None:
+            self.on_begin()
+        return self.pipeline.begin(entry, place)
+
+    def begin(self, entry: PoolEntry[TransportT], waiter: Waiter[TransportT]) -> None:
+        """Share a connection that was granted for a request that has waited: a step."""
+        assert isinstance(waiter, Place)
+        self._begin(entry, waiter)
+        self._steps.request(Action.SHARE, entry)
+
+    def take_batch(
+        self, lane: Lane[TransportT], received: int, now: float
+    ) -> list[Place[TransportT]]:
+        """Take the requests that are to be sent now; see :meth:`Pipeline.take_batch`."""
+        with self._event:
+            return self.pipeline.take_batch(lane, received, now)
+
+    def replied(self, lane: Lane[TransportT], count: int, abandoned: int, now: float) -> None:
+        """Take note that the replies of the first requests were read, which have left ``owed``.
+
+        :param count: how many
+        :param abandoned: how many of them nobody waited for
+        """
+        with self._event:
+            if lane.is_shared:
+                self.pipeline.finish(lane, count, abandoned)
+                if self._waiters:
+                    self.settle(now)
+
+    def give_up(self, place: Place[TransportT], now: float) -> Lane[TransportT] | None:
+        """Take out a request, or take note that nobody waits for its reply any more.
+
+        :return: where it was in flight, if it was
+        """
+        with self._event:
+            lane = place.lane
+            if lane is None:
+                self._line.leave(place)
+                self._supply.balance(now)
+            elif place.sent:
+                self.pipeline.abandon(place)
+            else:
+                self.pipeline.withdraw(place)
+                if self._waiters:
+                    self.settle(now)
+            return lane
+
+    def end(self, lane: Lane[TransportT]) -> bool:
+        """Take note that a connection is not shared any more, if nothing is in flight on it."""
+        with self._event:
+            ends = lane.is_shared and not lane.load
+            if ends:
+                self.pipeline.end(lane)
+            return ends
+
+    def dissolve(self, lane: Lane[TransportT], now: float) -> list[Place[TransportT]]:
+        """End a connection that has failed; what was not sent stands in line again.
+
+        :return: the requests that have failed with it
+        """
+        with self._event:
+            if not lane.is_shared:
+                return []
+            failed, unsent = self.pipeline.dissolve(lane)
+            if self._group.ended:
+                return failed + unsent
+            if unsent:
+                self._line.add_again(unsent)
+                self._supply.balance(now)
+            return failed
+
+    def move_unsent(self, lane: Lane[TransportT], now: float) -> None:
+        """Let a connection take no new requests on which none can be sent any more.
+
+        What was not sent stands in line again; what is owed a reply stays.
+        """
+        with self._event:
+            if not lane.is_shared:
+                return
+            self.pipeline.wear_out(lane)
+            if not self._group.ended:
+                unsent = self.pipeline.take_unsent(lane)
+                if unsent:
+                    self._line.add_again(unsent)
+            self._supply.balance(now)
+
+    def settle(self, now: float, *, at_once: bool = False) -> None:
+        """Give places to requests that wait, and have connections leave for borrowers: a step.
+
+        :param at_once: whether nobody is to rely on what is being opened
+        """
+        pipeline, line = self.pipeline, self._line
+        if not pipeline.lanes:
+            return
+        spare = [*pipeline.leaving]
+        for _ in range(int(max(self._group.surplus() - pipeline.worn, 0)) + self.yielding):
+            self._have_one_leave(spare)
+        fresh = 0 if at_once else line.count_fresh()
+        sure = self._count_provided()
+        passed, placed = 0, []
+        for waiter in self._waiters:
+            if isinstance(waiter, Place):
+                if passed >= fresh:
+                    lane = self._find(spare, now)
+                    if lane is None:
+                        break
+                    pipeline.add(lane, waiter)
+                    placed.append(waiter)
+                    continue
+            elif passed >= sure and not self._have_one_leave(spare):
+                break
+            passed += 1
+        for lane in spare:
+            pipeline.reopen(lane)
+        for place in placed:
+            line.leave(place)
+            assert place.lane is not None
+            self._steps.request(Action.SHARE, place.lane.entry)
+
+    def _count_provided(self) -> int:
+        """Count the first in line for whom a connection is on its way, or room is made."""
+        freeing = max(self._group.freeing(), 0) + self.pipeline.worn
+        return self._line.provided() + freeing + self._supply.promised()
+
+    def _have_one_leave(self, spare: list[Lane[TransportT]]) -> bool:
+        """Have one more connection leave; false if there is none.
+
+        :param spare: those that leave for nobody yet
+        """
+        if spare:
+            del spare[0]
+            return True
+        lane = self.pipeline.least_loaded()
+        if lane is not None:
+            self.pipeline.leave(lane)
+        return lane is not None
+
+    def _find(self, spare: list[Lane[TransportT]], now: float) -> Lane[TransportT] | None:
+        """Return a connection with a place, of those too that leave for nobody."""
+        lane = self.pipeline.find(now)
+        while lane is None and spare:
+            self.pipeline.reopen(spare.pop())
+            lane = self.pipeline.find(now)
+        return lane

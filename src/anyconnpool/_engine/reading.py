@@ -1,0 +1,168 @@
+"""What a ``read`` function of an exchange gets: a connection that it can only read from."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from anyconnpool._core.states import PoolEntry
+from anyconnpool._engine.connection import Owner, PooledConnection, SessionT_co
+from anyconnpool._streams.framed import Exchange, FramedStream
+from anyconnpool._streams.transport import Transport
+from anyconnpool._util.checks import as_bytes, quoted
+from anyconnpool._util.functions import as_awaitable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+
+class ReplyConnection(PooledConnection[SessionT_co]):
+    """A connection on which a request was sent, in the hands of what reads the reply.
+
+    Whatever else is tried with it is refused, and the connection is closed for it.
+    """
+
+    def __init__(self, owner: Owner, entry: PoolEntry[Transport]) -> None:
+        super().__init__(owner, entry)
+        #: whether it is in the hands of a read function
+        self.is_read = False
+
+    def _refuse(self, what: str) -> NoReturn:
+        self._unfinished += 1
+        raise RuntimeError(
+            f"the read function of an exchange only reads: it must not {what} the connection, "
+            f"which was closed for it; to do more than one request and one reply, use pool.run()"
+        )
+
+    async def send(self, item: bytes) -> None:
+        """Send, unless a read function calls this."""
+        if self.is_read:
+            self._refuse("send on")
+        await super().send(item)
+
+    async def send_eof(self) -> None:
+        """Refuse."""
+        self._refuse("send on")
+
+    async def aclose(self) -> None:
+        """Give the connection back, unless a read function calls this."""
+        if self.is_read:
+            self._refuse("close")
+        await super().aclose()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        if self.is_read:
+            self._refuse("close")
+        await super().__aexit__(exc_type, exc_val, exc_tb)
+
+    def discard(self) -> None:
+        """Refuse."""
+        self._refuse("discard")
+
+    def detach(self) -> FramedStream:
+        """Refuse."""
+        self._refuse("detach")
+
+
+async def call_read(read: Callable[[Any], Awaitable[T]], connection: ReplyConnection[Any]) -> T:
+    """Have a function of the user's read a reply.
+
+    :raises TypeError: if it is not an async function
+    """
+    return await as_awaitable(read(connection), read, "the read function")
+
+
+def reading_exchange(request: bytes, read: Callable[[Any], Awaitable[T]]) -> Exchange[T]:
+    """Check what :meth:`ConnectionPool.exchange` does.
+
+    :raises TypeError: if the request is not bytes, or ``read`` can't be called
+    """
+    request = as_bytes("the request", request)
+    if not callable(read):
+        raise TypeError(
+            f"read must be an async function of the connection, which receives the reply, given "
+            f"without a call of it, not {quoted(read)}"
+        )
+
+    async def receive(stream: FramedStream) -> T:
+        assert isinstance(stream, ReplyConnection)
+        stream.is_read = True
+        try:
+            return await call_read(read, stream)
+        finally:
+            stream.is_read = False
+
+    return Exchange(request, receive, None, read)
+
+
+class SharedConnection(ReplyConnection[Any]):
+    """What reads the replies on a connection that exchanges share.
+
+    A read function has it for one reply: then another object takes its place, so that nobody reads
+    the replies of others with it.
+
+    :param owner: the pool's part that knows its settings
+    :param entry: the connection
+    :param before_waiting: called before bytes are waited for
+    :param heard: called when some have come
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        entry: PoolEntry[Transport],
+        before_waiting: Callable[[], object],
+        heard: Callable[[], object],
+    ) -> None:
+        super().__init__(owner, entry)
+        # The pool seizes it in a way of its own.
+        entry.connection = None
+        self.is_read = True
+        #: what the stream has raised, if it has
+        self.stream_error: Exception | None = None
+        #: whether bytes are waited for
+        self.is_waiting = False
+        self._before_waiting, self._heard = before_waiting, heard
+
+    def renew(self) -> Self:
+        """End this object, and return one with all that it had."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        self._end()
+        return new
+
+    @property
+    def consumed(self) -> int:
+        """How many bytes have been read of all that were received."""
+        return self._bytes_received - (len(self._data) - self._position)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes are left in the buffer."""
+        return self._position < len(self._data)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether no operation has failed, was cancelled or is under way."""
+        return not self._unfinished
+
+    async def _receive_chunk(self) -> bytes:
+        self._before_waiting()
+        self.is_waiting = True
+        try:
+            chunk = await super()._receive_chunk()
+        except Exception as error:
+            self.stream_error = error
+            raise
+        finally:
+            self.is_waiting = False
+        self._heard()
+        return chunk
