@@ -156,6 +156,7 @@ class Pipeline(Generic[TransportT]):
         self.lanes[lane] = None
         self._open[0][lane] = None
         self._open_count += 1
+        self._least = 0
         # The grant was the first use.
         entry.borrows -= 1
         self.add(lane, place)

@@ -175,15 +175,20 @@ class Sharing(Generic[TransportT]):
 
         :param at_once: whether nobody is to rely on what is being opened
         """
+        # What requests don't rely on any more may be for fewer of those behind them.
+        while self.pipeline.lanes and self._go_through_line(now, at_once):
+            pass
+
+    def _go_through_line(self, now: float, at_once: bool) -> bool:
+        """Go through the line once; return whether anybody has left it."""
         pipeline, line = self.pipeline, self._line
-        if not pipeline.lanes:
-            return
         spare = [*pipeline.leaving]
         for _ in range(int(max(self._group.surplus() - pipeline.worn, 0)) + self.yielding):
             self._have_one_leave(spare)
         fresh = 0 if at_once else line.count_fresh()
         sure = self._count_provided()
-        passed, placed = 0, []
+        passed = 0
+        placed: list[Place[TransportT]] = []
         for waiter in self._waiters:
             if isinstance(waiter, Place):
                 if passed >= fresh:
@@ -202,6 +207,7 @@ class Sharing(Generic[TransportT]):
             line.leave(place)
             assert place.lane is not None
             self._steps.request(Action.SHARE, place.lane.entry)
+        return bool(placed)
 
     def _count_provided(self) -> int:
         """Count the first in line for whom a connection is on its way, or room is made."""

@@ -517,6 +517,9 @@ class PoolStateMachine(Generic[TransportT]):
         elif self._waiters:
             waiter = self.line.pop()
             self._grant(entry, now)
+            if self.sharing is not None:
+                # Connections may leave for nobody any more.
+                self._due = True
             if self.sharing is not None and waiter.shares:
                 self.sharing.begin(entry, waiter)
             else:

@@ -79,7 +79,6 @@ class SharedExchange(Place[Transport]):
         "owner",
         "patience",
         "reply",
-        "waits_until",
     )
 
     def __init__(
@@ -95,9 +94,8 @@ class SharedExchange(Place[Transport]):
         self.context: Context | None = None
         self.reply: Any = None
         self.limit: TimeLimit | None = None
-        #: until when it may wait for a place, and for the reply; and how long the former is, in
-        #: seconds
-        self.waits_until = self.ends_at = self.patience = math.inf
+        #: when its time is up, and how long it may wait for a place, in seconds
+        self.ends_at = self.patience = math.inf
 
     def note_failure(
         self, *, reused: bool, received: int = 0, connection_failed: bool = True

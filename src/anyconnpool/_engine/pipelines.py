@@ -84,11 +84,9 @@ class Pipelines:
         :param acquire_timeout: limit for waiting for a place, in seconds
         :param attempt: where to note how far it has come, should it fail
         """
-        # What check() does, without a call for it.
-        if not self.leasing.running:
-            raise self.leasing.closed_error()
-        if self._where() is not self._home.token:
-            self._home.check()
+        # What check() does, without a call for it where all is right.
+        if not self.leasing.running or self._where() is not self._home.token:
+            self.leasing.check()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
         signal = self.new_signal()
@@ -99,9 +97,8 @@ class Pipelines:
         if lane is None:
             await self._join(place)
         try:
-            if timeout != math.inf or acquire_timeout != math.inf:
-                place.ends_at = place.began + timeout
-                place.patience = min(timeout, acquire_timeout)
+            if (patience := min(timeout, acquire_timeout)) != math.inf:
+                place.ends_at, place.patience = place.began + timeout, patience
                 self.limit(place)
             if lane is not None:
                 tasks = lane.tasks or self._tasks_of(lane)
@@ -114,10 +111,10 @@ class Pipelines:
             raise
         if place.limit is not None:
             self._time_limits.end(place.limit)
-        if place.error is not None:
-            raise self.leasing.error_of(place)
-        reply: T = place.reply
-        return reply
+        if place.error is None:
+            reply: T = place.reply
+            return reply
+        raise self.leasing.error_of(place)
 
     async def _join(self, place: SharedExchange) -> None:
         """Wait in line, from now on; whoever is refused learns it at once."""
@@ -142,7 +139,6 @@ class Pipelines:
             place.limit = None
         seconds = place.ends_at - now
         if place.lane is None:
-            place.waits_until = now + place.patience
             seconds = min(seconds, place.patience)
         if seconds < math.inf:
             place.limit = self._time_limits.begin(place, max(seconds, 0), len(place.request))
