@@ -71,6 +71,7 @@ class PipelineEvents(RuleBasedStateMachine):
         self.borrowers: dict[Waiter[int], PoolEntry[int]] = {}
         self.failed: list[Waiter[int]] = []
         self.ended = False
+        self.left: set[Lane[int]] = set()
         self.closed_to_requests: set[Lane[int]] = set()
         self.machine.refill(self.now)
 
@@ -284,6 +285,7 @@ class PipelineEvents(RuleBasedStateMachine):
         self._check_places(newly)
         if not self.ended:
             self._check_line()
+        self.left = {lane for lane in self.in_flight if lane.openness is not OPEN}
         self.closed_to_requests = {lane for lane in self.in_flight if lane.openness is WORN}
 
     def _check_places(self, newly: list[Lane[int]]) -> None:
@@ -304,7 +306,11 @@ class PipelineEvents(RuleBasedStateMachine):
             lane for lane in self.in_flight if lane.openness is LEAVING
         }
         assert pipeline.worn == len([lane for lane in self.in_flight if lane.openness is WORN])
-        least = self._least()
+        # One that has left for somebody until now is open again only after this event.
+        was_open = [
+            lane for lane in self.in_flight if lane.openness is OPEN and lane not in self.left
+        ]
+        least = min((lane.load for lane in was_open), default=None)
         for lane in newly:
             if lane.openness is OPEN and least is not None:
                 assert lane.load - 1 <= least, "requests go where the fewest are"

@@ -138,20 +138,27 @@ class SharedLimit(Generic[TransportT]):
 
         :param changed: gets the members in which something changes
         """
-        while self._need(self.closing + self.yielding) < math.inf and not self.has_room():
+        # Who gets a place needs no room any more.
+        self._settle(changed)
+        denied = 0
+        if not self.has_room():
+            denied = sum(member.count_denied() for member in self._listed) - self.closing
+        while denied > self.yielding:
             member = self._choose_sharer()
             if member is None:
                 break
             self.yielding += 1
             member.yields += 1
             self.unsettled[member] = None
-        while self.yielding and (
-            self.has_room() or self._need(self.closing + self.yielding - 1) == math.inf
-        ):
+        while self.yielding > max(denied, 0):
             member = next(member for member in self.sharing if member.yields)
             self.yielding -= 1
             member.yields -= 1
             self.unsettled[member] = None
+        self._settle(changed)
+
+    def _settle(self, changed: dict[SharedPoolStateMachine[TransportT], None]) -> None:
+        """Give places to those who may have one now."""
         while self.unsettled:
             member, _ = self.unsettled.popitem()
             changed[member] = None
@@ -352,6 +359,13 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         """Have a connection opened for the waiter that has waited longest: a step of sharing."""
         self.supply.open_one(self._shared_limit.now)
         self.supply.make_room()
+
+    def count_denied(self) -> int:
+        """Count those for whom there is room here, and who can't share a connection meanwhile."""
+        count = int(max(min(self.line.wanted(), self._group.max_size - self._group.size), 0))
+        if self.shares():
+            count = min(count, len(self._waiters) - len(self.line.sharers))
+        return count
 
     def give_way(self) -> None:
         """Have the connection closed that was idle longest, to make room: a step of sharing."""
