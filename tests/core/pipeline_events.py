@@ -86,6 +86,8 @@ class PipelineEvents(RuleBasedStateMachine):
             may_open = bool(self.machine.statistics().idle) or self.machine.supply.has_room()
             least = self._least()
             lane = self.sharing.place(place, self.now)
+            # To look for something idle may have changed something for others, who come first.
+            self._take_up()
             if lane is None:
                 assert self.machine.join(place, self.now)
                 self.waiting.append(place)
@@ -259,6 +261,14 @@ class PipelineEvents(RuleBasedStateMachine):
     @invariant()
     def settle(self) -> None:
         """Find out who has got what, and check the rules."""
+        self._check_places(self._take_up())
+        if not self.ended:
+            self._check_line()
+        self.left = {lane for lane in self.in_flight if lane.openness is not OPEN}
+        self.closed_to_requests = {lane for lane in self.in_flight if lane.openness is WORN}
+
+    def _take_up(self) -> list[Lane[int]]:
+        """Find out who has got what; return the connections that have got requests."""
         while self.machine.actions:
             action, entry = self.machine.actions.popleft()
             if action in self.orders:
@@ -282,11 +292,7 @@ class PipelineEvents(RuleBasedStateMachine):
                 assert waiter.entry is not None
                 assert all(isinstance(other, Place) for other in older), "first come, first served"
                 self.borrowers[waiter] = waiter.entry
-        self._check_places(newly)
-        if not self.ended:
-            self._check_line()
-        self.left = {lane for lane in self.in_flight if lane.openness is not OPEN}
-        self.closed_to_requests = {lane for lane in self.in_flight if lane.openness is WORN}
+        return newly
 
     def _check_places(self, newly: list[Lane[int]]) -> None:
         pipeline = self.sharing.pipeline

@@ -165,7 +165,8 @@ class Pipeline(Generic[TransportT]):
     def find(self, now: float) -> Lane[TransportT] | None:
         """Return the open connection with the fewest in flight, if a request may go there."""
         while self._open_count:
-            lane = self._first()
+            of_least = self._open[self._least]
+            lane = next(iter(of_least)) if of_least else self._first()
             if now < lane.entry.expires_at:
                 return lane if lane.load < self._depth else None
             self.wear_out(lane)

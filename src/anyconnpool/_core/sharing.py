@@ -78,10 +78,7 @@ class Sharing(Generic[TransportT]):
                 self.pipeline.add(lane, place)
             return lane
         finally:
-            lock.busy = False
-            self._lock.release()
-            if lock.postponed:
-                lock.catch_up()
+            self._end_short_event()
 
     def _begin(self, entry: PoolEntry[TransportT], place: Place[TransportT]) -> Lane[TransportT]:
         if self.on_begin is not None:
@@ -98,20 +95,58 @@ class Sharing(Generic[TransportT]):
         self, lane: Lane[TransportT], received: int, now: float
     ) -> list[Place[TransportT]]:
         """Take the requests that are to be sent now; see :meth:`Pipeline.take_batch`."""
-        with self._event:
+        lock = self._event_lock
+        self._lock.acquire()
+        lock.busy = True
+        try:
             return self.pipeline.take_batch(lane, received, now)
+        finally:
+            self._end_short_event()
 
-    def replied(self, lane: Lane[TransportT], count: int, abandoned: int, now: float) -> None:
+    def _end_short_event(self) -> None:
+        """End an event that has led to nothing, which has taken the lock without ``with``."""
+        # On the path of every exchange a "with" costs as much again as the lock itself.
+        lock = self._event_lock
+        lock.busy = False
+        self._lock.release()
+        if lock.postponed:
+            lock.catch_up()
+
+    def replied(
+        self,
+        lane: Lane[TransportT],
+        count: int,
+        abandoned: int,
+        now: float,
+        *,
+        ends: bool = False,
+    ) -> bool:
         """Take note that the replies of the first requests were read, which have left ``owed``.
 
         :param count: how many
         :param abandoned: how many of them nobody waited for
+        :param ends: whether the connection is to be shared no more if nothing else is in flight
+        :return: whether it is shared no more
         """
-        with self._event:
-            if lane.is_shared:
-                self.pipeline.finish(lane, count, abandoned)
-                if self._waiters:
+        if self._waiters:
+            with self._event:
+                if lane.is_shared:
+                    self.pipeline.finish(lane, count, abandoned)
                     self.settle(now)
+            return ends and self.end(lane)
+        lock = self._event_lock
+        self._lock.acquire()
+        lock.busy = True
+        try:
+            if not lane.is_shared:
+                return False
+            self.pipeline.finish(lane, count, abandoned)
+            if not ends or lane.load:
+                return False
+            self.pipeline.end(lane)
+            return True
+        finally:
+            self._end_short_event()
 
     def give_up(self, place: Place[TransportT], now: float) -> Lane[TransportT] | None:
         """Take out a request, or take note that nobody waits for its reply any more.

@@ -318,10 +318,12 @@ class LaneTasks:
                     self._break_for_unasked()
                     return
                 try:
-                    if place.context is None:
-                        reply = await place.exchange.receive(connection)
-                    else:
+                    if place.context is not None:
                         reply = await self._call(place, connection)
+                    elif (found := connection.take_reply(place.exchange)) is not None:
+                        (reply,) = found
+                    else:
+                        reply = await place.exchange.receive(connection)
                 except BaseException as error:
                     if not self._survive(place, error, before):
                         return
@@ -412,14 +414,17 @@ class LaneTasks:
 
     def _finish(self) -> None:
         """Give the connection back: nothing is in flight on it any more."""
-        self._count_replies()
-        if self.connection.has_unread:
+        connection = self.connection
+        if connection.has_unread:
             self._break_for_unasked()
-        elif not self.connection.is_sound or self._cut:
+        elif not connection.is_sound or self._cut:
             self._break(CloseReason.UNCLEAN, BrokenResourceError("an operation on it had failed"))
-        elif self._sharing.end(self.lane):
-            self._is_begun = False
-            self._pipelines.leasing.release(self.lane.entry, None)
+        else:
+            count, dropped = self._read_count, self._dropped
+            self._read_count = self._dropped = 0
+            if self._sharing.replied(self.lane, count, dropped, self._now(), ends=True):
+                self._is_begun = False
+                self._pipelines.leasing.release(self.lane.entry, None)
 
     def _break(self, reason: CloseReason, error: Exception) -> None:
         """Close the connection; whoever waits for a reply gets an error of his own."""

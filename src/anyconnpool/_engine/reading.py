@@ -100,7 +100,7 @@ def reading_exchange(request: bytes, read: Callable[[Any], Awaitable[T]]) -> Exc
         finally:
             stream.is_read = False
 
-    return Exchange(request, receive, None, read)
+    return Exchange(request, receive, read=read)
 
 
 class SharedConnection(ReplyConnection[Any]):
@@ -153,6 +153,17 @@ class SharedConnection(ReplyConnection[Any]):
     def is_sound(self) -> bool:
         """Whether no operation has failed, was cancelled or is under way."""
         return not self._unfinished
+
+    def take_reply(self, exchange: Exchange[T]) -> tuple[T] | None:
+        """Take the reply of an exchange if it is buffered, and can be found without a call."""
+        take = exchange.take
+        if take is None:
+            return None
+        found = take(self._data, self._position)
+        if found is None:
+            return None
+        reply, self._position = found
+        return (reply,)
 
     async def _receive_chunk(self) -> bytes:
         self._before_waiting()

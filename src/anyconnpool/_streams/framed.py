@@ -72,12 +72,14 @@ class Exchange(Generic[T]):
     :ivar request: what to send
     :ivar receive: receives the reply, however many chunks it takes
     :ivar whole: returns the reply if one chunk is just that, neither more nor less, else ``None``
+    :ivar take: returns the reply and where it ends, if all of it is in a buffer from an index on
     :ivar read: the function of the user's that receives the reply, if one does
     """
 
     request: bytes
     receive: Callable[[FramedStream], Awaitable[T]]
     whole: Callable[[bytes], T | None] | None = None
+    take: Callable[[bytes, int], tuple[T, int] | None] | None = None
     read: Callable[[Any], Awaitable[T]] | None = None
 
     @property
@@ -96,7 +98,11 @@ def bytes_exchange(data: bytes, nbytes: int | None) -> Exchange[bytes]:
     def whole(chunk: bytes) -> bytes | None:
         return chunk if len(chunk) == nbytes else None
 
-    return Exchange(data, lambda stream: stream.receive_exactly(nbytes), whole)
+    def take(data: bytes, start: int) -> tuple[bytes, int] | None:
+        end = start + nbytes
+        return (data[start:end], end) if end <= len(data) else None
+
+    return Exchange(data, lambda stream: stream.receive_exactly(nbytes), whole, take)
 
 
 def line_exchange(
@@ -114,10 +120,14 @@ def line_exchange(
         fits = end + len(newline) == len(chunk) and 0 <= end <= limit
         return chunk[:end] if fits else None
 
+    def take(data: bytes, start: int) -> tuple[bytes, int] | None:
+        end = data.find(newline, start, start + limit + len(newline))
+        return (data[start:end], end + len(newline)) if end >= 0 else None
+
     def receive(stream: FramedStream) -> Awaitable[bytes]:
         return stream.receive_line(newline=newline, max_bytes=limit)
 
-    return Exchange(frame_line(data, newline), receive, whole)
+    return Exchange(frame_line(data, newline), receive, whole, take)
 
 
 def package_exchange(data: bytes, format: PackageFormat) -> Exchange[bytes]:
@@ -129,7 +139,13 @@ def package_exchange(data: bytes, format: PackageFormat) -> Exchange[bytes]:
         fits = header + size == len(chunk) and 0 <= size <= format.max_size
         return chunk[header:] if fits else None
 
-    return Exchange(format.encode(data), lambda stream: stream.receive_package(format), whole)
+    def take(data: bytes, start: int) -> tuple[bytes, int] | None:
+        body = start + header
+        size = int.from_bytes(data[start:body], format.byteorder) - format.overhead
+        fits = body + size <= len(data) and 0 <= size <= format.max_size
+        return (data[body : body + size], body + size) if fits else None
+
+    return Exchange(format.encode(data), lambda stream: stream.receive_package(format), whole, take)
 
 
 def frame_exchange(data: DataT, format: FrameFormat[DataT, FrameT]) -> Exchange[FrameT]:
