@@ -28,6 +28,7 @@ from anyconnpool._settings import (
     check_name,
     check_newline,
     check_observers,
+    check_stall_timeout,
 )
 from anyconnpool._util.checks import check_duration
 from tests.cases import in_case
@@ -70,7 +71,7 @@ def refuse(
 def test_each_setting_has_a_check_of_a_kind_that_is_tested_here() -> None:
     """A new kind of check needs a table of its own."""
     functions = {check_duration, check_harmless, check_hook, check_name}
-    functions |= {check_newline, check_observers}
+    functions |= {check_newline, check_observers, check_stall_timeout}
     for name, check in CHECKS.items():
         assert check in functions or isinstance(check, Choice | Count | Kind), name
 
@@ -117,6 +118,8 @@ def test_the_defaults_are_those_of_the_docs() -> None:
         "close_timeout": 5,
         "idle_order": "lifo",
         "one_way": False,
+        "pipeline": 1,
+        "stall_timeout": 30,
         "check_after": 30,
         "check_timeout": 5,
         "keepalive": KeepAlive(),
@@ -140,6 +143,15 @@ def test_a_duration_is_a_number_of_seconds() -> None:
     must = "{} must be 0 or more seconds (math.inf for no limit), not {value}"
     refuse(durations, [-1, -0.001, -math.inf, math.nan], ValueError, must)
     assert type(check_duration("timeout", 5)) is float
+
+
+def test_a_connection_may_not_stall_at_once() -> None:
+    """A stall timeout is a duration that is not zero."""
+    accept(["stall_timeout"], [1, 0.5, math.inf])
+    must = "{} must be a number of seconds (math.inf for no limit), not {type}"
+    refuse(["stall_timeout"], NO_NUMBERS, TypeError, must)
+    must = "{} must be more than 0; math.inf switches it off"
+    refuse(["stall_timeout"], [0, 0.0], ValueError, must)
 
 
 def test_a_count_is_a_whole_number() -> None:

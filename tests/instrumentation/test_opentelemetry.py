@@ -116,9 +116,10 @@ def test_what_is_in_a_pool_is_read_at_collection(
     """Each collection shows the statistics of its moment, without any event between."""
     pool = FiredPool(metrics, min_idle=2, max_size=8)
     pool.start()
-    pool.show(idle=3, in_use=4, connecting=1, tasks_waiting=5)
+    pool.show(idle=3, in_use=4, connecting=1, tasks_waiting=5, in_flight=9)
     assert collection.values("count") == [3, 4]
     assert collection.values("pending_requests") == [5]
+    assert collection.values("in_flight") == [9]
     assert collection.values("max") == collection.values("idle.max") == [8]
     assert collection.values("idle.min") == [2]
     assert collection.values("failing_time") == [0]

@@ -27,6 +27,7 @@ KINDS = {
     "max_connections": "gauge",
     "in_hook": "gauge",
     "tasks_waiting": "gauge",
+    "in_flight": "gauge",
     "peak_in_use": "gauge",
     "peak_tasks_waiting": "gauge",
     "failing_seconds": "gauge",
@@ -75,10 +76,11 @@ def test_what_is_in_a_pool_is_read_when_it_is_asked_for(
     """Each reading shows the statistics of its moment, without any event between."""
     pool = FiredPool(collector)
     pool.start()
-    pool.show(idle=1, in_use=2, connecting=3, closing=4, tasks_waiting=5)
+    pool.show(idle=1, in_use=2, connecting=3, closing=4, tasks_waiting=5, in_flight=6)
     states = ("idle", "in_use", "connecting", "closing")
     assert [exposition.value("connections", state=state) for state in states] == [1, 2, 3, 4]
     assert exposition.value("tasks_waiting") == 5
+    assert exposition.value("in_flight") == 6
     assert exposition.value("failing_seconds") == 0
     pool.show(failing_for=2.5)
     assert exposition.value("failing_seconds") == 2.5

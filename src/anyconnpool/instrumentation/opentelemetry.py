@@ -40,6 +40,7 @@ _Read: TypeAlias = Callable[[CallbackOptions], Iterable[Observation]]
 # What the conventions have no names for: the name, the unit, what it says, where it stands in the
 # statistics.
 _GAUGES = (
+    ("in_flight", "{request}", "Exchanges on shared connections.", "in_flight"),
     (
         "failing_time",
         "s",
@@ -67,8 +68,8 @@ class PoolMetrics(PoolObserver):
     ``idle.max`` is ``max``; without a limit both are left out.
 
     The conventions have no names for the following, which are under the prefix all the same: the
-    gauge ``failing_time``, for how many seconds connecting has failed in a row; the gauges
-    ``peak.used`` and ``peak.pending_requests``; the counters ``open_failures``, ``refused``,
+    gauge ``failing_time``, for how many seconds connecting has failed in a row; ``in_flight``, how
+    many exchanges there are on shared connections; the gauges ``peak.used`` and ``peak.pending_requests``; the counters ``open_failures``, ``refused``,
     ``replayed`` and ``closed`` (by ``close_reason``, the values of
     :class:`~anyconnpool.events.CloseReason`); the histogram ``hook_time`` in seconds (by ``hook``,
     and by ``error.type`` if it failed, as the conventions have it of durations).

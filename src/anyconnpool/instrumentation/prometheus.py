@@ -44,6 +44,7 @@ _GAUGES = (
     ("max_connections", "Most connections at once.", "max_size"),
     ("in_hook", "Open connections that a hook is at work on.", "in_hook"),
     ("tasks_waiting", "Tasks blocked in acquire.", "tasks_waiting"),
+    ("in_flight", "Exchanges on shared connections.", "in_flight"),
     ("peak_in_use", "Most connections in use at once since the pool was entered.", "peak_in_use"),
     (
         "peak_tasks_waiting",
@@ -65,7 +66,7 @@ class PoolCollector(PoolObserver, Collector):
 
     Pass the same object to all pools, as ``observers=[collector]``. Under the namespace there are
     the gauges ``connections`` (by ``state``: ``idle``, ``in_use``, ``connecting``, ``closing``),
-    ``max_connections``, ``in_hook``, ``tasks_waiting``, ``peak_in_use``,
+    ``max_connections``, ``in_hook``, ``tasks_waiting``, ``in_flight``, ``peak_in_use``,
     ``peak_tasks_waiting`` and ``failing_seconds``, for how long connecting has failed in a row; the
     counters ``acquired_total``, ``reused_total``, ``opened_total``, ``open_failures_total``,
     ``closed_total`` (by ``reason``, the values of :class:`~anyconnpool.events.CloseReason`),
