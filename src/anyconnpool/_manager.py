@@ -302,7 +302,7 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
     async def exchange(
         self,
         remote: Remote,
-        request: bytes,
+        request: bytes | bytearray | memoryview,
         read: Callable[[PooledConnection[SessionT_co]], Awaitable[T]],
         *,
         timeout: float | None = None,

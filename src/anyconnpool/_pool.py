@@ -398,7 +398,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
 
     async def exchange(
         self,
-        request: bytes,
+        request: bytes | bytearray | memoryview,
         read: Callable[[PooledConnection[SessionT_co]], Awaitable[T]],
         *,
         timeout: float | None = None,

@@ -462,7 +462,8 @@ def test_a_borrower_of_a_manager_prefers_its_own_remotes_connection() -> None:
         member.carry_out()
     two.ask()
     waiter = two.borrow()
-    (lane,) = two.machine.sharing.pipeline.lanes if two.machine.sharing else ()
+    assert two.machine.sharing is not None
+    (lane,) = two.machine.sharing.pipeline.lanes
     assert lane.openness is LEAVING
     for _ in range(2):
         two.answer(lane)

@@ -125,11 +125,12 @@ async def test_the_other_calls_have_connections_of_their_own() -> None:
     network = quiet_network()
     async with ConnectionPool(network, max_size=9, pipeline=8, one_way=False) as pool:
         await fill(pool, 1)
-        for call in (
+        calls: list[Callable[[], Any]] = [
             lambda: pool.send_receive(b"x"),
             lambda: pool.send_receive_frame(b"x", PackageFormat()),
             lambda: pool.run(lambda connection: connection.receive()),
-        ):
+        ]
+        for call in calls:
             with move_on_after(1):
                 await call()
             assert pool.statistics().in_flight == 0
@@ -377,7 +378,12 @@ async def test_a_reused_connection_that_proves_dead_is_replaced_with_retry(
     network = MemoryNetwork()
     async with ConnectionPool(network, max_size=1, pipeline=8) as pool:
         assert await pool.exchange(b"1\n", read_line) == b"1"
-        network.answer = lambda data: network.peers[0].hang_up() or b""  # type: ignore[func-returns-value]
+
+        def hang_up(data: bytes) -> bytes:
+            network.peers[0].hang_up()
+            return b""
+
+        network.answer = hang_up
         if retry is None:
             with pytest.raises(EndOfStream):
                 await pool.exchange(b"2\n", read_line)

@@ -36,6 +36,25 @@ async def test_a_client_that_keeps_to_the_script_passes() -> None:
         assert remote.opened == 2
 
 
+async def test_a_peer_answers_requests_that_are_in_flight_together() -> None:
+    """On a shared connection each gets the reply to his own, in the order of the script."""
+    script = [(b"%d\n" % number, b"reply %d\n" % number) for number in range(20)]
+    async with MemoryConnectable(ScriptedPeer(script)) as remote:
+        async with ConnectionPool(remote, max_size=1, pipeline=20) as pool:
+            replies: list[bytes] = []
+
+            async def ask(number: int) -> None:
+                replies.append(await pool.send_receive_line(b"%d" % number))
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(ask, number)
+                    # One after the other, or trio would have them ask in any order.
+                    await anyio.wait_all_tasks_blocked()
+        assert replies == [b"reply %d" % number for number in range(20)]
+        assert remote.opened == 1
+
+
 @table("size", [1, 3, 100])
 async def test_requests_may_come_in_any_chunks(size: int) -> None:
     """In pieces, or several at once."""

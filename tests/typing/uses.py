@@ -49,6 +49,19 @@ async def count(connection: PooledConnection, word: bytes, limit: int = 10) -> i
     return len(await connection.send_receive_line(word, max_bytes=limit))
 
 
+async def read_count(connection: PooledConnection[Any]) -> int:
+    """Read a reply, and return something of its own."""
+    return len(await connection.receive_line())
+
+
+async def share(pool: ConnectionPool, manager: PoolManager) -> None:
+    """What a read function returns is what the exchange returns."""
+    assert_type(await pool.exchange(b"x", read_count, timeout=2, retry=Retry(3)), int)
+    assert_type(await manager.exchange(ADDRESS, bytearray(b"x"), read_count), int)
+    assert_type(await pool.exchange(b"x", lambda connection: connection.receive_line()), bytes)
+    assert_type(pool.statistics().in_flight, int)
+
+
 async def log_in(connection: PooledConnection) -> None:
     """Do what a new connection needs."""
 

@@ -44,8 +44,10 @@ class ReplyConnection(PooledConnection[SessionT_co]):
         await super().send(item)
 
     async def send_eof(self) -> None:
-        """Refuse."""
-        self._refuse("send on")
+        """End sending, unless a read function calls this."""
+        if self.is_read:
+            self._refuse("send on")
+        await super().send_eof()
 
     async def aclose(self) -> None:
         """Give the connection back, unless a read function calls this."""
@@ -64,12 +66,16 @@ class ReplyConnection(PooledConnection[SessionT_co]):
         await super().__aexit__(exc_type, exc_val, exc_tb)
 
     def discard(self) -> None:
-        """Refuse."""
-        self._refuse("discard")
+        """Give the connection back to be closed, unless a read function calls this."""
+        if self.is_read:
+            self._refuse("discard")
+        super().discard()
 
     def detach(self) -> FramedStream:
-        """Refuse."""
-        self._refuse("detach")
+        """Take the connection out of the pool, unless a read function calls this."""
+        if self.is_read:
+            self._refuse("detach")
+        return super().detach()
 
 
 async def call_read(read: Callable[[Any], Awaitable[T]], connection: ReplyConnection[Any]) -> T:
@@ -80,12 +86,14 @@ async def call_read(read: Callable[[Any], Awaitable[T]], connection: ReplyConnec
     return await as_awaitable(read(connection), read, "the read function")
 
 
-def reading_exchange(request: bytes, read: Callable[[Any], Awaitable[T]]) -> Exchange[T]:
+def reading_exchange(
+    request: bytes | bytearray | memoryview, read: Callable[[Any], Awaitable[T]]
+) -> Exchange[T]:
     """Check what :meth:`ConnectionPool.exchange` does.
 
     :raises TypeError: if the request is not bytes, or ``read`` can't be called
     """
-    request = as_bytes("the request", request)
+    data = as_bytes("the request", request)
     if not callable(read):
         raise TypeError(
             f"read must be an async function of the connection, which receives the reply, given "
@@ -100,7 +108,7 @@ def reading_exchange(request: bytes, read: Callable[[Any], Awaitable[T]]) -> Exc
         finally:
             stream.is_read = False
 
-    return Exchange(request, receive, read=read)
+    return Exchange(data, receive, read=read)
 
 
 class SharedConnection(ReplyConnection[Any]):
