@@ -12,6 +12,8 @@ PROBING_PEER = f"{peers.ACP}, probing"
 FASTEST_PEER = "the fastest peer"
 HELD = "held SocketStream of AnyIO"
 HELD_ASYNCIO = "held streams of asyncio"
+NOT_SHARED = "ours: send_receive_line, not shared"
+BY_HAND = "one sender, one reader, by hand"
 NO_LIMIT = "ours, without a time limit"
 ANYIO_PACKAGES = "AnyIO: receive_exactly twice"
 ASYNCIO_PACKAGES = "asyncio: readexactly twice"
@@ -36,6 +38,10 @@ _GOALS: dict[tuple[str, str], float | Mapping[str, float]] = {
     ("time-limit", NO_LIMIT): 1.2,
     # At least 0.75 and 0.65 of asyncio's exchanges a second.
     ("exchange-16", HELD_ASYNCIO): {_ASYNCIO: 1.33, _UVLOOP: 1.54},
+    # At least 5, 2.8 and 2.2 times the exchanges a second; 0.45 or 0.4 of them.
+    ("shared-64", HELD): {_ASYNCIO: 0.2, _UVLOOP: 0.357, _TRIO: 0.455},
+    ("shared-1", NOT_SHARED): {_ASYNCIO: 2.22, _UVLOOP: 2.5, _TRIO: 2.5},
+    ("bulk", BY_HAND): 2.22,
     ("packages", ANYIO_PACKAGES): 0.08,
     ("packages", ASYNCIO_PACKAGES): 0.45,
     ("lines", ANYIO_LINES): 0.9,

@@ -12,6 +12,7 @@ from benchmarks.cases.giving_up import cancel
 from benchmarks.cases.idle import memory, sweep
 from benchmarks.cases.large import large_packages
 from benchmarks.cases.pipelined import lines, packages
+from benchmarks.cases.sharing import bulk, shared_by_many, shared_by_one
 
 CASES: dict[str, Case] = {
     "exchange-tcp": partial(exchange, kind="tcp"),
@@ -19,6 +20,9 @@ CASES: dict[str, Case] = {
     "exchange-unix": partial(exchange, kind="unix"),
     "time-limit": time_limit,
     "exchange-16": exchange_by_many,
+    "shared-64": shared_by_many,
+    "shared-1": shared_by_one,
+    "bulk": bulk,
     "borrow": borrow,
     "tasks-100": partial(crowd, tasks=100),
     "tasks-10000": partial(crowd, tasks=10_000),

@@ -26,8 +26,8 @@ from benchmarks.rounds import Contestant, timed
 #: does one exchange
 Way: TypeAlias = Callable[[], Awaitable[object]]
 
-_LINE = b"x" * 63
-_MESSAGE = _LINE + b"\n"
+LINE = b"x" * 63
+MESSAGE = LINE + b"\n"
 _TIME_LIMIT = 5
 _TASKS = 16
 _EXCHANGES_EACH = 30
@@ -43,10 +43,10 @@ async def exchange(bench: Bench, *, kind: Kind) -> list[Figure]:
         own = await stack.enter_async_context((await pool.acquire()).detach())
         blocking = stack.enter_context(_blocking_socket(bench.remotes, kind))
         ways: dict[str, Way] = {
-            "ours: send_receive_line": lambda: pool.send_receive_line(_LINE),
-            HELD: lambda: _exchange_on(held),
+            "ours: send_receive_line": lambda: pool.send_receive_line(LINE),
+            HELD: lambda: exchange_on(held),
             "ours: acquire, send, receive": lambda: _borrow(pool),
-            "ours: a detached connection, held": lambda: _exchange_on(own),
+            "ours: a detached connection, held": lambda: exchange_on(own),
             "ours: run": lambda: pool.run(_ask),
             "connect, exchange, close": lambda: _connect_first(remote),
         }
@@ -66,11 +66,11 @@ async def time_limit(bench: Bench) -> list[Figure]:
         await warm_up(pool, 1)
         held = await stack.enter_async_context(await remote.connect())
         ways: dict[str, Way] = {
-            "ours, timeout=5": lambda: pool.send_receive_line(_LINE, timeout=_TIME_LIMIT),
-            NO_LIMIT: lambda: pool.send_receive_line(_LINE),
-            "ours, within fail_after": lambda: _in_time(lambda: pool.send_receive_line(_LINE)),
-            HELD: lambda: _exchange_on(held),
-            f"{HELD}, within fail_after": lambda: _in_time(lambda: _exchange_on(held)),
+            "ours, timeout=5": lambda: pool.send_receive_line(LINE, timeout=_TIME_LIMIT),
+            NO_LIMIT: lambda: pool.send_receive_line(LINE),
+            "ours, within fail_after": lambda: _in_time(lambda: pool.send_receive_line(LINE)),
+            HELD: lambda: exchange_on(held),
+            f"{HELD}, within fail_after": lambda: _in_time(lambda: exchange_on(held)),
         }
         return await bench.keeper.compare("time-limit", "exchange", _contestants(ways), seconds=6)
 
@@ -83,8 +83,8 @@ async def exchange_by_many(bench: Bench) -> list[Figure]:
         await warm_up(pool, _TASKS)
         held = [await stack.enter_async_context(await remote.connect()) for _ in range(_TASKS)]
         ways: dict[str, Sequence[Way]] = {
-            "ours: send_receive_line": [lambda: pool.send_receive_line(_LINE)] * _TASKS,
-            HELD: [_bound(_exchange_on, stream) for stream in held],
+            "ours: send_receive_line": [lambda: pool.send_receive_line(LINE)] * _TASKS,
+            HELD: [_bound(exchange_on, stream) for stream in held],
             "ours: acquire, send, receive": [lambda: _borrow(pool)] * _TASKS,
         }
         if bench.on_asyncio:
@@ -92,19 +92,20 @@ async def exchange_by_many(bench: Bench) -> list[Figure]:
             ways[HELD_ASYNCIO] = [_bound(_exchange_on_asyncio, *pair) for pair in pairs]
         count = _TASKS * _EXCHANGES_EACH
         contestants = [
-            Contestant(name, timed(_repeating_together(each)), count) for name, each in ways.items()
+            Contestant(name, timed(repeating_together(each)), count) for name, each in ways.items()
         ]
         return await bench.keeper.compare("exchange-16", "exchange", contestants, seconds=8)
 
 
-async def _exchange_on(stream: ByteStream) -> None:
-    await stream.send(_MESSAGE)
+async def exchange_on(stream: ByteStream) -> None:
+    """Send a line on a stream, and receive one."""
+    await stream.send(MESSAGE)
     while not (await stream.receive()).endswith(b"\n"):
         pass
 
 
 async def _exchange_on_asyncio(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(_MESSAGE)
+    writer.write(MESSAGE)
     await writer.drain()
     await reader.readline()
 
@@ -115,13 +116,13 @@ async def _borrow(pool: ConnectionPool) -> None:
 
 
 async def _ask(connection: PooledConnection) -> bytes:
-    await connection.send_line(_LINE)
+    await connection.send_line(LINE)
     return await connection.receive_line()
 
 
 async def _connect_first(remote: ByteStreamConnectable) -> None:
     async with await remote.connect() as stream:
-        await _exchange_on(stream)
+        await exchange_on(stream)
 
 
 async def _in_time(way: Way) -> None:
@@ -145,7 +146,9 @@ def _repeating(way: Way) -> Callable[[int], Coroutine[Any, Any, None]]:
     return repeat
 
 
-def _repeating_together(ways: Sequence[Way]) -> Callable[[int], Awaitable[None]]:
+def repeating_together(ways: Sequence[Way]) -> Callable[[int], Awaitable[None]]:
+    """Return what repeats each way in a task of its own, all at the same time."""
+
     async def repeat(count: int) -> None:
         async with create_task_group() as tasks:
             for way in ways:
@@ -183,7 +186,7 @@ def _blocking_socket(remotes: Remotes, kind: Kind) -> Generator[socket.socket]:
 def _blocking_exchanges(blocking: socket.socket) -> Callable[[int], Awaitable[None]]:
     async def repeat(count: int) -> None:
         for _ in range(count):
-            blocking.sendall(_MESSAGE)
+            blocking.sendall(MESSAGE)
             while not blocking.recv(65536).endswith(b"\n"):
                 pass
 
