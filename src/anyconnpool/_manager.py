@@ -21,14 +21,14 @@ from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import FrameFormat, PackageFormat
-from anyconnpool._pool import ConnectionPool, check_retirement
+from anyconnpool._pool import ConnectionPool
 from anyconnpool._remote import Endpoint, Remote, TLSOptions, make_endpoint
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Hook, PoolOptions, Settings
 from anyconnpool._statistics import ConnectionInfo, PoolStatistics
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import check_count
-from anyconnpool._util.functions import refuse_plain_with
+from anyconnpool._util.functions import check_retirement, refuse_plain_with
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import warn_of_neglect
 

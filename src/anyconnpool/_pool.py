@@ -49,7 +49,7 @@ from anyconnpool._streams.framed import (
 )
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import as_bytes, check_count, check_duration, quoted
-from anyconnpool._util.functions import as_awaitable, check_predicate, refuse_plain_with
+from anyconnpool._util.functions import as_awaitable, check_retirement, refuse_plain_with
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import warn_of_neglect
 
@@ -61,15 +61,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DataT = TypeVar("DataT")
 FrameT = TypeVar("FrameT")
-
-
-def check_retirement(where: object, within: object) -> float:
-    """Check the arguments of ``retire()``, and return the duration."""
-    check_predicate("where", where)
-    seconds = check_duration("within", within)
-    if seconds == math.inf:
-        raise ValueError("within must be finite, or nothing would ever be closed")
-    return seconds
 
 
 @describes_settings

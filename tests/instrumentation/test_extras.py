@@ -106,6 +106,6 @@ def test_provider_may_be_set_later() -> None:
     )
     names = {name.removeprefix("db.client.connection.") for name in ended.stdout.split()}
     expected = {"count", "idle.min", "idle.max", "max", "pending_requests", "use_time"}
-    expected |= {"failing_time", "peak.used", "peak.pending_requests"}
+    expected |= {"failing_time", "in_flight", "peak.used", "peak.pending_requests"}
     expected |= {"open_failures", "refused", "replayed"}
     assert names == expected, ended.stderr

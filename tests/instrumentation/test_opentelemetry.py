@@ -50,6 +50,7 @@ def fire_everything(metrics: PoolMetrics) -> None:
 
 # For which the conventions have no names: those that are always there.
 OWN = {
+    "in_flight": ("Gauge", "{request}", None),
     "failing_time": ("Gauge", "s", None),
     "peak.used": ("Gauge", "{connection}", None),
     "peak.pending_requests": ("Gauge", "{request}", None),

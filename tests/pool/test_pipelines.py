@@ -38,6 +38,10 @@ from .scenarios_exchanges import silence
 Outcomes = dict[object, object]
 
 
+def say_more(data: bytes) -> bytes:
+    return data + b"more\n"
+
+
 def quiet_network() -> MemoryNetwork:
     """Make a network whose server says only what a test has it say."""
     return MemoryNetwork(answer=silence)
@@ -404,7 +408,7 @@ async def test_bytes_that_nobody_asked_for_reach_no_exchange() -> None:
     """What is left after the last reply closes the connection; so does what comes while idle."""
     network = MemoryNetwork()
     async with ConnectionPool(network, max_size=1, pipeline=8) as pool:
-        network.answer = lambda data: data + b"more\n"
+        network.answer = say_more
         assert await pool.exchange(b"1\n", read_line) == b"1"
         await settle()
         assert pool.statistics().closed == {"unread_data": 1}
@@ -715,8 +719,9 @@ async def test_at_the_end_of_the_block_exchanges_in_flight_have_time_to_finish()
     """Those that wait for a place are told at once; what isn't finished in time is told, too."""
     network = quiet_network()
     async with create_task_group() as tasks:
-        async with ConnectionPool(network, max_size=1, pipeline=2, close_timeout=5) as pool:
-            callers = Callers(pool, tasks)
+        pool = ConnectionPool(network, max_size=1, pipeline=2, close_timeout=5)
+        callers = Callers(pool, tasks)
+        async with pool:
             await callers.ask(b"1", b"2", b"3")
             tasks.start_soon(_push_after, network, 2, b"1\n")
         assert anyio.current_time() == pytest.approx(5, abs=0.2)
@@ -736,8 +741,9 @@ async def test_the_end_of_the_block_does_not_wait_for_what_was_given_up() -> Non
     """With only abandoned exchanges in flight, now or a moment later, the connection is closed."""
     network = quiet_network()
     async with create_task_group() as tasks:
-        async with ConnectionPool(network, max_size=1, pipeline=4, close_timeout=50) as pool:
-            callers = Callers(pool, tasks)
+        pool = ConnectionPool(network, max_size=1, pipeline=4, close_timeout=50)
+        callers = Callers(pool, tasks)
+        async with pool:
             await callers.ask(b"1", b"2", b"3")
             callers.scopes[b"2"].cancel()
             callers.scopes[b"3"].cancel()

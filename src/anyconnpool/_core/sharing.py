@@ -269,3 +269,13 @@ class Sharing(Generic[TransportT]):
             self.pipeline.reopen(spare.pop())
             lane = self.pipeline.find(now)
         return lane
+
+
+def make_sharing(
+    settings: Settings,
+    supply: Supply[TransportT],
+    acquire: Callable[[float], PoolEntry[TransportT] | None],
+    event: LockedEvent,
+) -> Sharing[TransportT] | None:
+    """Return what lets requests share connections, in a pool that pipelines."""
+    return Sharing(settings, supply, acquire, event) if settings.pipeline > 1 else None

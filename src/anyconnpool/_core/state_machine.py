@@ -33,7 +33,7 @@ from typing import Generic, TypeVar
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
 from anyconnpool._core.hooks import HookRules, Verdict
-from anyconnpool._core.sharing import Sharing
+from anyconnpool._core.sharing import make_sharing
 from anyconnpool._core.states import (
     IDLE,
     IN_USE,
@@ -79,13 +79,12 @@ class PoolStateMachine(Generic[TransportT]):
     ) -> None:
         self.actions: deque[tuple[Action, PoolEntry[TransportT]]] = deque()
         self.totals = Totals()
-        self._settings = settings
+        self._settings, self._run_actions, self._jitter = settings, run_actions, jitter
         self._min_idle, self._longest_idle = settings.min_idle, settings.max_idle_time
         #: whether to do more when an idle one is granted: for min_idle, or to find a new peak
         self._watches_grants = self._min_idle > 0
         self._max_waiting, self._max_uses = settings.max_waiting, settings.max_uses
         self._group = self._make_group(slots)
-        self._run_actions, self._jitter = run_actions, jitter
         self.event_lock = event_lock or EventLock()
         self._lock = self.event_lock.lock
         self._event = LockedEvent(self.event_lock, self._finish_event)
@@ -105,9 +104,7 @@ class PoolStateMachine(Generic[TransportT]):
         )
         self.supply = self._make_supply()
         #: lets requests share connections; None in a pool that doesn't pipeline
-        self.sharing = None
-        if settings.pipeline > 1:
-            self.sharing = Sharing(settings, self.supply, self.acquire, self._event)
+        self.sharing = make_sharing(settings, self.supply, self.acquire, self._event)
         #: when :meth:`tick` has to be called, if at all
         self.alarm_at = math.inf
         self._drained: Callable[[], object] | None = None

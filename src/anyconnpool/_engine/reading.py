@@ -104,7 +104,8 @@ def reading_exchange(
         assert isinstance(stream, ReplyConnection)
         stream.is_read = True
         try:
-            return await call_read(read, stream)
+            connection: ReplyConnection[Any] = stream
+            return await call_read(read, connection)
         finally:
             stream.is_read = False
 
@@ -143,7 +144,7 @@ class SharedConnection(ReplyConnection[Any]):
     def renew(self) -> Self:
         """End this object, and return one with all that it had."""
         new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__)
+        new.__dict__ |= self.__dict__
         self._end()
         return new
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from anyconnpool._util.checks import make_printable, quoted
+from anyconnpool._util.checks import check_duration, make_printable, quoted
 
 T = TypeVar("T")
 
@@ -69,6 +70,15 @@ def check_predicate(name: str, function: object) -> None:
     if function is not None and (not callable(function) or is_async_function(function)):
         called = describe_function(function) if callable(function) else quoted(function)
         raise TypeError(f"{name} must be a plain function, not async, or None, not {called}")
+
+
+def check_retirement(where: object, within: object) -> float:
+    """Check the arguments of ``retire()``, and return the duration."""
+    check_predicate("where", where)
+    seconds = check_duration("within", within)
+    if seconds == math.inf:
+        raise ValueError("within must be finite, or nothing would ever be closed")
+    return seconds
 
 
 def refuse_plain_with(self: object, *args: object) -> NoReturn:
