@@ -581,21 +581,22 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         if self._leasing is not None and self._leasing.running:
             self._leasing.reset_peaks()
 
-    async def _exchange(
+    def _exchange(
         self, exchange: Exchange[T], timeout: float | None, retry: Retry | None
-    ) -> T:
+    ) -> Awaitable[T]:
+        # Not a coroutine function: one coroutine less between the caller and the stream.
         limit = math.inf if timeout is None else check_duration("timeout", timeout)
         leasing = self._leasing
         if leasing is None or not leasing.running:
             leasing = self._running_leasing()
         if retry is None:
-            if leasing.pipelines is not None and exchange.may_share:
-                way = leasing.pipelines.exchange
-                return await way(exchange, limit, self._acquire_timeout, None)
             # What was sent is not sent again: there is nothing to repeat.
-            return await leasing.exchange(exchange, limit, self._acquire_timeout, None)
+            pipelines = leasing.pipelines
+            if pipelines is not None and exchange.may_share:
+                return pipelines.exchange(exchange, limit, self._acquire_timeout, None)
+            return leasing.exchange(exchange, limit, self._acquire_timeout, None)
         find_leasing, acquire_timeout = self._running_leasing, self._acquire_timeout
-        return await exchange_again(exchange, limit, retry, find_leasing, acquire_timeout)
+        return exchange_again(exchange, limit, retry, find_leasing, acquire_timeout)
 
     async def _run(
         self,

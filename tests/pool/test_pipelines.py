@@ -797,8 +797,11 @@ async def test_a_managers_remotes_share_their_own_connections() -> None:
 
         for number in range(6):
             tasks.start_soon(stream, number)
-        await settle()
-        assert manager.statistics()[one].in_flight == 4
+        most = 0
+        for _ in range(100):
+            await settle(1)
+            most = max(most, manager.statistics()[one].in_flight)
+        assert most == 4
         for _ in range(3):
             with fail_after(1):
                 assert await manager.exchange(two, b"x\n", read_line) == b"x"

@@ -190,6 +190,9 @@ class Pipeline(Generic[TransportT]):
         load += 1
         self._open[load][lane] = None
         lane.load = load
+        if load - 1 == self._least and not self._open[self._least]:
+            # It was the last one with the fewest.
+            self._least = load
         lane.unsent[place] = None
         place.lane = lane
         self.in_flight += 1

@@ -62,7 +62,10 @@ class Sharing(Generic[TransportT]):
         :return: where its place is; if nowhere, it has to join the line
         """
         entry = self._acquire(now) if self._idle_entries else None
-        if entry is None and (self._sharers or self._supply.has_room()):
+        group = self._group
+        if entry is None and (
+            self._sharers or (group.size < group.max_size and self._supply.has_room())
+        ):
             return None
         lock = self._event_lock
         if lock.busy:

@@ -84,7 +84,11 @@ class SharedExchange(Place[Transport]):
     def __init__(
         self, owner: Pipelining, signal: Signal, exchange: Exchange[Any], attempt: Attempt | None
     ) -> None:
-        super().__init__(signal.set, exchange.request)
+        # What the classes above do, without a call for each: there is one of these an exchange.
+        self.wake, self.request = signal.set, exchange.request
+        self.entry = self.error = self.failing_since = self.task = self.seen_at = self.lane = None
+        self.shares_error = self.warned = self.sent = self.abandoned = False
+        self.number = self.failures = self.floor = self.moves = 0
         self.owner = owner
         #: when it was asked for
         self.began = owner.now()
@@ -310,6 +314,9 @@ class LaneTasks:
         self._reading = True
         try:
             while owed and not self._ended:
+                self._take_buffered()
+                if not owed:
+                    break
                 place = owed[0]
                 assert isinstance(place, SharedExchange)
                 connection = self.connection
@@ -320,8 +327,6 @@ class LaneTasks:
                 try:
                     if place.context is not None:
                         reply = await self._call(place, connection)
-                    elif (found := connection.take_reply(place.exchange)) is not None:
-                        (reply,) = found
                     else:
                         reply = await place.exchange.receive(connection)
                 except BaseException as error:
@@ -335,6 +340,33 @@ class LaneTasks:
                         return
         finally:
             self._reading = False
+
+    def _take_buffered(self) -> None:
+        """Give the first of those that are owed replies theirs, as far as these are buffered.
+
+        That is the short way, which nearly all replies take: a call more for each would show.
+        """
+        owed, connection = self.lane.owed, self.connection
+        data, position = connection.buffered
+        offset = connection.bytes_received - len(data)
+        while owed:
+            place = owed[0]
+            assert isinstance(place, SharedExchange)
+            take = place.exchange.take
+            if take is None or offset + position < place.floor:
+                break
+            found = take(data, position)
+            if found is None:
+                break
+            place.reply, position = found
+            owed.popleft()
+            self._read_count += 1
+            place.lane = None
+            if place.abandoned:
+                self._dropped += 1
+            else:
+                place.wake()
+        connection.move_to(position)
 
     async def _call(self, place: SharedExchange, connection: SharedConnection) -> object:
         """Have the caller's function read the reply, in the caller's context."""

@@ -109,7 +109,7 @@ def reading_exchange(
         finally:
             stream.is_read = False
 
-    return Exchange(data, receive, read=read)
+    return Exchange(data, receive, read=read, may_share=True)
 
 
 class SharedConnection(ReplyConnection[Any]):
@@ -163,16 +163,14 @@ class SharedConnection(ReplyConnection[Any]):
         """Whether no operation has failed, was cancelled or is under way."""
         return not self._unfinished
 
-    def take_reply(self, exchange: Exchange[T]) -> tuple[T] | None:
-        """Take the reply of an exchange if it is buffered, and can be found without a call."""
-        take = exchange.take
-        if take is None:
-            return None
-        found = take(self._data, self._position)
-        if found is None:
-            return None
-        reply, self._position = found
-        return (reply,)
+    @property
+    def buffered(self) -> tuple[bytes, int]:
+        """The buffer, and where what is unread begins in it."""
+        return self._data, self._position
+
+    def move_to(self, position: int) -> None:
+        """Take note that the buffer was read up to a position."""
+        self._position = position
 
     async def _receive_chunk(self) -> bytes:
         self._before_waiting()

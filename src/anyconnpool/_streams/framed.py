@@ -74,6 +74,8 @@ class Exchange(Generic[T]):
     :ivar whole: returns the reply if one chunk is just that, neither more nor less, else ``None``
     :ivar take: returns the reply and where it ends, if all of it is in a buffer from an index on
     :ivar read: the function of the user's that receives the reply, if one does
+    :ivar may_share: whether the end of its reply is known, so that others may follow on its
+        connection
     """
 
     request: bytes
@@ -81,11 +83,7 @@ class Exchange(Generic[T]):
     whole: Callable[[bytes], T | None] | None = None
     take: Callable[[bytes, int], tuple[T, int] | None] | None = None
     read: Callable[[Any], Awaitable[T]] | None = None
-
-    @property
-    def may_share(self) -> bool:
-        """Whether the end of its reply is known, so that others may follow on its connection."""
-        return self.whole is not None or self.read is not None
+    may_share: bool = False
 
 
 def bytes_exchange(data: bytes, nbytes: int | None) -> Exchange[bytes]:
@@ -102,7 +100,9 @@ def bytes_exchange(data: bytes, nbytes: int | None) -> Exchange[bytes]:
         end = start + nbytes
         return (data[start:end], end) if end <= len(data) else None
 
-    return Exchange(data, lambda stream: stream.receive_exactly(nbytes), whole, take)
+    return Exchange(
+        data, lambda stream: stream.receive_exactly(nbytes), whole, take, may_share=True
+    )
 
 
 def line_exchange(
@@ -127,7 +127,7 @@ def line_exchange(
     def receive(stream: FramedStream) -> Awaitable[bytes]:
         return stream.receive_line(newline=newline, max_bytes=limit)
 
-    return Exchange(frame_line(data, newline), receive, whole, take)
+    return Exchange(frame_line(data, newline), receive, whole, take, may_share=True)
 
 
 def package_exchange(data: bytes, format: PackageFormat) -> Exchange[bytes]:
@@ -145,7 +145,13 @@ def package_exchange(data: bytes, format: PackageFormat) -> Exchange[bytes]:
         fits = body + size <= len(data) and 0 <= size <= format.max_size
         return (data[body : body + size], body + size) if fits else None
 
-    return Exchange(format.encode(data), lambda stream: stream.receive_package(format), whole, take)
+    return Exchange(
+        format.encode(data),
+        lambda stream: stream.receive_package(format),
+        whole,
+        take,
+        may_share=True,
+    )
 
 
 def frame_exchange(data: DataT, format: FrameFormat[DataT, FrameT]) -> Exchange[FrameT]:
