@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -419,7 +420,8 @@ async def test_bytes_that_nobody_asked_for_reach_no_exchange() -> None:
         assert pool.statistics().closed == {"unread_data": 2}
 
 
-async def test_bytes_received_before_a_request_was_sent_are_not_its_reply() -> None:
+@pytest.mark.parametrize("built_in", [False, True])
+async def test_bytes_received_before_a_request_was_sent_are_not_its_reply(built_in: bool) -> None:
     """Although other replies were owed when they came: the connection is closed instead."""
     network = quiet_network()
     async with (
@@ -437,12 +439,24 @@ async def test_bytes_received_before_a_request_was_sent_are_not_its_reply() -> N
         await callers.ask(b"1", read=wait_and_read)
         network.peers[0].push(b"1\nforged\n")
         await settle()
-        await callers.ask(b"2")
+        errors: list[Exception] = []
+
+        async def ask_for_a_line() -> None:
+            try:
+                await pool.send_receive_line(b"2")
+            except BrokenResourceError as error:
+                errors.append(error)
+
+        if built_in:
+            tasks.start_soon(ask_for_a_line)
+            await settle()
+        else:
+            await callers.ask(b"2")
         assert bytes(network.peers[0].received) == b"1\n2\n"
         gate.set()
         await settle()
         assert callers.outcomes[b"1"] == b"1"
-        assert isinstance(callers.outcomes[b"2"], BrokenResourceError)
+        assert errors or isinstance(callers.outcomes[b"2"], BrokenResourceError)
         assert pool.statistics().closed == {"unread_data": 1}
 
 
@@ -683,6 +697,49 @@ async def test_a_read_that_reads_nothing_closes_the_connection() -> None:
         await settle()
         assert callers.outcomes[b"3"] == b"nothing"
         assert isinstance(callers.outcomes[b"4"], BrokenResourceError)
+
+
+async def test_an_error_that_a_read_hides_breaks_the_others_at_once() -> None:
+    """Nobody knows then where the next reply begins."""
+    network = quiet_network()
+
+    async def hide(connection: PooledConnection[Any]) -> bytes:
+        with pytest.raises(anyio.DelimiterNotFound):
+            await connection.receive_line(max_bytes=1)
+        return await connection.receive_line()
+
+    async with (
+        ConnectionPool(network, max_size=1, pipeline=8) as pool,
+        create_task_group() as tasks,
+    ):
+        callers = Callers(pool, tasks)
+        await callers.ask(b"11", read=hide)
+        await callers.ask(b"2")
+        network.peers[0].push(b"11\n2\n")
+        await settle()
+        assert callers.outcomes[b"11"] == b"11"
+        assert isinstance(callers.outcomes[b"2"], BrokenResourceError)
+
+
+async def test_a_read_that_is_cancelled_from_within_is_an_error_of_its_own(
+    anyio_backend_name: str,
+) -> None:
+    """What it awaits was cancelled, not it: the caller gets an error, the pool goes on."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("trio knows no such thing")
+    network = MemoryNetwork()
+
+    async def await_what_is_cancelled(connection: PooledConnection[Any]) -> bytes:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+        return b""
+
+    async with ConnectionPool(network, max_size=1, pipeline=8) as pool:
+        with pytest.raises(BrokenResourceError, match="was cancelled"):
+            await pool.exchange(b"1\n", await_what_is_cancelled)
+        await settle()
+        assert await pool.exchange(b"2\n", read_line) == b"2"
 
 
 async def test_the_request_is_copied_before_the_call_returns_to_the_loop() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from typing import Any, Protocol
 
 from anyio import BrokenResourceError, CancelScope, get_cancelled_exc_class
@@ -23,7 +24,7 @@ from anyconnpool._core.pipeline import Lane, Place
 from anyconnpool._core.sharing import Sharing
 from anyconnpool._engine.event_loop import Signal
 from anyconnpool._engine.leasing import Leasing
-from anyconnpool._engine.reading import SharedConnection, call_read
+from anyconnpool._engine.reading import SharedConnection, begin_read
 from anyconnpool._engine.replay import Attempt
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.time_limits import TimeLimit
@@ -31,7 +32,7 @@ from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import Exchange
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.cancellation import fence
-from anyconnpool._util.contexts import InContext
+from anyconnpool._util.contexts import run_in_context
 from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import Liveness
@@ -374,7 +375,8 @@ class LaneTasks:
         assert context is not None
         assert read is not None
         try:
-            return await InContext(context, call_read(read, connection), self._count_replies)
+            begin = partial(begin_read, read)
+            return await run_in_context(context, begin, connection, self._count_replies)
         finally:
             # Whoever has kept it reads nothing with it any more.
             self.connection = connection.renew()

@@ -7,31 +7,24 @@ from contextvars import Context
 from typing import Any
 
 
-class InContext:
-    """Await something in a context, by whatever task, without a task of its own.
+class RestInContext:
+    """Await the rest of a coroutine in a context, by whatever task, without a task of its own.
 
     :param context: the context
-    :param coroutine: what to await
-    :param before_waiting: called before it waits for the first time
+    :param coroutine: what was begun there
+    :param asked: what it has asked the event loop for
     """
 
-    __slots__ = ("_before_waiting", "_context", "_coroutine")
+    __slots__ = ("_asked", "_context", "_coroutine")
 
     def __init__(
-        self,
-        context: Context,
-        coroutine: Coroutine[Any, Any, object],
-        before_waiting: Callable[[], object],
+        self, context: Context, coroutine: Coroutine[Any, Any, object], asked: object
     ) -> None:
-        self._context = context
-        self._coroutine = coroutine
-        self._before_waiting = before_waiting
+        self._context, self._coroutine, self._asked = context, coroutine, asked
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        run, coroutine = self._context.run, self._coroutine
+        run, coroutine, asked = self._context.run, self._coroutine, self._asked
         try:
-            asked = run(coroutine.send, None)
-            self._before_waiting()
             while True:
                 try:
                     answer = yield asked
@@ -41,3 +34,26 @@ class InContext:
                     asked = run(coroutine.send, answer)
         except StopIteration as stop:
             return stop.value
+
+
+async def run_in_context(
+    context: Context,
+    function: Callable[..., Coroutine[Any, Any, object]],
+    argument: object,
+    before_waiting: Callable[[], object],
+) -> Any:
+    """Call a function in a context, and await there what it returns.
+
+    :param context: the context
+    :param function: the function, which returns a coroutine
+    :param argument: its argument
+    :param before_waiting: called before it waits for the first time, if it does
+    :return: what the coroutine returns
+    """
+    coroutine = context.run(function, argument)
+    try:
+        asked = context.run(coroutine.send, None)
+    except StopIteration as stop:
+        return stop.value
+    before_waiting()
+    return await RestInContext(context, coroutine, asked)
