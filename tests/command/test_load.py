@@ -33,6 +33,16 @@ def test_a_sweep(backend: str) -> None:
     assert "\x1b" not in output
 
 
+def test_a_sweep_of_shared_connections(url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """--pipeline has requests share connections, and the title says so."""
+    assert main(["load", url, *SHORT, "--pipeline", "4"]) == 0
+    assert "pipeline 4" in " ".join(capfd.readouterr().out.split())
+    assert main(["load", url, *SHORT, "--pipeline", "4", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["pipeline"] == 4
+    assert all(point["answered"] > 0 and not point["errors"] for point in told["pooled"])
+
+
 def test_json_and_plots(url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """--json writes JSON and nothing else; --plot writes SVG or PNG, as the name says."""
     svg, png = tmp_path / "sizes.svg", tmp_path / "sizes.png"

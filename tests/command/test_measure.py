@@ -166,6 +166,24 @@ async def test_every_task_asks_once_at_least(server: Server) -> None:
     assert meter.point(None).answered == 3
 
 
+async def test_requests_share_connections_where_that_is_asked_for(tmp_path: Path) -> None:
+    """One connection carries what many tasks ask, in every format."""
+
+    def echo(peer: Peer) -> None:
+        while data := peer.socket.recv(65536):
+            peer.send(data)
+
+    for format in ("line", "package", "raw"):
+        framing = Framing(format, PackageFormat(), 4 if format == "raw" else None)
+        with Server("tcp", tmp_path, echo) as server:
+            target = Target(server.remote, None)
+            async with target.pool(max_size=1, timeout=10, pipeline=8) as pool:
+                ask = Requests(framing, PING, 10).through(pool, shared=True)
+                await ask_from_many(Meter(Extent(1e-6)), ask, 5)
+                # Fewer borrows than exchanges.
+                assert pool.statistics().acquired < 5
+
+
 async def test_connections_are_open_before_it_begins(server: Server) -> None:
     """What is opened beforehand is idle when the measurement begins."""
     async with server.pool(max_size=5) as pool:

@@ -351,6 +351,67 @@ async def test_a_harmless_error_after_a_whole_reply_breaks_nothing() -> None:
         assert pool.statistics().idle == 1
 
 
+@pytest.mark.parametrize("how", ["before it reads", "after a failure"])
+async def test_a_harmless_error_before_the_whole_reply_closes_the_connection(how: str) -> None:
+    """Nobody would know where the next reply begins."""
+
+    class WrongType(Exception):
+        pass
+
+    async def fail(connection: PooledConnection[Any]) -> bytes:
+        if how == "after a failure":
+            with pytest.raises(anyio.DelimiterNotFound):
+                await connection.receive_line(max_bytes=1)
+            await connection.receive_line()
+        raise WrongType
+
+    network = quiet_network()
+    settings: dict[str, Any] = {"max_size": 1, "pipeline": 8, "harmless": (WrongType,)}
+    async with ConnectionPool(network, **settings) as pool, create_task_group() as tasks:
+        callers = Callers(pool, tasks)
+        await callers.ask(b"11", read=fail)
+        await callers.ask(b"2")
+        if network.peers[0].client.closed:
+            network.peers[-1].push(b"2\n")
+        else:
+            network.peers[0].push(b"11\n2\n")
+        await settle()
+        assert isinstance(callers.outcomes[b"11"], WrongType)
+        assert network.closed == 1
+        assert callers.outcomes.get(b"2") != b"11"
+
+
+async def test_a_connection_on_which_sending_has_failed_is_not_reused() -> None:
+    """Also if every reply came."""
+    network = MemoryNetwork()
+
+    def answer_and_fail(data: bytes) -> bytes:
+        network.peers[-1].push(data)
+        raise BrokenResourceError
+
+    network.answer = answer_and_fail
+    async with ConnectionPool(network, max_size=1, pipeline=8) as pool:
+        assert await pool.exchange(b"1\n", read_line) == b"1"
+        await settle()
+        assert pool.statistics().closed == {"unclean": 1}
+
+
+async def test_bytes_that_a_busy_event_loop_has_not_received_are_no_stall() -> None:
+    """They have come in time: the connection goes on."""
+    network = quiet_network()
+    settings: dict[str, Any] = {"max_size": 1, "pipeline": 8, "stall_timeout": 10}
+    async with ConnectionPool(network, **settings) as pool, create_task_group() as tasks:
+        callers = Callers(pool, tasks)
+        await callers.ask(b"1")
+        # Nobody is woken for them yet.
+        network.peers[0].client.unread += b"1\n"
+        await anyio.sleep(11)
+        assert not callers.outcomes
+        network.peers[0].client.wake()
+        await settle()
+        assert callers.outcomes == {b"1": b"1"}
+
+
 async def test_what_was_not_sent_goes_to_another_connection_without_being_asked() -> None:
     """Behind a blocked writer, requests survive the end of their connection."""
     network = quiet_network()

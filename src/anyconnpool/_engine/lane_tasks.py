@@ -200,7 +200,9 @@ class LaneTasks:
             self._parked.pop().set()
         elif self._count < 2:
             self._count += 1
-            self._pipelines.tasks.start_soon(self._work)
+            pool, transport = self._pipelines.leasing.settings.name, self.lane.entry.transport
+            name = f"pool {pool!r}: exchanges that share {transport}"
+            self._pipelines.tasks.start_soon(name, self._work)
 
     def stop(self) -> None:
         """End the tasks, wherever they are: the connection is not the pool's any more."""

@@ -133,6 +133,7 @@ def _make_load(options: Namespace) -> Command:
         requests=Requests(framing, payload, options.timeout),
         timeout=options.timeout,
         sizes=options.connections,
+        pipeline=options.pipeline,
         tasks=options.tasks,
         extent=_extent(options),
         warm_up=options.warm_up,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anyconnpool import FramedStream, PackageFormat
+from anyconnpool import ConnectionPool, FramedStream, PackageFormat
 
 #: longest line or raw message that is sent, and longest line that is accepted, in bytes
 MAX_LINE_BYTES = 1_048_576
@@ -29,14 +29,19 @@ class Framing:
     reply_bytes: int | None = None
     reply_as_sent: bool = False
 
-    async def exchange(self, stream: FramedStream, message: bytes) -> bytes:
-        """Send a message and receive the reply."""
+    async def exchange(
+        self, stream: FramedStream | ConnectionPool, message: bytes, timeout: float | None = None
+    ) -> bytes:
+        """Send a message and receive the reply.
+
+        :param timeout: limit for both together, in seconds
+        """
         if self.format == "line":
-            return await stream.send_receive_line(message)
+            return await stream.send_receive_line(message, timeout=timeout)
         if self.format == "package":
-            return await stream.send_receive_package(message, self.package_format)
+            return await stream.send_receive_package(message, self.package_format, timeout=timeout)
         size = len(message) if self.reply_as_sent else self.reply_bytes
-        return await stream.send_receive(message, size)
+        return await stream.send_receive(message, size, timeout=timeout)
 
     async def receive(self, stream: FramedStream) -> bytes:
         """Receive a message of a client."""

@@ -101,10 +101,11 @@ class Load:
         size = "varying size" if self.payload_bytes is None else f"{self.payload_bytes} bytes"
         each = f"{extent.duration:g} s" if math.isfinite(extent.duration) else ""
         each = each or f"{extent.requests:g} requests"
+        shared = f", pipeline {self.plan.pipeline}" if self.plan.pipeline > 1 else ""
         rate = "" if extent.rate is None else f"{extent.rate:g} requests/s, "
         return (
             f"{self.plan.target}, {self.format} of {size}, {rate}"
-            f"{self.plan.tasks} tasks, {each} each, {self.backend}"
+            f"{self.plan.tasks} tasks, {each} each, {self.backend}{shared}"
         )
 
     def _as_json(self, report: Report, advice: Advice) -> dict[str, object]:
@@ -114,6 +115,7 @@ class Load:
             "format": self.format,
             "payload_bytes": self.payload_bytes,
             "tasks": self.plan.tasks,
+            "pipeline": self.plan.pipeline,
             "duration_seconds": extent.duration if math.isfinite(extent.duration) else None,
             "requests": int(extent.requests) if math.isfinite(extent.requests) else None,
             "rate_per_second": extent.rate,

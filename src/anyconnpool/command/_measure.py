@@ -149,13 +149,22 @@ class Requests:
         self._payload = payload
         self._timeout = timeout
 
-    def through(self, pool: ConnectionPool) -> Ask:
-        """Return what asks over a connection of a pool."""
+    def through(self, pool: ConnectionPool, *, shared: bool = False) -> Ask:
+        """Return what asks over a connection of a pool.
+
+        :param shared: whether the connection is shared, so that nobody waits for one of his own
+        """
 
         async def ask() -> Answer:
             return await pool.run(self._exchange, timeout=self._timeout)
 
-        return ask
+        async def share() -> Answer:
+            asked_at = perf_counter()
+            message = self._payload.make()
+            reply = await self._framing.exchange(pool, message, self._timeout)
+            return Answer(asked_at, perf_counter(), len(message), len(reply))
+
+        return share if shared else ask
 
     def without_pool(self, connectable: ByteStreamConnectable) -> Ask:
         """Return what connects, asks and closes."""

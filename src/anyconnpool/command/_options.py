@@ -130,6 +130,14 @@ def _add_measuring(parser: ArgumentParser) -> None:
         help="sizes of the pool (max_size) to compare (default: 1,2,4,8,16)",
     )
     parser.add_argument(
+        "--pipeline",
+        type=values.count,
+        default=1,
+        metavar="N",
+        help="let so many requests share a connection, of a server that answers in order "
+        "(default: 1, none)",
+    )
+    parser.add_argument(
         "--tasks",
         type=values.count,
         default=32,

@@ -37,6 +37,7 @@ class Plan:
     :ivar extent: for how long and when they do, for each point
     :ivar warm_up: for how long they do so before, without being measured, in seconds
     :ivar unpooled: whether to measure without a pool too
+    :ivar pipeline: how many requests share a connection
     """
 
     target: Target
@@ -47,6 +48,7 @@ class Plan:
     extent: Extent
     warm_up: float
     unpooled: bool
+    pipeline: int = 1
 
 
 class Watcher(Protocol):
@@ -74,8 +76,10 @@ async def measure(plan: Plan, report: Report, watcher: Watcher | None) -> None:
 
 
 async def _measure_pool(plan: Plan, size: int, report: Report, watcher: Watcher | None) -> None:
-    async with plan.target.pool(max_size=size, timeout=plan.timeout) as pool:
-        ask = plan.requests.through(pool)
+    async with plan.target.pool(
+        max_size=size, timeout=plan.timeout, pipeline=plan.pipeline
+    ) as pool:
+        ask = plan.requests.through(pool, shared=plan.pipeline > 1)
         await open_beforehand(pool, min(size, plan.tasks), plan.timeout)
         await _warm_up(plan, ask)
         before = pool.statistics()

@@ -31,10 +31,11 @@ class Target:
     def __str__(self) -> str:
         return Endpoint.of(self.remote, TLSOptions() if self.ssl_context else None).name
 
-    def pool(self, *, max_size: int, timeout: float) -> ConnectionPool:
+    def pool(self, *, max_size: int, timeout: float, pipeline: int = 1) -> ConnectionPool:
         """Make a pool of connections to it.
 
         :param max_size: most connections at once
+        :param pipeline: how many requests share a connection
         :param timeout: limit for connecting, in seconds
         """
         tls = self.ssl_context is not None
@@ -44,6 +45,7 @@ class Target:
             ssl_context=self.ssl_context,
             tls_standard_compatible=not tls,
             max_size=max_size,
+            pipeline=pipeline,
             connect_timeout=timeout,
             close_timeout=_CLOSE_TIMEOUT,
             max_line_bytes=MAX_LINE_BYTES,
