@@ -33,7 +33,7 @@ from anyconnpool import (
 )
 from anyconnpool.events import PoolEvent
 
-from .network import MemoryNetwork, check_books, fill, settle
+from .network import MemoryNetwork, check_books, fill, hang, settle
 from .scenarios_exchanges import silence
 
 Outcomes = dict[object, object]
@@ -379,6 +379,28 @@ async def test_a_harmless_error_before_the_whole_reply_closes_the_connection(how
         assert isinstance(callers.outcomes[b"11"], WrongType)
         assert network.closed == 1
         assert callers.outcomes.get(b"2") != b"11"
+
+
+async def test_a_request_that_has_lost_its_place_waits_for_acquire_timeout_anew() -> None:
+    """Not for ever, and not as long as it had waited before."""
+    network = quiet_network()
+    settings: dict[str, Any] = {"max_size": 1, "pipeline": 8, "acquire_timeout": 3}
+    async with ConnectionPool(network, **settings) as pool, create_task_group() as tasks:
+        await fill(pool, 1)
+        peer = network.peers[0]
+        peer.stalled = True
+        callers = Callers(pool, tasks)
+        await callers.ask(b"1", b"2")
+        await anyio.sleep(10)
+        assert not callers.outcomes
+        network.on_connect = hang
+        peer.hang_up()
+        peer.stalled = False
+        peer.client.wake()
+        await anyio.sleep(2)
+        assert b"2" not in callers.outcomes
+        await anyio.sleep(2)
+        assert isinstance(callers.outcomes[b"2"], AcquireTimeout)
 
 
 async def test_a_connection_on_which_sending_has_failed_is_not_reused() -> None:
