@@ -985,3 +985,45 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, Any], error: type[Ex
     """When the pool is made."""
     with pytest.raises(error):
         ConnectionPool(("localhost", 1), **settings)
+
+
+async def test_shared_connections_live_with_all_hooks_and_spares() -> None:
+    """A session for read, resets after each sharing, checks after a rest, spares beside it."""
+    network = MemoryNetwork()
+    calls: list[str] = []
+
+    async def log_in(connection: PooledConnection[Any]) -> str:
+        calls.append("on_connect")
+        return "session"
+
+    def noting(name: str) -> Callable[[PooledConnection[Any]], Any]:
+        async def hook(connection: PooledConnection[Any]) -> None:
+            calls.append(name)
+            assert await connection.send_receive_line(b"hook") == b"hook"
+
+        return hook
+
+    async def read(connection: PooledConnection[str]) -> tuple[str, bytes]:
+        return connection.session, await connection.receive_line()
+
+    async with ConnectionPool(
+        network,
+        max_size=1,
+        min_idle=1,
+        pipeline=8,
+        on_connect=log_in,
+        check=noting("check"),
+        check_after=10,
+        on_release=noting("on_release"),
+        max_idle_time=100,
+    ) as pool:
+        await pool.wait_ready()
+        assert await pool.exchange(b"1\n", read) == ("session", b"1")
+        await settle()
+        await anyio.sleep(20)
+        assert await pool.exchange(b"2\n", read) == ("session", b"2")
+        await settle()
+        assert calls == ["on_connect", "on_release", "check", "on_release"]
+        await anyio.sleep(200)
+        assert pool.statistics().closed["max_idle_time"] == 1
+        assert pool.statistics().idle == 1

@@ -69,10 +69,11 @@ class PoolMetrics(PoolObserver):
 
     The conventions have no names for the following, which are under the prefix all the same: the
     gauge ``failing_time``, for how many seconds connecting has failed in a row; ``in_flight``, how
-    many exchanges there are on shared connections; the gauges ``peak.used`` and ``peak.pending_requests``; the counters ``open_failures``, ``refused``,
-    ``replayed`` and ``closed`` (by ``close_reason``, the values of
-    :class:`~anyconnpool.events.CloseReason`); the histogram ``hook_time`` in seconds (by ``hook``,
-    and by ``error.type`` if it failed, as the conventions have it of durations).
+    many exchanges there are on shared connections; the gauges ``peak.used`` and
+    ``peak.pending_requests``; the counters ``open_failures``, ``refused``, ``replayed`` and
+    ``closed`` (by ``close_reason``, the values of :class:`~anyconnpool.events.CloseReason`); the
+    histogram ``hook_time`` in seconds (by ``hook``, and by ``error.type`` if it failed, as the
+    conventions have it of durations).
 
     All have the attribute ``pool.name``, under the prefix too; the figures of pools with the same
     name are added up, except for peaks and ``failing_time``, where the highest counts.
