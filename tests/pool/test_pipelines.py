@@ -893,6 +893,21 @@ async def test_the_end_of_the_block_does_not_wait_for_what_was_given_up() -> Non
         assert pool.statistics().closed == {"pool_closed": 1}
 
 
+async def test_the_end_of_the_block_waits_for_nobody_if_all_have_given_up() -> None:
+    """A connection on which only abandoned exchanges are in flight is closed at once."""
+    network = quiet_network()
+    async with create_task_group() as tasks:
+        pool = ConnectionPool(network, max_size=1, pipeline=4, close_timeout=50)
+        callers = Callers(pool, tasks)
+        async with pool:
+            await callers.ask(b"1", b"2")
+            callers.scopes[b"1"].cancel()
+            callers.scopes[b"2"].cancel()
+            await settle()
+        assert anyio.current_time() < 1
+        assert pool.statistics().closed == {"pool_closed": 1}
+
+
 async def test_a_shared_connection_is_no_leak(caplog: pytest.LogCaptureFixture) -> None:
     """leak_after and the warning at the end of the block leave it out."""
     network = quiet_network()
