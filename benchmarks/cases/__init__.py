@@ -12,6 +12,7 @@ from benchmarks.cases.giving_up import cancel
 from benchmarks.cases.idle import memory, sweep
 from benchmarks.cases.large import large_packages
 from benchmarks.cases.pipelined import lines, packages
+from benchmarks.cases.redis import redis
 from benchmarks.cases.sharing import bulk, shared_by_many, shared_by_one
 
 CASES: dict[str, Case] = {
@@ -23,6 +24,7 @@ CASES: dict[str, Case] = {
     "shared-64": shared_by_many,
     "shared-1": shared_by_one,
     "bulk": bulk,
+    "redis-64": redis,
     "borrow": borrow,
     "tasks-100": partial(crowd, tasks=100),
     "tasks-10000": partial(crowd, tasks=10_000),
