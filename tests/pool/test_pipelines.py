@@ -920,6 +920,19 @@ async def test_a_shared_connection_is_no_leak(caplog: pytest.LogCaptureFixture) 
     assert not caplog.records
 
 
+async def test_a_connection_that_was_shared_can_be_detached() -> None:
+    """It belongs to its borrower then, and the pool's block ends without it."""
+    network = MemoryNetwork()
+    with fail_after(9):
+        async with ConnectionPool(network, max_size=1, pipeline=8) as pool:
+            assert await pool.exchange(b"1\n", read_line) == b"1"
+            await settle()
+            async with pool.acquire() as connection:
+                stream = connection.detach()
+    assert await stream.send_receive_line(b"2") == b"2"
+    await stream.aclose()
+
+
 async def test_observers_hear_of_borrows_not_of_exchanges() -> None:
     """A shared connection is acquired once and released once, however many share it."""
     network = quiet_network()
