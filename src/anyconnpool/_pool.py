@@ -310,8 +310,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         await self._host.aclose()
 
     def _use(self, running: RunningPool) -> None:
-        self._machine = running.machine
-        self._leasing = running.leasing
+        self._machine, self._leasing = running.machine, running.leasing
 
     def acquire(self, *, timeout: float | None = None) -> AcquireContext[SessionT_co]:
         """Acquire a connection: an idle one at once, or else the first that comes back or opens.
@@ -397,22 +396,13 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     ) -> T:
         """Send a request, and have a function read the reply: for protocols of your own.
 
-        Without ``pipeline``, this is one borrow. With it, the connection is shared: the function
-        runs in a task of the pool, one after the other on each connection, in the context variables
-        of the caller but outside its cancel scopes. If the caller is cancelled, or its time is up,
-        what was not sent is not sent; else the function runs when its turn has come, for nobody.
-        If the function raises, or doesn't read a reply that is whole, the connection is closed,
-        unless what it raises is ``harmless``; those who share it get a
-        :exc:`~anyio.BrokenResourceError`.
+        With ``pipeline``, the connection is shared, and the function runs in a task of the pool, in
+        the context variables of the caller but outside its scopes. If it raises what is not
+        ``harmless``, those who share it get a :exc:`~anyio.BrokenResourceError`.
 
-        :param request: the bytes to send, or any bytes-like object, which is copied
-        :param read: an async function of the connection that receives just the reply, not one byte
-            more; it must only read: what sends or closes raises :exc:`RuntimeError` in it
-        :param timeout: limit in seconds
-        :param retry: how often the request may be sent again
+        :param request: the bytes, or any bytes-like object, which is copied
+        :param read: an async function of the connection that receives just the reply, only reading
         :return: what ``read`` returns
-        :raises TypeError: if the request is not bytes, or ``read`` can't be called
-        :raises Exception: what ``read`` raises
         """
         return await self._exchange(reading_exchange(request, read), timeout, retry)
 
@@ -590,22 +580,18 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         if leasing is None or not leasing.running:
             leasing = self._running_leasing()
         if retry is None:
-            # What was sent is not sent again: there is nothing to repeat.
-            pipelines = leasing.pipelines
-            if pipelines is not None and exchange.may_share:
-                return pipelines.exchange(exchange, limit, self._acquire_timeout, None)
+            if leasing.pipelines is not None and exchange.may_share:
+                return leasing.pipelines.exchange(exchange, limit, self._acquire_timeout, None)
             return leasing.exchange(exchange, limit, self._acquire_timeout, None)
-        find_leasing, acquire_timeout = self._running_leasing, self._acquire_timeout
-        return exchange_again(exchange, limit, retry, find_leasing, acquire_timeout)
+        return exchange_again(exchange, limit, retry, self._running_leasing, self._acquire_timeout)
 
-    async def _run(
+    def _run(
         self,
         function: Callable[[PooledConnection[SessionT_co]], Awaitable[T]],
         timeout: float | None,
         retry: Retry | None,
-    ) -> T:
-        find_leasing, acquire_timeout = self._running_leasing, self._acquire_timeout
-        return await run_borrowing(function, timeout, retry, find_leasing, acquire_timeout)
+    ) -> Awaitable[T]:
+        return run_borrowing(function, timeout, retry, self._running_leasing, self._acquire_timeout)
 
     def _running_leasing(self) -> Leasing:
         if self._leasing is None:

@@ -284,9 +284,9 @@ def test_a_connect_error_goes_to_the_oldest_waiter_alone() -> None:
     error = ConnectionRefusedError()
     pool.fail(error)
     assert (early.error, late.error) == (error, None)
-    assert pool.machine.last_connect_error is error
+    assert pool.machine.supply.last_error is error
     assert pool.open() is late.entry
-    assert pool.machine.last_connect_error is None
+    assert pool.machine.supply.last_error is None
 
 
 def test_a_cancelled_opening_is_replaced_while_somebody_waits() -> None:

@@ -78,7 +78,7 @@ class PoolMachine(MachineEvents):
         model.news.clear()
         assert not self.woken
         assert self.machine.statistics(lambda: self.now) == model.statistics()
-        assert self.machine.last_connect_error is model.last_error
+        assert self.machine.supply.last_error is model.last_error
         since = model.idle[0].idle_since if model.idle else math.inf
         assert self.machine.next_expiry() == since + self.settings.max_idle_time
 

@@ -88,11 +88,14 @@ class Sharing(Generic[TransportT]):
             self.on_begin()
         return self.pipeline.begin(entry, place)
 
-    def begin(self, entry: PoolEntry[TransportT], waiter: Waiter[TransportT]) -> None:
-        """Share a connection that was granted for a request that has waited: a step."""
-        assert isinstance(waiter, Place)
-        self._begin(entry, waiter)
-        self._steps.request(Action.SHARE, entry)
+    def begin(self, entry: PoolEntry[TransportT], waiter: Waiter[TransportT]) -> bool:
+        """Share a connection that was granted for whoever has waited, if he can: a step."""
+        # Connections may leave for nobody any more.
+        self._steps.note_due()
+        if isinstance(waiter, Place):
+            self._begin(entry, waiter)
+            self._steps.request(Action.SHARE, entry)
+        return waiter.shares
 
     def take_batch(
         self, lane: Lane[TransportT], received: int, now: float

@@ -85,13 +85,11 @@ class PoolStateMachine(Generic[TransportT]):
         self._watches_grants = self._min_idle > 0
         self._max_waiting, self._max_uses = settings.max_waiting, settings.max_uses
         self._group = self._make_group(slots)
-        self.event_lock = event_lock or EventLock()
-        self._lock = self.event_lock.lock
-        self._event = LockedEvent(self.event_lock, self._finish_event)
+        self.event_lock = lock = event_lock or EventLock()
+        self._lock, self._event = lock.lock, LockedEvent(lock, self._finish_event)
         #: whether the event under way leads to something to be done
         self._due = False
-        self._idle = self._group.idle
-        self._rests = self._idle.numbers
+        self._idle, self._rests = self._group.idle, self._group.idle.numbers
         entries = self._idle_entries = self._idle.entries
         self._pop_idle = entries.pop if settings.idle_order == "lifo" else entries.popleft
         self.line: WaitingLine[TransportT] = WaitingLine(settings, self.totals)
@@ -116,11 +114,6 @@ class PoolStateMachine(Generic[TransportT]):
         return Supply(
             self._settings, self._group, self.line, self._hooks, self._steps, self._numbers
         )
-
-    @property
-    def last_connect_error(self) -> Exception | None:
-        """The newest failure to connect since the last success."""
-        return self.supply.last_error
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
         """Acquire an idle connection, if there is a good one; bad ones are closed."""
@@ -424,8 +417,7 @@ class PoolStateMachine(Generic[TransportT]):
         :param drained: called when nothing is in use any more
         """
         with self._event:
-            self._drained, self.supply.last_error = drained, None
-            self._group.ended = True
+            self._group.ended, self._drained, self.supply.last_error = True, drained, None
             if self.sharing is not None:
                 self.sharing.pipeline.wear_out_all()
             self.line.refuse_all(error)
@@ -514,12 +506,7 @@ class PoolStateMachine(Generic[TransportT]):
         elif self._waiters:
             waiter = self.line.pop()
             self._grant(entry, now)
-            if self.sharing is not None:
-                # Connections may leave for nobody any more.
-                self._due = True
-            if self.sharing is not None and waiter.shares:
-                self.sharing.begin(entry, waiter)
-            else:
+            if self.sharing is None or not self.sharing.begin(entry, waiter):
                 waiter.entry = entry
                 waiter.wake()
         else:

@@ -55,7 +55,7 @@ def describe_pool(
 
     def copy() -> tuple[list[_Connection], list[tuple[object, float]], Exception | None]:
         waiters = [(waiter.task, waiter.joined_at) for waiter in [*machine.line.waiters]]
-        return [_copy(entry, machine) for entry in held()], waiters, machine.last_connect_error
+        return [_copy(entry, machine) for entry in held()], waiters, machine.supply.last_error
 
     statistics, (connections, waiters, error) = machine.snapshot(home.now, copy)
     now = home.now()

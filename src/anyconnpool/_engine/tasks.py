@@ -105,7 +105,7 @@ class ConnectionTasks:
         Called in tasks of the pool only, after an event: an observer may end the program.
         """
         name, now, machine = self._settings.name, self._now(), self._machine
-        outage, error = machine.line.outage, machine.last_connect_error
+        outage, error = machine.line.outage, machine.supply.last_error
         if outage.fails_fast is self._fails_fast or self._stopped:
             return
         self._fails_fast = outage.fails_fast
