@@ -1052,6 +1052,6 @@ async def test_shared_connections_live_with_all_hooks_and_spares() -> None:
         assert await pool.exchange(b"2\n", read) == ("session", b"2")
         await settle()
         assert calls == ["on_connect", "on_release", "check", "on_release"]
-        await anyio.sleep(200)
+        await anyio.sleep(150)
         assert pool.statistics().closed["max_idle_time"] == 1
         assert pool.statistics().idle == 1
