@@ -219,6 +219,8 @@ class SharedSupply(Supply[TransportT]):
         if group.ended:
             return
         shared_limit.now = now
+        if self.replicas is not None:
+            self.replicas.tend(now)
         line.pass_time(now)
         if group.retirement.plan or line.outage.since is not None:
             self.keep_time(now)
@@ -232,6 +234,10 @@ class SharedSupply(Supply[TransportT]):
         self.make_room()
         self._steps.set_alarm(line.next_change())
         self._steps.note_due()
+
+    def has_room(self) -> bool:
+        """Return whether the pool may open a connection by itself."""
+        return super().has_room() and self._shared_limit.has_spare_room()
 
     def may_wait(self, now: float) -> bool:
         """Return whether one more task may wait for a slot."""
@@ -285,7 +291,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
 
     def needy(self) -> Iterator[int]:
         """Yield the numbers of the waiters for whom there is room here and nothing under way."""
-        room = min(self.line.wanted(), self._group.max_size - self._group.size)
+        room = min(self.supply.wanted(), self._group.max_size - self._group.size)
         return islice(self.line.first_in_need(), int(room)) if room > 0 else iter(())
 
     def open_for_waiter(self) -> None:

@@ -32,7 +32,9 @@ from typing import Generic, TypeVar
 
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
+from anyconnpool._core.health import Health
 from anyconnpool._core.hooks import HookRules, Verdict
+from anyconnpool._core.replica_rules import ReplicaRules
 from anyconnpool._core.states import (
     IDLE,
     IN_USE,
@@ -103,6 +105,8 @@ class PoolStateMachine(Generic[TransportT]):
             self._request, self._close, self._close_oldest, self._set_alarm, self._note_due
         )
         self.supply = self._make_supply()
+        #: what several replicas add; None if there is one remote
+        self.replicas: ReplicaRules[TransportT] | None = None
         #: when :meth:`tick` has to be called, if at all
         self.alarm_at = math.inf
         self._drained: Callable[[], object] | None = None
@@ -119,6 +123,24 @@ class PoolStateMachine(Generic[TransportT]):
     def last_connect_error(self) -> Exception | None:
         """The newest failure to connect since the last success."""
         return self.supply.last_error
+
+    def use_replicas(self, health: Health) -> None:
+        """Share the connections out to several replicas, from before the first event on.
+
+        :param health: decides which ones
+        """
+        self.replicas = self.supply.replicas = ReplicaRules(
+            health,
+            self._settings,
+            self._group,
+            self.line,
+            self.totals,
+            self._event,
+            self.event_lock,
+            self.supply,
+            self._steps,
+        )
+        self._pop_idle = self.replicas.pop_idle
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
         """Acquire an idle connection, if there is a good one; bad ones are closed."""
@@ -258,6 +280,8 @@ class PoolStateMachine(Generic[TransportT]):
             self.totals.opened += 1
             self.supply.last_error = None
             self.line.succeed(entry, next(self._numbers))
+            if self.replicas is not None:
+                self.replicas.health.succeed(entry, now)
             # Whoever waits gets it as it is: a server may say one thing and hang up.
             reason = None if self._waiters else entry.fault(entry.look())
             # Where new ones end early, it shows nothing that this one could be opened.
@@ -274,16 +298,28 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             self.totals.open_failed += 1
-            self.supply.last_error = error
-            line = self.line
-            line.pass_time(now)
-            failed = line.fail_for_good(entry) if pause is None else line.fail(entry, pause, now)
-            line.wake(failed, error)
-            self.supply.refill_paused = pause is None or line.refills_pause()
-            if self._drained is None:
-                line.outage.fail(entry, now, next(self._numbers))
+            self.line.pass_time(now)
+            if self.replicas is None or self.replicas.ends_hope(entry, error, now):
+                self._fail_waiters(entry, error, now, pause)
+            else:
+                self.line.end(entry)
             self._forget(entry)
             self.supply.balance(now)
+
+    def _fail_waiters(
+        self, entry: PoolEntry[TransportT], error: Exception, now: float, pause: float | None
+    ) -> None:
+        """Give an error to whom it concerns, or have it tried again for them."""
+        line, replicas = self.line, self.replicas
+        self.supply.last_error = error
+        if pause is not None:
+            failed = line.fail(entry, pause, now)
+        else:
+            failed = (line.fail_for_good if replicas is None else line.fail_for_all)(entry)
+        line.wake(failed, error)
+        self.supply.refill_paused = pause is None or line.refills_pause()
+        if self._drained is None and (replicas is None or not replicas.health.replicas):
+            line.outage.fail(entry, now, next(self._numbers))
 
     def died_unused(self, error: Exception) -> None:
         """Tell those who wait for readiness that what was opened didn't stay open."""
@@ -296,6 +332,8 @@ class PoolStateMachine(Generic[TransportT]):
             if entry.state is not State.OPENING:
                 entry.close_reason = CloseReason.POOL_CLOSED
                 self.totals.closed[entry.close_reason] += 1
+            elif self.replicas is not None:
+                self.replicas.health.lose(entry)
             self.line.end(entry)
             self._forget(entry)
             self.supply.balance(now)
@@ -416,7 +454,7 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             self._drained, self.supply.last_error = drained, None
-            self._group.ended = True
+            self._group.end()
             self.line.refuse_all(error)
             while self._close_oldest(CloseReason.POOL_CLOSED):
                 pass
@@ -491,7 +529,7 @@ class PoolStateMachine(Generic[TransportT]):
             or now >= entry.expires_at
             or entry.borrows >= self._max_uses
             or group.size > group.max_size
-            or self._drained is not None
+            or group.alert
         ):
             verdict = group.unfit(entry, now, self._max_uses) or verdict
         if verdict is not None:
@@ -516,6 +554,8 @@ class PoolStateMachine(Generic[TransportT]):
         if entry.state is IN_USE:
             # What the group does, without a call for it: this is on the path of every borrow.
             entry.state = IDLE
+            if entry.replica is not None:
+                entry.replica.in_use -= 1
             entry.idle_since = entry.rested_since = now
             self._rests.latest += 1
             entry.idle_number = self._rests.latest
@@ -532,6 +572,8 @@ class PoolStateMachine(Generic[TransportT]):
         """Give an entry to a borrower."""
         if entry.state is IDLE:
             entry.state = IN_USE
+            if entry.replica is not None:
+                entry.replica.in_use += 1
             if self._watches_grants:
                 if self._min_idle:
                     self._due = True

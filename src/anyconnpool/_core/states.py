@@ -83,6 +83,7 @@ class PoolEntry(Generic[TransportT]):
         "close_reason",
         "connection",
         "ended_early",
+        "epoch",
         "expires_at",
         "generation",
         "hook",
@@ -94,8 +95,10 @@ class PoolEntry(Generic[TransportT]):
         "noticed",
         "number",
         "opened_at",
+        "own",
         "parts_well",
         "recheck_at",
+        "replica",
         "rest",
         "rested_since",
         "session",
@@ -104,6 +107,7 @@ class PoolEntry(Generic[TransportT]):
         "state",
         "tells",
         "transport",
+        "tried",
         "unreset",
     )
 
@@ -158,6 +162,14 @@ class PoolEntry(Generic[TransportT]):
         self.ended_early: bool = False
         #: whether it must not take its time to be closed
         self.hurried: bool = False
+        #: which of several replicas it is a connection to; None if there is one remote only
+        self.replica: Any = None
+        #: how often that had rested when it was begun to open this one
+        self.epoch: int = 0
+        #: whether the pool opens it by itself, because a rest is over or for a share
+        self.own: bool = False
+        #: those that have failed in this attempt to open one
+        self.tried: tuple[Any, ...] = ()
 
     def is_for(self, waiter: Waiter[TransportT]) -> bool:
         """Return whether a task waited already when it was begun to open this one."""

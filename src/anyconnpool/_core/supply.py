@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Generic
 
 from anyconnpool._core.connection_group import ConnectionGroup
+from anyconnpool._core.health import Replica
 from anyconnpool._core.hooks import HookRules
+from anyconnpool._core.replica_rules import ReplicaRules
 from anyconnpool._core.states import Action, PoolEntry, TransportT
 from anyconnpool._core.waiting_line import WaitingLine
 from anyconnpool._settings import Settings
@@ -68,12 +70,16 @@ class Supply(Generic[TransportT]):
         self._group, self._line, self._hooks = group, line, hooks
         self._idle_entries = group.idle.entries
         self._steps, self._numbers = steps, numbers
+        #: what several replicas add; None if there is one remote
+        self.replicas: ReplicaRules[TransportT] | None = None
 
     def balance(self, now: float) -> None:
         """Have as many connections opened as are missing and have room, or make room for them."""
         group, line = self._group, self._line
         if group.ended:
             return
+        if self.replicas is not None:
+            self.replicas.tend(now)
         if group.retirement.plan or line.outage.since is not None:
             self.keep_time(now)
         # In full use, there is nothing to be done for those who wait.
@@ -82,14 +88,26 @@ class Supply(Generic[TransportT]):
         ):
             return
         line.pass_time(now)
-        while group.size < group.max_size and (line.wanted() or self.missing_idle() > 0):
+        while group.size < group.max_size and (self.wanted() or self.missing_idle() > 0):
             self.open_one(now)
         self.make_room()
         self._steps.set_alarm(line.next_change())
 
+    def wanted(self) -> int:
+        """Count the connections that may be opened now for those who wait."""
+        if self.replicas is not None and not self.replicas.can_open():
+            return 0
+        return self._line.wanted()
+
+    def has_room(self) -> bool:
+        """Return whether the pool may open a connection by itself."""
+        return self._group.size < self._group.max_size and self._line.may_begin()
+
     def missing_idle(self) -> int:
         """Count the idle connections that are missing, beyond those under way for nobody."""
         paused = self.refill_paused or not self._min_idle
+        if self.replicas is not None:
+            paused = paused or not self.replicas.can_refill()
         idle = len(self._group.idle)
         return 0 if paused else self._line.missing_idle(idle, self._group.under_way())
 
@@ -98,7 +116,9 @@ class Supply(Generic[TransportT]):
         group = self._group
         if group.size < group.max_size:
             return
-        wanted = self._line.wanted()
+        wanted = self.wanted()
+        if self.replicas is not None:
+            wanted += self.replicas.lacking
         while wanted > group.freeing() and group.idle:
             self._steps.close_oldest(CloseReason.GAVE_WAY)
         self._hooks.interrupt(wanted - group.freeing())
@@ -118,10 +138,18 @@ class Supply(Generic[TransportT]):
             group.idle.take_out(entry)
             steps.close(entry, CloseReason.RETIRED)
         steps.set_alarm(group.retirement.next_change())
-        steps.set_alarm(line.fail_fast(now, self.last_error, group.any_open(), self._numbers))
+        error = self.last_error
+        if error is None and self.replicas is not None:
+            error = self.replicas.last_error()
+        steps.set_alarm(line.fail_fast(now, error, group.any_open(), self._numbers))
 
-    def open_one(self, now: float) -> None:
-        """Have a connection opened; there must be room."""
+    def open_one(self, now: float, replica: Replica | None = None) -> None:
+        """Have a connection opened; there must be room.
+
+        :param replica: to which of several replicas; None if one is to be chosen
+        """
         entry = self._group.open()
+        if self.replicas is not None:
+            self.replicas.begin(entry, replica)
         self._line.begin(entry, now, next(self._numbers))
         self._steps.request(Action.OPEN, entry)
