@@ -44,6 +44,8 @@ PUBLIC_NAMES = {
     "PoolManager",
     "PoolStatistics",
     "PooledConnection",
+    "ReplicaState",
+    "Replicas",
     "Retry",
 }
 TESTING_NAMES = {
@@ -157,6 +159,7 @@ VARIANTS = {
     ("ObservedLeasing", "Leasing"),
     ("PooledConnection", "FramedStream"),
     ("RemoteOptions", "PoolOptions"),
+    ("Replicas", "RemoteGroup"),
     ("TrioSocketStream", "PoolSocketStream"),
     ("TrioTLSStream", "TrioSocketStream"),
     ("_BufferedProtocol", "_Protocol"),

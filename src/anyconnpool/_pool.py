@@ -35,10 +35,11 @@ from anyconnpool._formats import (
     frame_line,
 )
 from anyconnpool._remote import Remote, make_endpoint, parse_url
+from anyconnpool._replicas import BoundReplicas, Replicas, bind
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Hook, PoolOptions, RemoteOptions, Settings, describes_settings
 from anyconnpool._statistics import ConnectionInfo, PoolStatistics
-from anyconnpool._streams.connectable import make_connectable
+from anyconnpool._streams.connectable import Target, make_connectable
 from anyconnpool._streams.framed import (
     Exchange,
     bytes_exchange,
@@ -73,7 +74,7 @@ def check_retirement(where: object, within: object) -> float:
 
 @describes_settings
 class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[SessionT_co]):
-    """Keep connections to one remote open; one borrower at a time uses each of them.
+    """Keep connections to a remote open; one borrower at a time uses each of them.
 
     Enter the pool with ``async with``: its tasks live in that block, and when the block ends every
     socket is closed. The pool can be entered again afterwards. Where no block can enclose what uses
@@ -92,8 +93,10 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     time is closed. Arguments that make no sense are refused before a connection is acquired.
 
     :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable except a
-        pool. For addresses, and for AnyIO's own connectables, which stand for addresses, the pool
-        makes streams of its own; of a stream that another connectable makes it may know less
+        pool; for several servers of one service, a :class:`Replicas`, or a list of remotes, which
+        is short for one. For addresses, and for AnyIO's own connectables, which stand for
+        addresses, the pool makes streams of its own; of a stream that another connectable makes it
+        may know less
     :param tls: whether to speak TLS; this and the other TLS options are those of
         :func:`anyio.as_connectable`
     :param ssl_context: the TLS settings, if they are not the secure defaults. If the closing
@@ -113,7 +116,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     @overload
     def __init__(
         self: ConnectionPool[None],
-        remote: Remote,
+        remote: Remote | list[Any],
         *,
         tls: bool = False,
         on_connect: None = None,
@@ -123,7 +126,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     @overload
     def __init__(
         self,
-        remote: Remote,
+        remote: Remote | list[Any],
         *,
         tls: bool = False,
         on_connect: OnConnect[SessionT_co],
@@ -132,7 +135,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
 
     def __init__(
         self,
-        remote: Remote,
+        remote: Remote | list[Any],
         *,
         tls: bool = False,
         ssl_context: ssl.SSLContext | None = None,
@@ -141,13 +144,18 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         on_connect: Hook | None = None,
         **settings: Unpack[PoolOptions],
     ) -> None:
-        endpoint = make_endpoint(remote, tls, ssl_context, tls_hostname, tls_standard_compatible)
+        given: Remote = Replicas(remote) if isinstance(remote, list) else remote
+        endpoint = make_endpoint(given, tls, ssl_context, tls_hostname, tls_standard_compatible)
         if isinstance(endpoint.target, ConnectionPool):
             raise TypeError("a pool can't be the remote of a pool: use it directly")
-        self._connectable = make_connectable(endpoint)
         if settings.get("name") is None:
             settings["name"] = endpoint.name
         self._settings = Settings.from_options(settings, on_connect)
+        self._target: Target | BoundReplicas
+        if isinstance(given, Replicas):
+            self._target = bind(given, tls, ssl_context, tls_hostname, tls_standard_compatible)
+        else:
+            self._target = Target(remote, make_connectable(endpoint), self._settings.name)
         self._acquire_timeout = self._settings.acquire_timeout
         self._host = BlockHost(self._settings.name)
         self._machine: PoolStateMachine[Transport] | None = None
@@ -263,7 +271,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
             settings = self._settings
             lifecycle = PoolLifecycle(settings.name, settings.close_timeout, hosted=hosted)
             async with lifecycle.run():
-                self._use(lifecycle.start(settings, self._connectable))
+                self._use(lifecycle.start(settings, self._target))
                 # This frame doesn't keep the pool: one that was opened and forgotten goes away.
                 handed_over = [self]
                 del self

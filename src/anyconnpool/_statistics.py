@@ -97,6 +97,8 @@ class ConnectionInfo:
     age: float
     #: what ``on_connect`` has returned, if it has
     session: Any
+    #: what it was made to, as it was given: the pool's remote, or one of several
+    remote: Any = None
 
 
 @dataclass(frozen=True)

@@ -200,15 +200,20 @@ class Health:
         tried: Collection[Replica] = (),
         avoided: Collection[Replica] = (),
         *,
-        alone: bool = False,
+        alone_at: float | None = None,
     ) -> Replica | None:
         """Choose a replica to connect to, if there is one.
 
         :param tried: those that have failed in the same attempt
         :param avoided: those to be taken only if there is no other one
-        :param alone: whether the attempts of others don't matter, while all rest
+        :param alone_at: the time, where no pool tries those whose rest is over, and the attempts of
+            others don't matter
         """
         ready = [each for each in self.replicas if each.is_ready() and each not in tried]
+        if alone_at is not None:
+            untried = [each for each in self.replicas if each not in tried]
+            due = [each for each in untried if each.rests_until <= alone_at]
+            ready = ready or due or sorted(untried, key=_RESTS_UNTIL)[:1]
         if avoided:
             ready = [each for each in ready if each not in avoided] or ready
         if ready:
@@ -218,9 +223,7 @@ class Health:
         resting = [
             each
             for each in self.replicas
-            if each.resting
-            and each not in tried
-            and (alone or not (each.attempts or each in self._round))
+            if each.resting and not each.attempts and each not in tried and each not in self._round
         ]
         return min(resting, key=_RESTS_UNTIL, default=None)
 

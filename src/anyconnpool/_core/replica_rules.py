@@ -28,38 +28,35 @@ from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable
 from anyconnpool._core.health import Health, Replica
 from anyconnpool._core.states import IDLE, IN_USE, PoolEntry, State, Totals, TransportT
 from anyconnpool._core.waiting_line import WaitingLine
-from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 
 if TYPE_CHECKING:
-    from anyconnpool._core.supply import Steps, Supply
+    from anyconnpool._core.supply import Supply
 
 
 class ReplicaRules(Generic[TransportT]):
     """Share the connections of a pool out to several replicas.
 
     :param health: decides about the replicas
-    :param settings: the pool's settings
+    :param idle_order: which one is lent first of those that are idle
     :param group: the pool's connections
     :param line: those who wait for one
     :param totals: what the pool counts
     :param event: the event of the pool's machine, with its lock
     :param event_lock: the lock
     :param supply: opens connections
-    :param steps: what is done with connections
     """
 
     def __init__(
         self,
         health: Health,
-        settings: Settings,
+        idle_order: str,
         group: ConnectionGroup[TransportT],
         line: WaitingLine[TransportT],
         totals: Totals,
         event: LockedEvent,
         event_lock: EventLock,
         supply: Supply[TransportT],
-        steps: Steps[TransportT],
     ) -> None:
         self.health = health
         self.event_lock = event_lock
@@ -70,11 +67,11 @@ class ReplicaRules(Generic[TransportT]):
         self._gone: list[Replica] = []
         self._now = 0.0
         self._group, self._idle, self._line, self._totals = group, group.idle, line, totals
-        self._event, self._supply, self._steps = event, supply, steps
+        self._event, self._supply, self._steps = event, supply, supply.steps
         self._level = attrgetter("rank" if health.in_order else "in_use")
         entries: deque[PoolEntry[TransportT]] = group.idle.entries
         self._entries = entries
-        is_lifo = settings.idle_order == "lifo"
+        is_lifo = idle_order == "lifo"
         self._first = -1 if is_lifo else 0
         self._pop_first = entries.pop if is_lifo else entries.popleft
         group.replica_fault = self.fault

@@ -232,8 +232,8 @@ class SharedSupply(Supply[TransportT]):
         ):
             self.open_one(now)
         self.make_room()
-        self._steps.set_alarm(line.next_change())
-        self._steps.note_due()
+        self.steps.set_alarm(line.next_change())
+        self.steps.note_due()
 
     def has_room(self) -> bool:
         """Return whether the pool may open a connection by itself."""

@@ -129,17 +129,7 @@ class PoolStateMachine(Generic[TransportT]):
 
         :param health: decides which ones
         """
-        self.replicas = self.supply.replicas = ReplicaRules(
-            health,
-            self._settings,
-            self._group,
-            self.line,
-            self.totals,
-            self._event,
-            self.event_lock,
-            self.supply,
-            self._steps,
-        )
+        self.replicas = self.supply.use_replicas(health, self.totals, self._event, self.event_lock)
         self._pop_idle = self.replicas.pop_idle
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
@@ -282,6 +272,8 @@ class PoolStateMachine(Generic[TransportT]):
             self.line.succeed(entry, next(self._numbers))
             if self.replicas is not None:
                 self.replicas.health.succeed(entry, now)
+                if entry.proved:
+                    self.replicas.health.answer(entry, now)
             # Whoever waits gets it as it is: a server may say one thing and hang up.
             reason = None if self._waiters else entry.fault(entry.look())
             # Where new ones end early, it shows nothing that this one could be opened.
@@ -300,26 +292,11 @@ class PoolStateMachine(Generic[TransportT]):
             self.totals.open_failed += 1
             self.line.pass_time(now)
             if self.replicas is None or self.replicas.ends_hope(entry, error, now):
-                self._fail_waiters(entry, error, now, pause)
+                self.supply.fail(entry, error, now, pause)
             else:
                 self.line.end(entry)
             self._forget(entry)
             self.supply.balance(now)
-
-    def _fail_waiters(
-        self, entry: PoolEntry[TransportT], error: Exception, now: float, pause: float | None
-    ) -> None:
-        """Give an error to whom it concerns, or have it tried again for them."""
-        line, replicas = self.line, self.replicas
-        self.supply.last_error = error
-        if pause is not None:
-            failed = line.fail(entry, pause, now)
-        else:
-            failed = (line.fail_for_good if replicas is None else line.fail_for_all)(entry)
-        line.wake(failed, error)
-        self.supply.refill_paused = pause is None or line.refills_pause()
-        if self._drained is None and (replicas is None or not replicas.health.replicas):
-            line.outage.fail(entry, now, next(self._numbers))
 
     def died_unused(self, error: Exception) -> None:
         """Tell those who wait for readiness that what was opened didn't stay open."""

@@ -97,7 +97,9 @@ class PoolEntry(Generic[TransportT]):
         "opened_at",
         "own",
         "parts_well",
+        "proved",
         "recheck_at",
+        "remote",
         "replica",
         "rest",
         "rested_since",
@@ -168,6 +170,10 @@ class PoolEntry(Generic[TransportT]):
         self.epoch: int = 0
         #: whether the pool opens it by itself, because a rest is over or for a share
         self.own: bool = False
+        #: whether a reply to a check has come on it before anybody has used it
+        self.proved: bool = False
+        #: what it is a connection to, as it was given
+        self.remote: Any = None
         #: those that have failed in this attempt to open one
         self.tried: tuple[Any, ...] = ()
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Generic
 
 from anyconnpool._core.connection_group import ConnectionGroup
-from anyconnpool._core.health import Replica
+from anyconnpool._core.event_lock import EventLock, LockedEvent
+from anyconnpool._core.health import Health, Replica
 from anyconnpool._core.hooks import HookRules
 from anyconnpool._core.replica_rules import ReplicaRules
-from anyconnpool._core.states import Action, PoolEntry, TransportT
+from anyconnpool._core.states import Action, PoolEntry, Totals, TransportT
 from anyconnpool._core.waiting_line import WaitingLine
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -67,11 +68,45 @@ class Supply(Generic[TransportT]):
         #: why an attempt to connect has failed, if none has succeeded since
         self.last_error: Exception | None = None
         self._min_idle, self._max_waiting = settings.min_idle, settings.max_waiting
+        self._idle_order = settings.idle_order
         self._group, self._line, self._hooks = group, line, hooks
         self._idle_entries = group.idle.entries
-        self._steps, self._numbers = steps, numbers
+        self.steps, self._numbers = steps, numbers
         #: what several replicas add; None if there is one remote
         self.replicas: ReplicaRules[TransportT] | None = None
+
+    def use_replicas(
+        self, health: Health, totals: Totals, event: LockedEvent, event_lock: EventLock
+    ) -> ReplicaRules[TransportT]:
+        """Share the connections out to several replicas.
+
+        :param health: decides which ones
+        :param totals: what the pool counts
+        :param event: the event of the pool's machine, with its lock
+        :param event_lock: the lock
+        """
+        self.replicas = ReplicaRules(
+            health, self._idle_order, self._group, self._line, totals, event, event_lock, self
+        )
+        return self.replicas
+
+    def fail(
+        self, entry: PoolEntry[TransportT], error: Exception, now: float, pause: float | None
+    ) -> None:
+        """Give the error of an attempt to whom it concerns, or have it tried again for them.
+
+        :param pause: how long to wait before that, in seconds; None if it is not to be repeated
+        """
+        line, replicas = self._line, self.replicas
+        self.last_error = error
+        if pause is not None:
+            failed = line.fail(entry, pause, now)
+        else:
+            failed = (line.fail_for_good if replicas is None else line.fail_for_all)(entry)
+        line.wake(failed, error)
+        self.refill_paused = pause is None or line.refills_pause()
+        if not self._group.ended and (replicas is None or not replicas.health.replicas):
+            line.outage.fail(entry, now, next(self._numbers))
 
     def balance(self, now: float) -> None:
         """Have as many connections opened as are missing and have room, or make room for them."""
@@ -91,7 +126,7 @@ class Supply(Generic[TransportT]):
         while group.size < group.max_size and (self.wanted() or self.missing_idle() > 0):
             self.open_one(now)
         self.make_room()
-        self._steps.set_alarm(line.next_change())
+        self.steps.set_alarm(line.next_change())
 
     def wanted(self) -> int:
         """Count the connections that may be opened now for those who wait."""
@@ -120,10 +155,10 @@ class Supply(Generic[TransportT]):
         if self.replicas is not None:
             wanted += self.replicas.lacking
         while wanted > group.freeing() and group.idle:
-            self._steps.close_oldest(CloseReason.GAVE_WAY)
+            self.steps.close_oldest(CloseReason.GAVE_WAY)
         self._hooks.interrupt(wanted - group.freeing())
         for entry in group.hurry_for(wanted):
-            self._steps.request(Action.HURRY, entry)
+            self.steps.request(Action.HURRY, entry)
 
     def may_wait(self, now: float) -> bool:
         """Return whether one more task may wait for a slot."""
@@ -133,7 +168,7 @@ class Supply(Generic[TransportT]):
 
     def keep_time(self, now: float) -> None:
         """Do what is due by now in an outage, and of what was retired."""
-        line, group, steps = self._line, self._group, self._steps
+        line, group, steps = self._line, self._group, self.steps
         for entry in group.retirement.due(now):
             group.idle.take_out(entry)
             steps.close(entry, CloseReason.RETIRED)
@@ -152,4 +187,4 @@ class Supply(Generic[TransportT]):
         if self.replicas is not None:
             self.replicas.begin(entry, replica)
         self._line.begin(entry, now, next(self._numbers))
-        self._steps.request(Action.OPEN, entry)
+        self.steps.request(Action.OPEN, entry)

@@ -13,19 +13,24 @@ from typing import Any, TypeVar
 from anyio import ConnectionFailed, move_on_after
 from anyio.lowlevel import checkpoint
 
+from anyconnpool._core.health import Replica
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, State, Waiter
 from anyconnpool._engine.connection import (
     AcquireContext,
     PooledConnection,
     continue_exchange,
+    describe,
     entry_of,
+    has_failed,
+    is_open,
     revoke,
 )
 from anyconnpool._engine.describing import describe_pool
 from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.leaks import BorrowCounts, SelfWaits, UnansweredSends, find_call_site
 from anyconnpool._engine.replay import Attempt
+from anyconnpool._engine.replicas import acquire_elsewhere, join, note_answer, note_failure
 from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimit, TimeLimits
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
@@ -99,12 +104,14 @@ class Leasing:
         timeout: float,
         context: AcquireContext[Any] | None = None,
         kind: type[PooledConnection[Any]] = PooledConnection,
+        avoided: Collection[Replica] = (),
     ) -> PooledConnection[Any]:
         """Acquire an idle connection, or wait for one.
 
         :param timeout: limit in seconds
         :param context: the context that will release it, if it is entered
         :param kind: what to make for the borrower
+        :param avoided: replicas to be taken only if there is no other one
         """
         # What check() does, without a call for it.
         if not self.running:
@@ -113,10 +120,13 @@ class Leasing:
             self.check_home()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
-        entry = self._machine.acquire(self.now())
+        if avoided:
+            entry = acquire_elsewhere(self._machine, avoided, self.now())
+        else:
+            entry = self._machine.acquire(self.now())
         self._turns += 1
         if entry is None:
-            entry = await self._wait_for_entry(timeout)
+            entry = await self._wait_for_entry(timeout, avoided)
         else:
             if not self._turns & _TURN_MASK:
                 # Only now: whoever asks meanwhile must not overtake.
@@ -165,7 +175,7 @@ class Leasing:
             self.check_home()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
-        whole = exchange.whole
+        whole = None if attempt is not None and attempt.avoided else exchange.whole
         if whole is None or (entry := self._machine.acquire(self.now())) is None:
             asked = whole is not None
             return await self._exchange_in_turn(exchange, timeout, acquire_timeout, attempt, asked)
@@ -180,10 +190,12 @@ class Leasing:
         try:
             await stream.send_at_once(exchange.request)
             chunk = await stream.receive()
-        except BaseException:
+        except BaseException as error:
             # Failed or cancelled, by a scope or natively: what was sent can't be known.
-            self._give_up(entry, limit, attempt)
+            self._give_up(entry, limit, attempt, error)
             raise
+        if entry.replica is not None and entry.replica.failures:
+            note_answer(self._machine.replicas, entry, self.now())
         reply = whole(chunk)
         if reply is None:
             connection = continue_exchange(self, entry, chunk)
@@ -197,10 +209,16 @@ class Leasing:
         return reply
 
     def _give_up(
-        self, entry: PoolEntry[Transport], limit: TimeLimit | None, attempt: Attempt | None
+        self,
+        entry: PoolEntry[Transport],
+        limit: TimeLimit | None,
+        attempt: Attempt | None,
+        error: BaseException,
     ) -> None:
         """End an exchange that has failed before anything of its reply was received."""
+        note_failure(self._machine.replicas, entry, error, self.now())
         if attempt is not None:
+            attempt.replica = entry.replica
             attempt.connection_failed = attempt.has_sent = True
             attempt.reused = entry.borrows > 1
         if limit is not None:
@@ -248,7 +266,8 @@ class Leasing:
             entry = await self._wait_for_entry(acquire_timeout)
             connection = PooledConnection(self, entry)
         else:
-            connection = await self.acquire(acquire_timeout)
+            avoided = () if attempt is None else attempt.avoided
+            connection = await self.acquire(acquire_timeout, avoided=avoided)
         return await self._exchange_on(connection, exchange, deadline, attempt)
 
     async def _exchange_on(
@@ -271,7 +290,9 @@ class Leasing:
                 async with connection:
                     await connection.send(exchange.request)
                     return await exchange.receive(connection)
-        except BaseException:
+        except BaseException as error:
+            # What the limit cuts short looked like a cancellation when it was given back.
+            self.note_end(connection, error)
             if attempt is not None:
                 attempt.note(connection)
             raise
@@ -323,6 +344,17 @@ class Leasing:
         """Take note that a connection will be closed because a reply may follow its last send."""
         self._unanswered.note(self.statistics())
 
+    def note_end(self, connection: PooledConnection[Any], error: BaseException | None) -> None:
+        """Take note of how a borrow has ended of a connection to one of several replicas.
+
+        :param error: what its borrower has raised
+        """
+        entry, now = entry_of(connection), self.now()
+        if has_failed(connection) and not connection.bytes_received:
+            note_failure(self._machine.replicas, entry, error, now)
+        elif connection.bytes_received or self.settings.one_way:
+            note_answer(self._machine.replicas, entry, now)
+
     def warn_of_self_waits(self) -> None:
         """Log the tasks that have been waiting for connections that they hold themselves."""
         self._self_waits.look([*self._machine.line.waiters], self.statistics())
@@ -362,8 +394,8 @@ class Leasing:
         if where is None:
             return None
         # As they are now: the function may do anything.
-        found = [entry for entry in self._held() if _is_open(entry)]
-        return [entry for entry in found if where(_describe(entry, self.now()))]
+        found = [entry for entry in self._held() if is_open(entry)]
+        return [entry for entry in found if where(describe(entry, self.now()))]
 
     @defer_interrupts
     def retire(self, chosen: Collection[PoolEntry[Transport]] | None, within: float) -> None:
@@ -418,11 +450,17 @@ class Leasing:
             self._machine.take_back(entry, self.now())
             raise
 
-    async def _wait_for_entry(self, timeout: float) -> PoolEntry[Transport]:
+    async def _wait_for_entry(
+        self, timeout: float, avoided: Collection[Replica] = ()
+    ) -> PoolEntry[Transport]:
         signal = self._new_signal()
         waiter: Waiter[Transport] = Waiter(signal.set)
         waiter.task = self._current_task()
-        if not self._machine.join(waiter, self.now()):
+        if avoided:
+            joined = join(self._machine, waiter, avoided, self.now())
+        else:
+            joined = self._machine.join(waiter, self.now())
+        if not joined:
             raise PoolFull(
                 self.statistics(),
                 "is in full use, and as many tasks as max_waiting allows wait already",
@@ -472,21 +510,6 @@ class Leasing:
         return refusal
 
 
-def _is_open(entry: PoolEntry[Transport]) -> bool:
-    """Return whether a connection is made and not being closed; a hook may be at work on it."""
-    return entry.state < State.CLOSING and hasattr(entry, "transport")
-
-
-def _describe(entry: PoolEntry[Transport], now: float) -> ConnectionInfo:
-    transport = entry.transport
-    return ConnectionInfo(
-        local_address=transport.local_address,
-        remote_address=transport.remote_address,
-        age=now - entry.opened_at,
-        session=entry.session,
-    )
-
-
 class ObservedLeasing(Leasing):
     """Acquire and release, notify observers of it, and note where acquire() was called.
 
@@ -499,12 +522,13 @@ class ObservedLeasing(Leasing):
         timeout: float,
         context: AcquireContext[Any] | None = None,
         kind: type[PooledConnection[Any]] = PooledConnection,
+        avoided: Collection[Replica] = (),
     ) -> PooledConnection[Any]:
         """Acquire an idle connection, or wait for one; see :meth:`Leasing.acquire`."""
         call_site = self._find_call_site()
         began = self.now()
         try:
-            connection = await super().acquire(timeout, context, kind)
+            connection = await super().acquire(timeout, context, kind, avoided)
         except AcquireTimeout:
             self._notify(AcquireTimedOut(self.settings.name, self.now() - began))
             raise
