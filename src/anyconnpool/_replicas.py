@@ -466,5 +466,5 @@ def _find_single(remotes: object) -> object:
         # With two items that may be a host and a port; an int is no remote itself.
         items = tuple(cast("Iterable[object]", remotes))
         return items if len(items) == 2 and isinstance(items[1], int) else None
-    single = isinstance(remotes, (str, bytes, os.PathLike, ByteStreamConnectable))
-    return remotes if single else None
+    kinds: tuple[type[object], ...] = (str, bytes, os.PathLike, ByteStreamConnectable)
+    return remotes if isinstance(remotes, kinds) else None

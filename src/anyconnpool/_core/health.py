@@ -218,7 +218,8 @@ class Health:
             ready = [each for each in ready if each not in avoided] or ready
         if ready:
             return ready[0] if self.in_order else min(ready, key=_FEWEST)
-        if not any(each.attempts or each.trial is not None for each in self.replicas):
+        # An attempt that goes on belongs to the round that may end with it.
+        if not (tried or any(each.attempts or each.trial is not None for each in self.replicas)):
             self._round.clear()
         resting = [
             each

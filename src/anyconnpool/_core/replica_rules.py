@@ -97,7 +97,8 @@ class ReplicaRules(Generic[TransportT]):
             if following is not None:
                 health.begin(entry, following)
                 self._totals.open_failed += error is not None
-            self._supply.balance(now)
+                self._supply.balance(now)
+            # Otherwise the end of the attempt follows, and must find that nothing else has begun.
             return following is not None
 
     @postponable

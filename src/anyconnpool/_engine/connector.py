@@ -111,7 +111,8 @@ class Connector:
                 raise ConnectionFailed(f"all replicas of {self._settings.name} are being tried")
         while True:
             try:
-                return await self._try(entry, entry.replica.target)
+                target: Target = entry.replica.target
+                return await self._try(entry, target)
             except Exception as error:
                 if replicas.go_on(entry, error, self._now()):
                     continue
@@ -232,12 +233,11 @@ class Connector:
 
 def sum_up(failure: Exception, replicas: Iterable[Replica]) -> ConnectionFailed:
     """Return one error for all replicas, with the last error of each that has failed."""
-    known = [(each.name, each.last_error) for each in replicas]
-    errors = {name: error for name, error in known if error is not None}
-    texts = ", ".join(f"{name} ({describe_error(error)})" for name, error in errors.items())
+    errors = [(each.name, each.last_error or failure) for each in replicas]
+    texts = ", ".join(f"{name} ({describe_error(error)})" for name, error in errors)
     summary = ConnectionFailed(f"none of the replicas can be connected to: {texts}")
     summary.__cause__ = ExceptionGroup(
-        "no replica can be connected to", [*errors.values()] or [failure]
+        "no replica can be connected to", [error for _, error in errors]
     )
     return summary
 

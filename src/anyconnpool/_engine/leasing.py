@@ -169,10 +169,8 @@ class Leasing:
         :param attempt: where to note how far it has come, should it fail
         """
         # What check() does, without a call for it.
-        if not self.running:
-            raise self._closed_error()
-        if self._where() is not self._home.token:
-            self.check_home()
+        if not self.running or self._where() is not self._home.token:
+            self.check()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
         whole = None if attempt is not None and attempt.avoided else exchange.whole
@@ -180,8 +178,7 @@ class Leasing:
             asked = whole is not None
             return await self._exchange_in_turn(exchange, timeout, acquire_timeout, attempt, asked)
         entry.borrower = self._current_task()
-        stream = entry.transport.own
-        if stream is None or entry.transport.early:
+        if (stream := entry.transport.own) is None or entry.transport.early:
             connection: PooledConnection[Any] = PooledConnection(self, entry)
             return await self._exchange_on(connection, exchange, Deadline(timeout), attempt)
         limit = None
