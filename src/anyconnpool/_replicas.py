@@ -463,8 +463,10 @@ def check_remotes(remotes: object, *, drop_duplicates: bool = False) -> list[Rem
 def _find_single(remotes: object) -> object:
     """Return the remote if this is one instead of a collection of them."""
     if isinstance(remotes, (tuple, list)):
-        # With two items that may be a host and a port; an int is no remote itself.
+        # A host and a port: an int is no remote itself.
         items = tuple(cast("Iterable[object]", remotes))
-        return items if len(items) == 2 and isinstance(items[1], int) else None
+        hosts = (str, IPv4Address, IPv6Address)
+        is_address = len(items) == 2 and isinstance(items[0], hosts) and isinstance(items[1], int)
+        return items if is_address else None
     kinds: tuple[type[object], ...] = (str, bytes, os.PathLike, ByteStreamConnectable)
     return remotes if isinstance(remotes, kinds) else None

@@ -212,8 +212,8 @@ class Health:
         ready = [each for each in self.replicas if each.is_ready() and each not in tried]
         if alone_at is not None:
             untried = [each for each in self.replicas if each not in tried]
-            due = [each for each in untried if each.rests_until <= alone_at]
-            ready = ready or due or sorted(untried, key=_RESTS_UNTIL)[:1]
+            ready = [each for each in untried if each.is_ready() or each.rests_until <= alone_at]
+            ready = ready or sorted(untried, key=_RESTS_UNTIL)[:1]
         if avoided:
             ready = [each for each in ready if each not in avoided] or ready
         if ready:

@@ -101,7 +101,7 @@ class Discovery:
         return self._called_at + interval
 
     async def _call(self) -> None:
-        self._called_at, self._is_under_way = self._now(), True
+        self._is_under_way = True
         try:
             with fence("the discovery", ConnectionFailed), fail_after(self._limit):
                 found = await self._find()
@@ -112,6 +112,6 @@ class Discovery:
             self._error = error
             self._log.failed(error, self._now())
         finally:
-            self._is_under_way = False
+            self._called_at, self._is_under_way = self._now(), False
             ended, self._ended = self._ended, Event()
             ended.set()
