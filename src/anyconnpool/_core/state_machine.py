@@ -130,7 +130,7 @@ class PoolStateMachine(Generic[TransportT]):
         :param health: decides which ones
         """
         self.replicas = self.supply.use_replicas(health, self.totals, self._event, self.event_lock)
-        self._pop_idle = self.replicas.pop_idle
+        self._pop_idle = self.replicas.choose_pop()
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
         """Acquire an idle connection, if there is a good one; bad ones are closed."""

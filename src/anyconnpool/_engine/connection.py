@@ -264,7 +264,8 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
 
     def _finish(self, reason: CloseReason | None) -> None:
         entry = self._entry
-        if entry.replica is not None:
+        # A reply matters after failures only.
+        if (replica := entry.replica) is not None and replica.failures:
             self._owner.note_end(self, None)
         try:
             self._owner.release(entry, reason)
