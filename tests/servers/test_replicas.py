@@ -65,6 +65,7 @@ class Load:
         await eventually(lambda: self.done >= until, tries=15_000)
 
 
+@pytest.mark.timeout(600)
 async def test_killed_in_turn_they_fail_no_exchange(
     servers: list[Program], long_form: bool
 ) -> None:
