@@ -96,8 +96,9 @@ class Replicas(RemoteGroup):
 
     **Return.** When its rest is over, the pool opens one connection to the replica by itself, and
     asks ``check`` on it, if there is one. Until a reply has come on that, the replica has no other
-    new one. Then it gets its share of the connections within two seconds, under load too: others
-    give way to it. If all rest, the one whose rest ends first is tried at once for whoever asks.
+    new one, as long as another replica is well. Then it gets its share of the connections within
+    two seconds, under load too: others give way to it. If all rest, the one whose rest ends first
+    is tried at once for whoever asks.
 
     It is a connectable of AnyIO, too: :meth:`connect` works without a pool, with the same failover.
 

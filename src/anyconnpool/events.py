@@ -141,7 +141,9 @@ class ConnectionOpened(PoolEvent):
 
 @dataclass(frozen=True)
 class OpenFailed(PoolEvent):
-    """An attempt to open a connection failed; each attempt of a ``connect_retry`` is an event.
+    """An attempt to open a connection failed.
+
+    Each attempt of a ``connect_retry`` is an event, and each of several replicas that is tried.
 
     :ivar connect_time: how long the attempt took, in seconds
     :ivar error: why it failed

@@ -60,6 +60,10 @@ class HealthModel:
 
     def choose(self, tried: tuple[str, ...], avoided: tuple[str, ...]) -> str | None:
         ready = [name for name in self.names if self.ready(name) and name not in tried]
+        if not ready:
+            ready = [
+                name for name in self.names if not self.replicas[name].resting and name not in tried
+            ]
         better = [name for name in ready if name not in avoided]
         ready = better if better else ready
         if ready and self.in_order:

@@ -91,10 +91,8 @@ class HealthMachine(RuleBasedStateMachine):
     def begin(self, entry: PoolEntry[Any], replica: Replica, *, own: bool) -> None:
         self.health.begin(entry, replica, own=own)
         model = self.model.replicas[replica.name]
-        conn = ModelConnection(replica.name, model.rests, own, is_trial=bool(model.failures))
-        if conn.is_trial:
-            for other in self.model.of(replica.name):
-                other.is_trial = False
+        is_trial = bool(model.failures) and not self.model.has_trial(replica.name)
+        conn = ModelConnection(replica.name, model.rests, own, is_trial=is_trial)
         self.model.connections.append(conn)
         self.model.chosen.append(replica.name)
         self.entries[entry] = conn
@@ -218,6 +216,6 @@ class HealthMachine(RuleBasedStateMachine):
 @pytest.mark.newest
 def test_it_decides_as_the_model_says() -> None:
     """Choices, rests, trials, returns and those that leave, in any order."""
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         HealthMachine, settings=settings(max_examples=150, stateful_step_count=60)
     )

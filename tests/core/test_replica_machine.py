@@ -219,6 +219,6 @@ class ReplicaMachine(RuleBasedStateMachine):
 @pytest.mark.newest
 def test_its_books_are_right_and_it_recovers() -> None:
     """Whatever fails, hangs, leaves and returns, for a pool and for one of a manager's."""
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         ReplicaMachine, settings=settings(max_examples=100, stateful_step_count=50, deadline=None)
     )

@@ -7,9 +7,10 @@ import pytest
 from .scenarios import SCENARIOS
 from .scenarios_exchanges import EXCHANGE_SCENARIOS
 from .scenarios_hooks import HOOK_SCENARIOS
+from .scenarios_replicas import REPLICA_SCENARIOS
 from .sweep import Blow, sweep
 
-ALL = SCENARIOS | EXCHANGE_SCENARIOS | HOOK_SCENARIOS
+ALL = SCENARIOS | EXCHANGE_SCENARIOS | HOOK_SCENARIOS | REPLICA_SCENARIOS
 
 
 @pytest.mark.sweep

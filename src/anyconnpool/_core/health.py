@@ -6,7 +6,7 @@ The rules:
   what began before the rest says nothing new (``epoch``). During the rest, only the pool's own
   attempts count.
 - When its rest is over, a replica gets one connection, its trial. Only a reply on that ends the row
-  of failures; until then the replica has no other new one.
+  of failures; until then the replica has no other new one, as long as another replica is well.
 - While all rest, whoever asks has the one tried whose rest ends first, one attempt at a time for
   each. Such attempts go in rounds: in one round each replica is tried once, and whoever waited is
   given the error when the round is over and nothing else is under way.
@@ -209,9 +209,11 @@ class Health:
         :param alone_at: the time, where no pool tries those whose rest is over, and the attempts of
             others don't matter
         """
-        ready = [each for each in self.replicas if each.is_ready() and each not in tried]
+        untried = [each for each in self.replicas if each not in tried]
+        ready = [each for each in untried if each.is_ready()]
+        # Where none is well, the trial of one is no reason to have others wait for its end.
+        ready = ready or [each for each in untried if not each.resting]
         if alone_at is not None:
-            untried = [each for each in self.replicas if each not in tried]
             ready = [each for each in untried if each.is_ready() or each.rests_until <= alone_at]
             ready = ready or sorted(untried, key=_RESTS_UNTIL)[:1]
         if avoided:
@@ -223,8 +225,8 @@ class Health:
             self._round.clear()
         resting = [
             each
-            for each in self.replicas
-            if each.resting and not each.attempts and each not in tried and each not in self._round
+            for each in untried
+            if each.resting and not each.attempts and each not in self._round
         ]
         return min(resting, key=_RESTS_UNTIL, default=None)
 
@@ -239,7 +241,7 @@ class Health:
         self._choices += 1
         replica.chosen_at = self._choices
         replica.wants = max(replica.wants - 1, 0)
-        if replica.failures:
+        if replica.failures and replica.trial is None:
             replica.trial = entry
 
     def fail(self, entry: PoolEntry[Any], error: Exception, now: float) -> None:

@@ -188,7 +188,7 @@ class ReplicaRules(Generic[TransportT]):
         if self._line.watchers:
             return self.can_open()
         replicas = self.health.replicas
-        return not replicas or any(replica.is_ready() for replica in replicas)
+        return not replicas or any(not replica.resting for replica in replicas)
 
     def begin(self, entry: PoolEntry[TransportT], replica: Replica | None) -> None:
         """Take note that a connection is being opened, and choose its replica if need be.
