@@ -203,6 +203,12 @@ class ReplicaRules(Generic[TransportT]):
         if chosen is not None:
             health.begin(entry, chosen, own=replica is not None)
 
+    def succeed(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Take note that a connection is open, and perhaps that a reply to a check has come."""
+        self.health.succeed(entry, now)
+        if entry.proved:
+            self.health.answer(entry, now)
+
     def ends_hope(self, entry: PoolEntry[TransportT], error: Exception, now: float) -> bool:
         """Take note that an attempt has failed; return whether that concerns those who wait."""
         self.health.fail(entry, error, now)

@@ -105,7 +105,6 @@ class PoolStateMachine(Generic[TransportT]):
             self._request, self._close, self._close_oldest, self._set_alarm, self._note_due
         )
         self.supply = self._make_supply()
-        #: what several replicas add; None if there is one remote
         self.replicas: ReplicaRules[TransportT] | None = None
         #: when :meth:`tick` has to be called, if at all
         self.alarm_at = math.inf
@@ -125,10 +124,7 @@ class PoolStateMachine(Generic[TransportT]):
         return self.supply.last_error
 
     def use_replicas(self, health: Health) -> None:
-        """Share the connections out to several replicas, from before the first event on.
-
-        :param health: decides which ones
-        """
+        """Share the connections out to several replicas, from before the first event on."""
         self.replicas = self.supply.use_replicas(health, self.totals, self._event, self.event_lock)
         self._pop_idle = self.replicas.choose_pop()
 
@@ -268,16 +264,9 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             entry.begin_life(now, self._settings.max_lifetime, self._jitter)
             self.totals.opened += 1
-            self.supply.last_error = None
-            self.line.succeed(entry, next(self._numbers))
-            if self.replicas is not None:
-                self.replicas.health.succeed(entry, now)
-                if entry.proved:
-                    self.replicas.health.answer(entry, now)
+            self.supply.succeed(entry, now)
             # Whoever waits gets it as it is: a server may say one thing and hang up.
             reason = None if self._waiters else entry.fault(entry.look())
-            # Where new ones end early, it shows nothing that this one could be opened.
-            self.supply.refill_paused = self.supply.ends_early
             self._route(entry, now, reason)
             self.supply.balance(now)
 
@@ -290,11 +279,7 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             self.totals.open_failed += 1
-            self.line.pass_time(now)
-            if self.replicas is None or self.replicas.ends_hope(entry, error, now):
-                self.supply.fail(entry, error, now, pause)
-            else:
-                self.line.end(entry)
+            self.supply.fail(entry, error, now, pause)
             self._forget(entry)
             self.supply.balance(now)
 
@@ -309,9 +294,7 @@ class PoolStateMachine(Generic[TransportT]):
             if entry.state is not State.OPENING:
                 entry.close_reason = CloseReason.POOL_CLOSED
                 self.totals.closed[entry.close_reason] += 1
-            elif self.replicas is not None:
-                self.replicas.health.lose(entry)
-            self.line.end(entry)
+            self.supply.lose(entry)
             self._forget(entry)
             self.supply.balance(now)
 

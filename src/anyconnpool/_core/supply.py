@@ -17,7 +17,7 @@ from anyconnpool._core.event_lock import EventLock, LockedEvent
 from anyconnpool._core.health import Health, Replica
 from anyconnpool._core.hooks import HookRules
 from anyconnpool._core.replica_rules import ReplicaRules
-from anyconnpool._core.states import Action, PoolEntry, Totals, TransportT
+from anyconnpool._core.states import Action, PoolEntry, State, Totals, TransportT
 from anyconnpool._core.waiting_line import WaitingLine
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -90,6 +90,21 @@ class Supply(Generic[TransportT]):
         )
         return self.replicas
 
+    def succeed(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Take note that a connection is open."""
+        self.last_error = None
+        self._line.succeed(entry, next(self._numbers))
+        # Where new ones end early, it shows nothing that this one could be opened.
+        self.refill_paused = self.ends_early
+        if self.replicas is not None:
+            self.replicas.succeed(entry, now)
+
+    def lose(self, entry: PoolEntry[TransportT]) -> None:
+        """Take note that nobody goes on with what was begun."""
+        self._line.end(entry)
+        if self.replicas is not None and entry.state is State.OPENING:
+            self.replicas.health.lose(entry)
+
     def fail(
         self, entry: PoolEntry[TransportT], error: Exception, now: float, pause: float | None
     ) -> None:
@@ -98,6 +113,10 @@ class Supply(Generic[TransportT]):
         :param pause: how long to wait before that, in seconds; None if it is not to be repeated
         """
         line, replicas = self._line, self.replicas
+        line.pass_time(now)
+        if replicas is not None and not replicas.ends_hope(entry, error, now):
+            line.end(entry)
+            return
         self.last_error = error
         if pause is not None:
             failed = line.fail(entry, pause, now)
