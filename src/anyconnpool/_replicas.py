@@ -470,4 +470,5 @@ def _find_single(remotes: object) -> object:
         is_address = len(items) == 2 and isinstance(items[0], hosts) and isinstance(items[1], int)
         return items if is_address else None
     kinds: tuple[type[object], ...] = (str, bytes, os.PathLike, ByteStreamConnectable)
-    return remotes if isinstance(remotes, kinds) else None
+    # Asked of the class: a checker would take what it finds for its type.
+    return remotes if issubclass(type(remotes), kinds) else None

@@ -69,9 +69,8 @@ class Service:
 
     def __init__(self, count: int = 3, **options: Any) -> None:
         self.servers = [Server() for _ in range(count)]
-        self.replicas = Replicas(
-            [server.network for server in self.servers], **{"rest": REST, **options}
-        )
+        merged: dict[str, Any] = {"rest": REST, **options}
+        self.replicas = Replicas([server.network for server in self.servers], **merged)
 
     def pool(self, **settings: Any) -> ConnectionPool:
         """Make a pool for it."""

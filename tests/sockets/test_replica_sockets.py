@@ -91,23 +91,22 @@ def several(kind: str, tmp_path: Path) -> Iterator[Several]:
 class Load:
     """Tasks that do exchanges until they are told to stop; errors are noted."""
 
-    def __init__(self, pool: ConnectionPool, tasks: int = 20, **options: Any) -> None:
-        self.pool = pool
+    def __init__(self, tasks: int = 20, **options: Any) -> None:
         self.tasks = tasks
         self.options: dict[str, Any] = options
         self.errors: list[BaseException] = []
         self.done = 0
         self.stopped = False
 
-    async def run(self) -> None:
+    async def run(self, pool: ConnectionPool) -> None:
         async with create_task_group() as group:
             for number in range(self.tasks):
-                group.start_soon(self._work, b"%d" % number)
+                group.start_soon(self._work, pool, b"%d" % number)
 
-    async def _work(self, line: bytes) -> None:
+    async def _work(self, pool: ConnectionPool, line: bytes) -> None:
         while not self.stopped:
             try:
-                assert await self.pool.send_receive_line(line, **self.options) == b"> " + line
+                assert await pool.send_receive_line(line, **self.options) == b"> " + line
                 self.done += 1
             except ExchangeError as error:
                 self.errors.append(error)
@@ -124,9 +123,9 @@ pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 async def test_a_killed_server_costs_no_exchange_that_may_be_repeated(several: Several) -> None:
     """It gets its share again when it is back, under load."""
+    load = Load(retry=RETRY)
     async with several.pool(max_size=9) as pool, create_task_group() as tasks:
-        load = Load(pool, retry=RETRY)
-        tasks.start_soon(load.run)
+        tasks.start_soon(load.run, pool)
         await eventually(several.has(3, 3, 3))
         for server in several.servers[:2]:
             await load.go_on()
@@ -143,9 +142,9 @@ async def test_a_killed_server_costs_what_was_in_flight_on_it_without_retry(
     several: Several,
 ) -> None:
     """Everything else goes on."""
+    load = Load()
     async with several.pool(max_size=9) as pool, create_task_group() as tasks:
-        load = Load(pool)
-        tasks.start_soon(load.run)
+        tasks.start_soon(load.run, pool)
         await eventually(several.has(3, 3, 3))
         several.scripts[0].well.clear()
         await load.go_on()
@@ -160,8 +159,8 @@ async def test_an_outage_of_all_ends_with_it(several: Several) -> None:
     async with several.pool(max_size=9) as pool:
         for _ in range(2):
             async with create_task_group() as tasks:
-                load = Load(pool)
-                tasks.start_soon(load.run)
+                load = Load()
+                tasks.start_soon(load.run, pool)
                 await load.go_on()
                 for server in several.servers:
                     server.stop(reset=True)
@@ -178,9 +177,9 @@ async def test_an_outage_of_all_ends_with_it(several: Several) -> None:
 @every_kind
 async def test_a_black_hole_rests_after_its_first_timeouts(several: Several) -> None:
     """At most one timeout for each connection, and one for each time it is tried again."""
+    load, timeouts = Load(tasks=12, timeout=3), 0
     async with several.pool(max_size=6, close_timeout=0.1) as pool, create_task_group() as tasks:
-        load = Load(pool, tasks=12, timeout=3)
-        tasks.start_soon(load.run)
+        tasks.start_soon(load.run, pool)
         await eventually(several.has(2, 2, 2))
         several.scripts[1].well.clear()
         await eventually(lambda: several.resting()[1], tries=10_000)
@@ -200,9 +199,9 @@ async def test_a_stand_by_takes_over_from_the_primary_and_gives_back(several: Se
     """In order, on every kind of socket."""
     replicas = Replicas([server.remote for server in several.servers], order="in_order", rest=REST)
     several.replicas = replicas
+    load = Load(tasks=8, retry=RETRY)
     async with several.pool(max_size=4) as pool, create_task_group() as tasks:
-        load = Load(pool, tasks=8, retry=RETRY)
-        tasks.start_soon(load.run)
+        tasks.start_soon(load.run, pool)
         await eventually(lambda: several.sizes() == [4, 0, 0])
         several.servers[0].stop()
         await eventually(lambda: several.sizes()[1:] == [4, 0])
@@ -229,9 +228,9 @@ async def test_cancellations_in_the_middle_of_it_leave_nothing(
     several: Several, anyio_backend_name: str
 ) -> None:
     """By scopes and natively, while servers are killed and come back: the books are right."""
+    load = Load(tasks=6, retry=RETRY)
     async with several.pool(max_size=6) as pool, create_task_group() as tasks:
-        load = Load(pool, tasks=6, retry=RETRY)
-        tasks.start_soon(load.run)
+        tasks.start_soon(load.run, pool)
 
         async def give_up(seconds: float) -> None:
             while not load.stopped:

@@ -111,8 +111,7 @@ class Connector:
                 raise ConnectionFailed(f"all replicas of {self._settings.name} are being tried")
         while True:
             try:
-                target: Target = entry.replica.target
-                return await self._try(entry, target)
+                return await self._try(entry, _target_of(entry))
             except Exception as error:
                 if replicas.go_on(entry, error, self._now()):
                     continue
@@ -229,6 +228,11 @@ class Connector:
             raise ConnectionFailed(
                 f"error connecting to {target.name}: {text}{_advise(error)}"
             ) from error
+
+
+def _target_of(entry: PoolEntry[Transport]) -> Target:
+    target: Target = entry.replica.target
+    return target
 
 
 def sum_up(failure: Exception, replicas: Iterable[Replica]) -> ConnectionFailed:
