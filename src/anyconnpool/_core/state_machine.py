@@ -68,6 +68,9 @@ class PoolStateMachine(Generic[TransportT]):
     :param numbers: what numbers their waiters and attempts
     """
 
+    #: what several replicas add; None if there is one remote
+    replicas: ReplicaRules[TransportT] | None = None
+
     def __init__(
         self,
         settings: Settings,
@@ -105,7 +108,6 @@ class PoolStateMachine(Generic[TransportT]):
             self._request, self._close, self._close_oldest, self._set_alarm, self._note_due
         )
         self.supply = self._make_supply()
-        self.replicas: ReplicaRules[TransportT] | None = None
         #: when :meth:`tick` has to be called, if at all
         self.alarm_at = math.inf
         self._drained: Callable[[], object] | None = None
