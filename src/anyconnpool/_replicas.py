@@ -34,18 +34,8 @@ from anyconnpool._util.functions import as_awaitable, describe_function
 from anyconnpool._util.log import describe_error
 
 if TYPE_CHECKING:
-    from typing import TypedDict
+    from typing_extensions import Self
 
-    from typing_extensions import Self, Unpack
-
-    class ReplicaOptions(TypedDict, total=False):
-        """The options of :class:`Replicas` that :meth:`Replicas.from_dns` passes on."""
-
-        order: Order
-        rest: Retry
-
-
-Order = Literal["balanced", "in_order"]
 #: finds the remotes of a service
 Discover: TypeAlias = Callable[[], Awaitable[Iterable[Remote]]]
 
@@ -124,7 +114,7 @@ class Replicas(RemoteGroup):
         self,
         remotes: Iterable[Remote] | Discover,
         *,
-        order: Order = "balanced",
+        order: Literal["balanced", "in_order"] = "balanced",
         rest: Retry = _REST,
         refresh: float = math.inf,
     ) -> None:
@@ -147,11 +137,12 @@ class Replicas(RemoteGroup):
     @classmethod
     def from_dns(
         cls,
-        host: str | IPv4Address | IPv6Address,
+        host: str,
         port: int,
         *,
         refresh: float = 30.0,
-        **options: Unpack[ReplicaOptions],
+        order: Literal["balanced", "in_order"] = "balanced",
+        rest: Retry = _REST,
     ) -> Self:
         """Make one of all the addresses that a host name stands for, as they are at each moment.
 
@@ -160,7 +151,7 @@ class Replicas(RemoteGroup):
         :param host: the name
         :param port: the port of all of them
         :param refresh: how often to look it up, in seconds
-        :param options: see the class
+        :param order: see the class, also for the other parameter
         :raises TypeError: if something is of the wrong type
         :raises ValueError: if the host or an option makes no sense
         """
@@ -170,7 +161,7 @@ class Replicas(RemoteGroup):
             found = await getaddrinfo(name, number, type=socket.SOCK_STREAM)
             return [(address[0], number) for *_, address in found]
 
-        replicas = cls(look_up, refresh=refresh, **options)
+        replicas = cls(look_up, refresh=refresh, order=order, rest=rest)
         replicas._kind.dns_name = name
         return replicas
 
