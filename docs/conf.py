@@ -88,6 +88,7 @@ DEFAULTS = {
     "_DEFAULT_FORMAT": "PackageFormat()",
     "_FRAME_BYTES": "65536",
     "_NO_FAULTS": "Faults()",
+    "_REST": "Retry(math.inf, interval=1, max_interval=30)",
 }
 
 

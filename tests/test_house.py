@@ -44,6 +44,8 @@ PUBLIC_NAMES = {
     "PoolManager",
     "PoolStatistics",
     "PooledConnection",
+    "ReplicaState",
+    "Replicas",
     "Retry",
 }
 TESTING_NAMES = {
@@ -161,6 +163,7 @@ VARIANTS = {
     ("ReplyConnection", "PooledConnection"),
     ("SharedConnection", "ReplyConnection"),
     ("SharedExchange", "Place"),
+    ("Replicas", "RemoteGroup"),
     ("TrioSocketStream", "PoolSocketStream"),
     ("TrioTLSStream", "TrioSocketStream"),
     ("_BufferedProtocol", "_Protocol"),

@@ -30,6 +30,7 @@ from anyconnpool._formats import FrameFormat, LineFormat, PackageFormat
 from anyconnpool._keepalive import KeepAlive
 from anyconnpool._manager import PoolManager
 from anyconnpool._pool import ConnectionPool
+from anyconnpool._replicas import Replicas, ReplicaState
 from anyconnpool._retry import Retry
 from anyconnpool._statistics import ConnectionInfo, PoolStatistics
 from anyconnpool._streams.framed import FramedStream
@@ -59,6 +60,8 @@ __all__ = [
     "PoolManager",
     "PoolStatistics",
     "PooledConnection",
+    "ReplicaState",
+    "Replicas",
     "Retry",
 ]
 

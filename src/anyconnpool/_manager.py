@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
@@ -22,7 +22,7 @@ from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import FrameFormat, PackageFormat
 from anyconnpool._pool import ConnectionPool
-from anyconnpool._remote import Endpoint, Remote, TLSOptions, make_endpoint
+from anyconnpool._remote import ByRemote, Endpoint, Remote, TLSOptions, make_endpoint
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Hook, PoolOptions, Settings
 from anyconnpool._statistics import ConnectionInfo, PoolStatistics
@@ -66,7 +66,7 @@ class ManagedPool(ConnectionPool[SessionT_co]):
         :param shared_limit: what it shares with the other pools
         """
         make_machine = partial(SharedPoolStateMachine[Transport], shared_limit=shared_limit)
-        return lifecycle.start(self._settings, self._connectable, make_machine)
+        return lifecycle.start(self._settings, self._target, make_machine)
 
     def _running_leasing(self) -> Leasing:
         leasing = super()._running_leasing()
@@ -82,29 +82,6 @@ class ManagedPool(ConnectionPool[SessionT_co]):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         raise RuntimeError("this pool lives in its manager's block: use it without entering it")
         yield self
-
-
-class StatisticsByRemote(Mapping[Remote, PoolStatistics]):
-    """Look statistics up by remotes, hashable or not.
-
-    :param found: remotes and statistics
-    :param tls: how TLS is spoken to addresses, if at all
-    """
-
-    def __init__(
-        self, found: Iterable[tuple[Remote, PoolStatistics]], tls: TLSOptions | None
-    ) -> None:
-        self._tls = tls
-        self._found = {Endpoint.of(item[0], tls).key: item for item in found}
-
-    def __getitem__(self, remote: Remote) -> PoolStatistics:
-        return self._found[Endpoint.of(remote, self._tls).key][1]
-
-    def __iter__(self) -> Iterator[Remote]:
-        return (remote for remote, _ in self._found.values())
-
-    def __len__(self) -> int:
-        return len(self._found)
 
 
 class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
@@ -446,7 +423,7 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
         A remote is found in whatever form it is written, as an address or as a connectable.
         """
         found = [(pool.remote, pool.statistics()) for pool in list(self._running)]
-        return StatisticsByRemote(found, self._tls)
+        return ByRemote(found, self._tls)
 
     def describe(self, *, limit: float = 100) -> str:
         """Say in words what the running pools are doing; see :meth:`ConnectionPool.describe`.

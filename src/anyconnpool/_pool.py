@@ -36,10 +36,10 @@ from anyconnpool._formats import (
     frame_line,
 )
 from anyconnpool._remote import Remote, make_endpoint, parse_url
+from anyconnpool._replicas import Replicas, make_target
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Hook, PoolOptions, RemoteOptions, Settings, describes_settings
 from anyconnpool._statistics import ConnectionInfo, PoolStatistics
-from anyconnpool._streams.connectable import make_connectable
 from anyconnpool._streams.framed import (
     Exchange,
     bytes_exchange,
@@ -65,7 +65,7 @@ FrameT = TypeVar("FrameT")
 
 @describes_settings
 class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[SessionT_co]):
-    """Keep connections to one remote open; one borrower at a time uses each of them.
+    """Keep connections to a remote open; one borrower at a time uses each of them.
 
     Enter the pool with ``async with``: its tasks live in that block, and when the block ends every
     socket is closed. The pool can be entered again afterwards. Where no block can enclose what uses
@@ -84,8 +84,9 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     time is closed. Arguments that make no sense are refused before a connection is acquired.
 
     :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable except a
-        pool. For addresses, and for AnyIO's own connectables, which stand for addresses, the pool
-        makes streams of its own; of a stream that another connectable makes it may know less
+        pool; for several servers of one service, a :class:`Replicas`, or a list of remotes, which
+        is short for one. For addresses, and for AnyIO's own connectables, which stand for them,
+        the pool makes streams of its own; of a stream that another one makes it may know less
     :param tls: whether to speak TLS; this and the other TLS options are those of
         :func:`anyio.as_connectable`
     :param ssl_context: the TLS settings, if they are not the secure defaults. If the closing
@@ -105,7 +106,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     @overload
     def __init__(
         self: ConnectionPool[None],
-        remote: Remote,
+        remote: Remote | list[Any],
         *,
         tls: bool = False,
         on_connect: None = None,
@@ -115,7 +116,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     @overload
     def __init__(
         self,
-        remote: Remote,
+        remote: Remote | list[Any],
         *,
         tls: bool = False,
         on_connect: OnConnect[SessionT_co],
@@ -124,7 +125,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
 
     def __init__(
         self,
-        remote: Remote,
+        remote: Remote | list[Any],
         *,
         tls: bool = False,
         ssl_context: ssl.SSLContext | None = None,
@@ -133,13 +134,13 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         on_connect: Hook | None = None,
         **settings: Unpack[PoolOptions],
     ) -> None:
-        endpoint = make_endpoint(remote, tls, ssl_context, tls_hostname, tls_standard_compatible)
+        given: Remote = Replicas(remote) if isinstance(remote, list) else remote
+        options = (tls, ssl_context, tls_hostname, tls_standard_compatible)
+        endpoint = make_endpoint(given, *options)
         if isinstance(endpoint.target, ConnectionPool):
             raise TypeError("a pool can't be the remote of a pool: use it directly")
-        self._connectable = make_connectable(endpoint)
-        if settings.get("name") is None:
-            settings["name"] = endpoint.name
-        self._settings = Settings.from_options(settings, on_connect)
+        self._settings = Settings.from_options(settings, on_connect, endpoint.name)
+        self._target = make_target(given, endpoint, self._settings.name, options)
         self._acquire_timeout = self._settings.acquire_timeout
         self._host = BlockHost(self._settings.name)
         self._machine: PoolStateMachine[Transport] | None = None
@@ -255,7 +256,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
             settings = self._settings
             lifecycle = PoolLifecycle(settings.name, settings.close_timeout, hosted=hosted)
             async with lifecycle.run():
-                self._use(lifecycle.start(settings, self._connectable))
+                self._use(lifecycle.start(settings, self._target))
                 # This frame doesn't keep the pool: one that was opened and forgotten goes away.
                 handed_over = [self]
                 del self
@@ -539,9 +540,8 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         """Return what the pool is doing and has done, at any time and from any thread.
 
         Also in a signal handler, which may interrupt the pool in the middle of something; the
-        figures may be those of a half-done change then.
-
-        Outside the pool's block, nothing is open and the totals are those of the last block.
+        figures may be those of a half-done change then. Outside the pool's block, nothing is open
+        and the totals are those of the last block.
         """
         if self._leasing is None:
             return PoolStatistics(name=self.name, max_size=self.max_size)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from anyio import TCPConnectable, UNIXConnectable
@@ -29,7 +29,20 @@ Remote: TypeAlias = (
     | os.PathLike[str]
 )
 
+ValueT = TypeVar("ValueT")
+
 _URL_FORMS = "tcp://host:port, tls://host:port or unix:///path"
+
+
+class RemoteGroup(ByteStreamConnectable):
+    """What stands for several remotes: to each of them the options of TLS apply."""
+
+    def describe(self, *, tls: bool) -> str:
+        """Return what it is called in logs and errors.
+
+        :param tls: whether TLS is spoken to those that are addresses
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,8 @@ class Endpoint:
         :raises TypeError: if the remote is nothing to connect to
         :raises ValueError: if an address makes no sense, or TLS options would have no effect
         """
+        if isinstance(remote, RemoteGroup):
+            return cls(remote, tls)
         if not isinstance(remote, ByteStreamConnectable):
             return cls(_check_address(remote), tls)
         if tls is not None:
@@ -89,6 +104,8 @@ class Endpoint:
             return make_printable(f"{'tls' if self.tls else 'tcp'}://{shown}:{port}")
         if isinstance(target, (str, bytes)):
             return make_printable(f"{'tls+' if self.tls else ''}unix://{os.fsdecode(target)}")
+        if isinstance(target, RemoteGroup):
+            return target.describe(tls=self.tls is not None)
         while isinstance(target, TLSConnectable):
             target = cast("ByteStreamConnectable", target.connectable)
         return type(target).__name__
@@ -100,6 +117,29 @@ class Endpoint:
         if isinstance(target, (str, bytes)):
             return os.fsdecode(target), self.tls
         return _hashable(target), self.tls
+
+
+class ByRemote(Mapping[Remote, ValueT], Generic[ValueT]):
+    """Look something up by remotes, hashable or not, in whatever form they are written.
+
+    :param found: remotes and values
+    :param tls: how TLS is spoken to addresses, if at all
+    """
+
+    def __init__(
+        self, found: Iterable[tuple[Remote, ValueT]], tls: TLSOptions | None = None
+    ) -> None:
+        self._tls = tls
+        self._found = {Endpoint.of(item[0], tls).key: item for item in found}
+
+    def __getitem__(self, remote: Remote) -> ValueT:
+        return self._found[Endpoint.of(remote, self._tls).key][1]
+
+    def __iter__(self) -> Iterator[Remote]:
+        return (remote for remote, _ in self._found.values())
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 def make_endpoint(
@@ -133,7 +173,7 @@ def make_endpoint(
     endpoint = Endpoint.of(remote, given if tls or wants_tls else None)
     if wants_tls and not tls:
         raise ValueError("TLS options have no effect without tls=True")
-    if tls and not isinstance(endpoint.target, tuple) and not tls_hostname:
+    if tls and not isinstance(endpoint.target, (tuple, RemoteGroup)) and not tls_hostname:
         _check_needs_no_hostname(ssl_context)
     target, options = endpoint.target, endpoint.tls
     if isinstance(target, TLSConnectable) and target.standard_compatible:

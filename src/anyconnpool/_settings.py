@@ -452,9 +452,14 @@ class Settings:
             raise ValueError("check_every needs a check: the function that asks the peer")
 
     @classmethod
-    def from_options(cls, options: PoolOptions, on_connect: Hook | None = None) -> Self:
+    def from_options(
+        cls, options: PoolOptions, on_connect: Hook | None = None, name: str = ""
+    ) -> Self:
         """Make settings of keyword options.
 
+        :param options: the settings
+        :param on_connect: prepares a new connection
+        :param name: the name if none is given
         :raises TypeError: if an option is not a setting, or of the wrong type
         :raises ValueError: if a setting makes no sense
         """
@@ -462,6 +467,8 @@ class Settings:
         for option in options:
             if option not in known:
                 raise TypeError(f"a pool has no setting {option!r}{_suggest(option, known)}")
+        if options.get("name") is None:
+            options["name"] = name
         return cls(on_connect=on_connect, **options)
 
 

@@ -27,7 +27,8 @@ class CloseReason(str, Enum):
     LIFETIME = "max_lifetime", True
     #: it came back from its ``max_uses``-th borrow
     USES = "max_uses", True
-    #: :meth:`ConnectionPool.retire` was called while it was open
+    #: :meth:`ConnectionPool.retire` was called while it was open, or its replica is gone, or one
+    #: that comes first in order is well again
     RETIRED = "retired", True
     #: the peer hung up while nobody was using it
     PEER_CLOSED = "peer_closed", False
@@ -45,8 +46,11 @@ class CloseReason(str, Enum):
     DISCARDED = "discarded", False
     #: ``max_size`` was lowered
     SURPLUS = "surplus", True
-    #: another pool of the manager needed the room for a connection of its own
+    #: another pool of the manager, or another one of several :class:`Replicas`, needed the room for
+    #: a connection of its own
     GAVE_WAY = "gave_way", True
+    #: its replica has begun to rest because time ran out for it
+    RESTING = "resting", False
     #: the pool's block ended
     POOL_CLOSED = "pool_closed", True
     #: it was still borrowed ``close_timeout`` after the pool's block had ended
@@ -93,6 +97,8 @@ class ConnectionInfo:
     age: float
     #: what ``on_connect`` has returned, if it has
     session: Any
+    #: what it was made to, as it was given: the pool's remote, or one of several
+    remote: Any = None
 
 
 @dataclass(frozen=True)

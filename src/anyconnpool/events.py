@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool._util.cancellation import ends_program
@@ -40,6 +40,8 @@ __all__ = [
     "PoolEvent",
     "PoolObserver",
     "PoolStarted",
+    "ReplicaBack",
+    "ReplicaResting",
 ]
 
 
@@ -139,7 +141,9 @@ class ConnectionOpened(PoolEvent):
 
 @dataclass(frozen=True)
 class OpenFailed(PoolEvent):
-    """An attempt to open a connection failed; each attempt of a ``connect_retry`` is an event.
+    """An attempt to open a connection failed.
+
+    Each attempt of a ``connect_retry`` is an event, and each of several replicas that is tried.
 
     :ivar connect_time: how long the attempt took, in seconds
     :ivar error: why it failed
@@ -242,6 +246,32 @@ class HookEnded(PoolEvent):
     error: Exception | None
 
 
+@dataclass(frozen=True)
+class ReplicaResting(PoolEvent):
+    """One of several :class:`~anyconnpool.Replicas` rests from now on, or goes on resting.
+
+    :ivar remote: which one, as it was given
+    :ivar error: why: the attempt to connect, or the first exchange on a new connection, has failed
+    :ivar pause: how long it rests, in seconds
+    """
+
+    remote: Any
+    error: Exception
+    pause: float
+
+
+@dataclass(frozen=True)
+class ReplicaBack(PoolEvent):
+    """One of several :class:`~anyconnpool.Replicas` has answered again, and gets its share.
+
+    :ivar remote: which one, as it was given
+    :ivar rested: how long ago its first rest has begun, in seconds
+    """
+
+    remote: Any
+    rested: float
+
+
 #: What a pool calls with each event, in its event loop: it must not block. What it returns is
 #: ignored, and what it raises is logged once and then counted. Async functions are refused.
 Observer: TypeAlias = Callable[[PoolEvent], object]
@@ -313,6 +343,12 @@ class PoolObserver:
     def hook_ended(self, event: HookEnded) -> None:
         """Handle the end of a hook on an open connection."""
 
+    def resting(self, event: ReplicaResting) -> None:
+        """Handle a rest of a replica."""
+
+    def back(self, event: ReplicaBack) -> None:
+        """Handle a replica that answers again."""
+
 
 def _pass_on_other(observer: PoolObserver, event: PoolEvent) -> None:
     """Call the method for an event of those that are less frequent, or do nothing."""
@@ -322,6 +358,10 @@ def _pass_on_other(observer: PoolObserver, event: PoolEvent) -> None:
         observer.fail_fast_ended(event)
     elif isinstance(event, HookEnded):
         observer.hook_ended(event)
+    elif isinstance(event, ReplicaResting):
+        observer.resting(event)
+    elif isinstance(event, ReplicaBack):
+        observer.back(event)
 
 
 class _GuardedObserver:

@@ -85,12 +85,21 @@ def check_mqtt(lines: Lines) -> None:
     ]
 
 
+def check_several(lines: Lines) -> None:
+    assert lines == [
+        "answers: 600 from amber, beryl, coral",
+        "answers without amber: True",
+        "unanswered: 0",
+    ]
+
+
 ON_ANY_BACKEND = [
     pytest.param("gtcp_packages", check_gtcp, id="gtcp"),
     pytest.param("login_on_connect", check_login, id="login"),
     pytest.param("many_remotes", check_remotes, id="remotes"),
     pytest.param("mqtt_packets", check_mqtt, id="mqtt"),
     pytest.param("netstrings", check_netstrings, id="netstrings"),
+    pytest.param("several_servers", check_several, id="several"),
 ]
 
 
@@ -135,6 +144,7 @@ HANDLERS: dict[str, tuple[Callable[[Any], Handler], bytes, bytes]] = {
     "metrics_endpoint": (lambda example: example.echo, b"hello\n", b"> hello\n"),
     "mqtt_packets": (lambda example: example.answer, b"\x10\0", b"\x20\2\0\0"),
     "netstrings": (lambda example: example.answer, b"3:abc,", b"3:cba,"),
+    "several_servers": (lambda example: partial(example.answer, "amber"), b"hello\n", b"amber\n"),
     "shelf_server": (
         lambda example: example.Shelves().answer,
         package(b'{"do": "login", "user": "alice", "password": "secret"}'),

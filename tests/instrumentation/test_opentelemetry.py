@@ -15,6 +15,8 @@ from anyconnpool.events import (
     ConnectionOpened,
     ConnectionReleased,
     HookEnded,
+    ReplicaBack,
+    ReplicaResting,
 )
 from anyconnpool.instrumentation.opentelemetry import PoolMetrics
 
@@ -177,6 +179,23 @@ def test_pool_without_limit_has_no_maximum(
     assert collection.values("idle.min") == [0]
     # The SDK leaves it out too, but complains each time.
     assert not caplog.records
+
+
+def test_replicas_that_rest_are_reported_by_remote(
+    collection: Collection, metrics: PoolMetrics
+) -> None:
+    """From the first rest on, until the pool ends."""
+    pool = FiredPool(metrics)
+    pool.start()
+    metrics(ReplicaResting("echo", ("h", 1), OSError("no"), 1.0))
+    metrics(ReplicaResting("echo", ("h", 2), OSError("no"), 1.0))
+    metrics(ReplicaBack("echo", ("h", 2), 1.0))
+    assert collection.points(f"{PREFIX}.replica.resting") == {
+        ((NAME, "echo"), (f"{PREFIX}.remote", "tcp://h:1")): 1,
+        ((NAME, "echo"), (f"{PREFIX}.remote", "tcp://h:2")): 0,
+    }
+    pool.end()
+    assert collection.values("replica.resting") == []
 
 
 def test_ended_pool_is_forgotten(collection: Collection, metrics: PoolMetrics) -> None:

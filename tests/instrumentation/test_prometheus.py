@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,6 +15,8 @@ from anyconnpool.events import (
     ConnectionOpened,
     ConnectionReleased,
     HookEnded,
+    ReplicaBack,
+    ReplicaResting,
 )
 from anyconnpool.instrumentation import _pools
 from anyconnpool.instrumentation.prometheus import PoolCollector
@@ -45,6 +48,8 @@ KINDS = {
     "use_seconds": "histogram",
     "connect_seconds": "histogram",
     "hook_seconds": "histogram",
+    "replica_resting": "gauge",
+    "replica_rests": "counter",
 }
 
 
@@ -198,6 +203,42 @@ def test_peaks_of_pools_of_one_name_are_not_added_up(
     assert exposition.value("peak_in_use") == 5
     assert exposition.value("peak_tasks_waiting") == 50
     assert exposition.value("in_hook") == 3
+
+
+def test_rests_of_replicas_are_reported_by_remote(
+    exposition: Exposition, collector: PoolCollector
+) -> None:
+    """One that is prolonged is the same rest; what has ended rests no more, and stays counted."""
+    pool = FiredPool(collector)
+    pool.start()
+    remotes: list[Any] = [("10.0.0.1", 7000), "/run/server"]
+    for remote in (*remotes, remotes[0]):
+        collector(ReplicaResting("echo", remote, OSError("no"), 1.0))
+    names = ["tcp://10.0.0.1:7000", "unix:///run/server"]
+
+    def values(metric: str) -> list[float | None]:
+        return [exposition.value(metric, remote=name) for name in names]
+
+    assert values("replica_resting") == [1, 1]
+    collector(ReplicaBack("echo", remotes[0], 2.0))
+    collector(ReplicaBack("echo", "/run/unknown", 2.0))
+    assert values("replica_resting") == [0, 1]
+    collector(ReplicaResting("echo", remotes[0], OSError("no"), 1.0))
+    pool.end()
+    assert values("replica_resting") == [0, 0]
+    assert values("replica_rests_total") == [2, 1]
+
+
+def test_ever_new_replicas_take_no_more_room(
+    exposition: Exposition, collector: PoolCollector
+) -> None:
+    """Those that come when there are a hundred are added up."""
+    FiredPool(collector).start()
+    for port in range(1, 151):
+        collector(ReplicaResting("echo", ("h", port), OSError("no"), 1.0))
+    assert exposition.value("replica_rests_total", remote="tcp://h:100") == 1
+    assert exposition.value("replica_rests_total", remote="tcp://h:101") is None
+    assert exposition.value("replica_resting", remote="other") == 1
 
 
 def test_buckets_can_be_chosen() -> None:

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import ByteStreamConnectable, TaskGroup
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool
@@ -69,6 +69,7 @@ class Scenario:
     :param others: whether what the other tasks got is right
     :param own_block: the victim enters the pool itself
     :param ends_with: what the victim raises if nothing strikes it
+    :param remote: makes the pool's remote of the network
     """
 
     victim: Act
@@ -77,6 +78,7 @@ class Scenario:
     others: Callable[[list[object]], bool] = lambda got: not got
     own_block: bool = False
     ends_with: type[Exception] | None = None
+    remote: Callable[[MemoryNetwork], ByteStreamConnectable] = lambda network: network
 
 
 async def _be_struck(scenario: Scenario, stage: Stage, meter: Meter, blow: Blow) -> bool:
@@ -155,9 +157,8 @@ def make_pool(scenario: Scenario, network: MemoryNetwork, tally: Tally | None) -
     :param tally: what is to observe it
     """
     watched: dict[str, Any] = {"observers": [tally], "leak_after": 1} if tally else {}
-    return ConnectionPool(
-        network, name="swept", close_timeout=1, **{**scenario.settings, **watched}
-    )
+    remote = scenario.remote(network)
+    return ConnectionPool(remote, name="swept", close_timeout=1, **{**scenario.settings, **watched})
 
 
 async def _perform(

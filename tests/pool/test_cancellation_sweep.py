@@ -8,9 +8,10 @@ from .scenarios import SCENARIOS
 from .scenarios_exchanges import EXCHANGE_SCENARIOS
 from .scenarios_hooks import HOOK_SCENARIOS
 from .scenarios_pipelines import PIPELINE_SCENARIOS
+from .scenarios_replicas import REPLICA_SCENARIOS
 from .sweep import Blow, sweep
 
-ALL = SCENARIOS | EXCHANGE_SCENARIOS | HOOK_SCENARIOS | PIPELINE_SCENARIOS
+ALL = SCENARIOS | EXCHANGE_SCENARIOS | HOOK_SCENARIOS | PIPELINE_SCENARIOS | REPLICA_SCENARIOS
 
 
 @pytest.mark.sweep

@@ -32,7 +32,7 @@ async def test_where_chooses_among_all_that_is_open() -> None:
             return info.age in (4, 2)
 
         pool.retire(where=is_old)
-        expected = [ConnectionInfo(None, None, age, None) for age in (4.0, 3.0, 2.0, 1.0)]
+        expected = [ConnectionInfo(None, None, age, None, network) for age in (4.0, 3.0, 2.0, 1.0)]
         assert sorted(seen, key=lambda info: -info.age) == expected
         await settle()
         assert pool.statistics().closed == {"retired": 1}

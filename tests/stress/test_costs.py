@@ -63,6 +63,22 @@ async def test_an_operation_makes_no_more_calls_than_it_did(
     assert meter.count <= most + _SLACK
 
 
+async def test_replicas_cost_a_borrow_one_call(meter: CostMeter) -> None:
+    """That which chooses the idle connection, whether or not others are in use."""
+    networks = [MemoryNetwork() for _ in range(3)]
+    for in_use in (0, 4):
+        async with ConnectionPool([*networks]) as pool:
+            await fill(pool, 9)
+            held = [await pool.acquire() for _ in range(in_use)]
+            await borrow(pool)
+            meter.count = 0
+            with meter:
+                await borrow(pool)
+            for connection in held:
+                await connection.aclose()
+        assert meter.count <= 30 + _SLACK
+
+
 async def test_a_borrow_in_turn_makes_no_more_calls_than_it_did(meter: CostMeter) -> None:
     """To join the line, to be handed a connection, and to give it back."""
     async with ConnectionPool(MemoryNetwork(), max_size=1) as pool, create_task_group() as tasks:

@@ -24,6 +24,7 @@ from anyconnpool import (
     PoolFull,
     PoolManager,
     PoolStatistics,
+    Replicas,
     Retry,
 )
 from anyconnpool.events import (
@@ -309,3 +310,22 @@ async def misbehave() -> None:
     async with FaultProxy(ADDRESS) as proxy:
         assert_type(proxy, FaultProxy)
         proxy.faults = Faults()
+
+
+async def find() -> list[tuple[str, int]]:
+    """Find the servers of a service."""
+    return [ADDRESS]
+
+
+async def use_several_servers() -> None:
+    """Give a pool several servers, in all ways."""
+    replicas = Replicas([ADDRESS, "/run/server"], order="in_order", rest=Retry(0, interval=2))
+    async with ConnectionPool(replicas) as pool, pool.acquire() as connection:
+        assert_type(connection.remote, Any)
+    for remote, state in replicas.states().items():
+        print(remote, state.resting, state.last_error)
+    replicas.set([ADDRESS])
+    ConnectionPool(Replicas(find, refresh=5))
+    ConnectionPool([ADDRESS, ("127.0.0.1", 9000)])
+    ConnectionPool(Replicas.from_dns("localhost", 8999, rest=Retry(0)), tls=True)
+    assert_type(await replicas.connect(), ByteStream)

@@ -34,6 +34,10 @@ class ConnectionGroup(Generic[TransportT]):
         self.retirement: Retirement[TransportT] = Retirement()
         #: whether the pool's block has ended
         self.ended = False
+        #: whether something else may speak against any of them than its age, number and use
+        self.alert = False
+        #: returns why one must not be lent any more for the sake of replicas, if there are any
+        self.replica_fault: Callable[[PoolEntry[TransportT]], CloseReason | None] | None = None
         #: chooses what is checked in the background; None if nothing is
         self.background: BackgroundChecks[TransportT] | None = None
         #: most that were borrowed at once
@@ -63,6 +67,8 @@ class ConnectionGroup(Generic[TransportT]):
             passing[entry.state] -= 1
         if state in passing:
             passing[state] += 1
+        if entry.replica is not None:
+            entry.replica.note_move(entry, state)
         entry.state = state
 
     def make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
@@ -145,6 +151,10 @@ class ConnectionGroup(Generic[TransportT]):
         ]
         self.retirement.add(idle, now, within, jitter)
 
+    def end(self) -> None:
+        """Let nothing become idle any more: the pool's block has ended."""
+        self.ended = self.alert = True
+
     def any_open(self) -> bool:
         """Return whether any of them can be used, now or when somebody is done with it."""
         passing = self.passing
@@ -201,7 +211,9 @@ class ConnectionGroup(Generic[TransportT]):
         # However short its life, a new connection serves whoever waits for it.
         if entry.borrows and now >= entry.expires_at:
             return CloseReason.LIFETIME
-        return CloseReason.SURPLUS if self.surplus() > 0 else None
+        if self.surplus() > 0:
+            return CloseReason.SURPLUS
+        return None if self.replica_fault is None else self.replica_fault(entry)
 
     def figures(self) -> dict[str, Any]:
         """Return how many there are, by the names that :class:`PoolStatistics` has for them."""

@@ -36,6 +36,8 @@ class Outage:
         #: the number that an attempt of the pool's own has in the order of waiters; None if it is
         #: not yet time for one
         self.number: int | None = None
+        #: whether the pool makes attempts of its own, of which several replicas have theirs instead
+        self.tries = True
         #: how long nobody may have asked before the pool tries no more, in seconds
         self.longest_unasked = math.inf
         #: when somebody has asked for a connection last
@@ -51,15 +53,19 @@ class Outage:
 
         :param number: that the next waiter or attempt would have
         """
-        if self.since is None:
-            self.since = now
-            # A refill is as good a reason to try as somebody who has asked.
-            self.asked_at = max(self.asked_at, now)
+        self.begin(now)
         assert entry.number is not None
         if entry.number >= self._counted_from:
             self.failures += 1
             self._counted_from = number
             self._retry_at = now + entry.rest
+
+    def begin(self, now: float) -> None:
+        """Take note that connecting fails, if that is new."""
+        if self.since is None:
+            self.since = now
+            # A refill is as good a reason to try as somebody who has asked.
+            self.asked_at = max(self.asked_at, now)
 
     def succeed(self) -> None:
         """Take note that connecting doesn't fail any more."""
@@ -95,7 +101,7 @@ class Outage:
 
     def is_wanted(self, now: float) -> bool:
         """Return whether anybody has asked for a connection of late."""
-        return now - self.asked_at < self.longest_unasked
+        return self.tries and now - self.asked_at < self.longest_unasked
 
     def unasked_since(self) -> float | None:
         """Return since when nobody has asked, if that decides whether the pool is kept."""

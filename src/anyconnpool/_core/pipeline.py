@@ -21,10 +21,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum, auto
+from operator import attrgetter
 from typing import Any, ClassVar, Generic
 
+from anyconnpool._core.health import Replica
 from anyconnpool._core.states import PoolEntry, TransportT, Waiter
 from anyconnpool._settings import Settings
 
@@ -171,6 +173,18 @@ class Pipeline(Generic[TransportT]):
                 return lane if lane.load < self._depth else None
             self.wear_out(lane)
         return None
+
+    def find_elsewhere(self, avoided: Collection[Replica], now: float) -> Lane[TransportT] | None:
+        """Return the open connection to another replica than some with the fewest in flight."""
+        open_ones = (
+            lane
+            for lane in self.lanes
+            if lane.openness is OPEN
+            and lane.load < self._depth
+            and now < lane.entry.expires_at
+            and lane.entry.replica not in avoided
+        )
+        return min(open_ones, key=attrgetter("load"), default=None)
 
     def least_loaded(self) -> Lane[TransportT] | None:
         """Return the open connection with the fewest in flight, if any is open."""

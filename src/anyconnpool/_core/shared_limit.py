@@ -271,6 +271,8 @@ class SharedSupply(Supply[TransportT]):
         if group.ended:
             return
         shared_limit.now = now
+        if self.replicas is not None:
+            self.replicas.tend(now)
         line.pass_time(now)
         if group.retirement.plan or line.outage.since is not None:
             self.keep_time(now)
@@ -292,8 +294,14 @@ class SharedSupply(Supply[TransportT]):
         """Return whether a connection may be opened without another one being closed."""
         return super().has_room() and self._shared_limit.has_room()
 
+    def may_open(self) -> bool:
+        """Return whether the pool may open a connection by itself."""
+        return super().may_open() and self._shared_limit.has_spare_room()
+
     def promised(self) -> int:
         """Return for how many of those who wait the shared limit sees to it that there is room."""
+        if self.replicas is not None and not self.replicas.can_open():
+            return 0
         return int(min(max(self.group.max_size - self.group.size, 0), len(self.line.waiters)))
 
     def may_wait(self, now: float) -> bool:
@@ -352,7 +360,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
 
     def needy(self) -> Iterator[int]:
         """Yield the numbers of the waiters for whom there is room here and nothing under way."""
-        room = min(self.line.wanted(), self._group.max_size - self._group.size)
+        room = min(self.supply.wanted(), self._group.max_size - self._group.size)
         return islice(self.line.first_in_need(), int(room)) if room > 0 else iter(())
 
     def open_for_waiter(self) -> None:
@@ -362,7 +370,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
 
     def count_denied(self) -> int:
         """Count those for whom there is room here, and who can't share a connection meanwhile."""
-        count = int(max(min(self.line.wanted(), self._group.max_size - self._group.size), 0))
+        count = int(max(min(self.supply.wanted(), self._group.max_size - self._group.size), 0))
         if self.shares():
             count = min(count, len(self._waiters) - len(self.line.sharers))
         return count

@@ -12,15 +12,23 @@ pipelines (:meth:`Sharing.settle`). It goes through the line, oldest first:
 
 So a stream of requests starves no borrower, and borrowers no requests. Connections that leave for
 nobody any more take requests again.
+
+With several replicas, a connection takes no new requests, either, that would not be lent any more
+for their sake (:meth:`ReplicaRules.fault`), or on which a replica's first reply since a failure is
+to come: until then it carries one request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
+from operator import attrgetter
 from typing import Generic
 
 from anyconnpool._core.event_lock import LockedEvent
-from anyconnpool._core.pipeline import Lane, Pipeline, Place
+from anyconnpool._core.health import Replica
+from anyconnpool._core.pipeline import WORN, Lane, Pipeline, Place
+from anyconnpool._core.replica_rules import ReplicaRules
 from anyconnpool._core.states import Action, PoolEntry, TransportT, Waiter
 from anyconnpool._core.supply import Supply
 from anyconnpool._settings import Settings
@@ -54,7 +62,7 @@ class Sharing(Generic[TransportT]):
         self._acquire = acquire
         self._event_lock, self._lock = event.lock, event.lock.lock
         self._event = event
-        supply.settle = self.settle
+        supply.settle, supply.settle_at_once = self.settle, partial(self.settle, at_once=True)
 
     def place(self, place: Place[TransportT], now: float) -> Lane[TransportT] | None:
         """Give a request a place at once, if that is fair and it needs no connection of its own.
@@ -83,10 +91,30 @@ class Sharing(Generic[TransportT]):
         finally:
             self._end_short_event()
 
+    def place_elsewhere(
+        self, place: Place[TransportT], avoided: Collection[Replica], now: float
+    ) -> Lane[TransportT] | None:
+        """Give a request a place at another replica than some at once, if there is one.
+
+        :return: where its place is; if nowhere, it may be anywhere else
+        """
+        if self._sharers or self._event_lock.busy or self._supply.has_room():
+            return None
+        with self._event:
+            lane = self.pipeline.find_elsewhere(avoided, now)
+            if lane is not None:
+                place.number = next(self._numbers)
+                self.pipeline.add(lane, place)
+            return lane
+
     def _begin(self, entry: PoolEntry[TransportT], place: Place[TransportT]) -> Lane[TransportT]:
         if self.on_begin is not None:
             self.on_begin()
-        return self.pipeline.begin(entry, place)
+        lane = self.pipeline.begin(entry, place)
+        if entry.replica is not None and entry.replica.failures:
+            # The reply shows whether the replica is well again: nobody else is to rely on it.
+            self.pipeline.wear_out(lane)
+        return lane
 
     def begin(self, entry: PoolEntry[TransportT], waiter: Waiter[TransportT]) -> bool:
         """Share a connection that was granted for whoever has waited, if he can: a step."""
@@ -216,9 +244,30 @@ class Sharing(Generic[TransportT]):
 
         :param at_once: whether nobody is to rely on what is being opened
         """
+        replicas = self._supply.replicas
+        if replicas is not None and self._group.alert:
+            self._wear_out_for(replicas)
         # What requests don't rely on any more may be for fewer of those behind them.
         while self.pipeline.lanes and self._go_through_line(now, at_once):
             pass
+
+    def _wear_out_for(self, replicas: ReplicaRules[TransportT]) -> None:
+        """Have those connections finish that have to leave for the sake of replicas."""
+        pipeline = self.pipeline
+        lanes = [*pipeline.lanes]
+        for lane in lanes:
+            if replicas.is_stale(lane.entry):
+                pipeline.wear_out(lane)
+        lacking = replicas.lacking - max(self._group.freeing(), 0) - pipeline.worn
+        lanes.sort(key=_LOAD)
+        for lane in lanes:
+            replica = lane.entry.replica
+            if lane.openness is WORN or replica is None:
+                continue
+            worn = sum(each.openness is WORN and each.entry.replica is replica for each in lanes)
+            if lacking > 0 or replica.owes > worn:
+                pipeline.wear_out(lane)
+                lacking -= 1
 
     def _go_through_line(self, now: float, at_once: bool) -> bool:
         """Go through the line once; return whether anybody has left it."""
@@ -275,6 +324,9 @@ class Sharing(Generic[TransportT]):
             self.pipeline.reopen(spare.pop())
             lane = self.pipeline.find(now)
         return lane
+
+
+_LOAD = attrgetter("load")
 
 
 def make_sharing(

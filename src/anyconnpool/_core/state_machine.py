@@ -32,7 +32,9 @@ from typing import Generic, TypeVar
 
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable, postpone_events
+from anyconnpool._core.health import Health
 from anyconnpool._core.hooks import HookRules, Verdict
+from anyconnpool._core.replica_rules import ReplicaRules
 from anyconnpool._core.sharing import make_sharing
 from anyconnpool._core.states import (
     IDLE,
@@ -66,6 +68,9 @@ class PoolStateMachine(Generic[TransportT]):
     :param event_lock: the lock of the machines that this one shares a limit with, if any
     :param numbers: what numbers their waiters and attempts
     """
+
+    #: what several replicas add; None if there is one remote
+    replicas: ReplicaRules[TransportT] | None = None
 
     def __init__(
         self,
@@ -114,6 +119,11 @@ class PoolStateMachine(Generic[TransportT]):
         return Supply(
             self._settings, self._group, self.line, self._hooks, self._steps, self._numbers
         )
+
+    def use_replicas(self, health: Health) -> None:
+        """Share the connections out to several replicas, from before the first event on."""
+        self.replicas = self.supply.use_replicas(health, self.totals, self._event, self.event_lock)
+        self._pop_idle = self.replicas.choose_pop()
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
         """Acquire an idle connection, if there is a good one; bad ones are closed."""
@@ -165,11 +175,8 @@ class PoolStateMachine(Generic[TransportT]):
             if self._max_waiting < math.inf and not self.supply.may_wait(now):
                 self.totals.refused += 1
                 return False
-            waiter.number, waiter.joined_at = next(self._numbers), now
-            self._waiters[waiter] = None
-            if waiter.shares:
-                self.line.sharers[waiter] = None
-            self.line.slow_suffice = False
+            waiter.joined_at = now
+            self.line.add(waiter, next(self._numbers))
             self.supply.balance(now)
             # After that: one that was refused at once has not waited.
             if (waiting := len(self._waiters)) > self.totals.peak_waiting:
@@ -253,12 +260,9 @@ class PoolStateMachine(Generic[TransportT]):
         with self._event:
             entry.begin_life(now, self._settings.max_lifetime, self._jitter)
             self.totals.opened += 1
-            self.supply.last_error = None
-            self.line.succeed(entry, next(self._numbers))
+            self.supply.succeed(entry, now)
             # Whoever waits gets it as it is: a server may say one thing and hang up.
             reason = None if self._waiters else entry.fault(entry.look())
-            # Where new ones end early, it shows nothing that this one could be opened.
-            self.supply.refill_paused = self.supply.ends_early
             self._route(entry, now, reason)
             self.supply.balance(now)
 
@@ -271,17 +275,7 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             self.totals.open_failed += 1
-            self.supply.last_error = error
-            line = self.line
-            line.pass_time(now)
-            if self.sharing is not None:
-                # Who can share has no need of this attempt.
-                self.sharing.settle(now, at_once=True)
-            failed = line.fail_for_good(entry) if pause is None else line.fail(entry, pause, now)
-            line.wake(failed, error)
-            self.supply.refill_paused = pause is None or line.refills_pause()
-            if self._drained is None:
-                line.outage.fail(entry, now, next(self._numbers))
+            self.supply.fail(entry, error, now, pause)
             self._forget(entry)
             self.supply.balance(now)
 
@@ -296,7 +290,7 @@ class PoolStateMachine(Generic[TransportT]):
             if entry.state is not State.OPENING:
                 entry.close_reason = CloseReason.POOL_CLOSED
                 self.totals.closed[entry.close_reason] += 1
-            self.line.end(entry)
+            self.supply.lose(entry)
             self._forget(entry)
             self.supply.balance(now)
 
@@ -417,7 +411,8 @@ class PoolStateMachine(Generic[TransportT]):
         :param drained: called when nothing is in use any more
         """
         with self._event:
-            self._group.ended, self._drained, self.supply.last_error = True, drained, None
+            self._drained, self.supply.last_error = drained, None
+            self._group.end()
             if self.sharing is not None:
                 self.sharing.pipeline.wear_out_all()
             self.line.refuse_all(error)
@@ -495,7 +490,7 @@ class PoolStateMachine(Generic[TransportT]):
             or now >= entry.expires_at
             or entry.borrows >= self._max_uses
             or group.size > group.max_size
-            or self._drained is not None
+            or group.alert
         ):
             verdict = group.unfit(entry, now, self._max_uses) or verdict
         if verdict is not None:
@@ -521,6 +516,8 @@ class PoolStateMachine(Generic[TransportT]):
         if entry.state is IN_USE:
             # What the group does, without a call for it: this is on the path of every borrow.
             entry.state = IDLE
+            if entry.replica is not None:
+                entry.replica.in_use -= 1
             entry.idle_since = entry.rested_since = now
             self._rests.latest += 1
             entry.idle_number = self._rests.latest
@@ -537,6 +534,8 @@ class PoolStateMachine(Generic[TransportT]):
         """Give an entry to a borrower."""
         if entry.state is IDLE:
             entry.state = IN_USE
+            if entry.replica is not None:
+                entry.replica.in_use += 1
             if self._watches_grants:
                 if self._min_idle:
                     self._due = True

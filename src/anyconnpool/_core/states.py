@@ -20,6 +20,9 @@ EARLY = 10.0
 
 TransportT = TypeVar("TransportT")
 
+# Of any type to checkers, which would narrow that of what it is assigned to.
+_NOTHING: Any = None
+
 
 class State(IntEnum):
     """Where a connection is between the first step of connecting and the end of its socket."""
@@ -85,6 +88,7 @@ class PoolEntry(Generic[TransportT]):
         "close_reason",
         "connection",
         "ended_early",
+        "epoch",
         "expires_at",
         "generation",
         "hook",
@@ -97,8 +101,12 @@ class PoolEntry(Generic[TransportT]):
         "noticed",
         "number",
         "opened_at",
+        "own",
         "parts_well",
+        "proved",
         "recheck_at",
+        "remote",
+        "replica",
         "rest",
         "rested_since",
         "session",
@@ -107,6 +115,7 @@ class PoolEntry(Generic[TransportT]):
         "state",
         "tells",
         "transport",
+        "tried",
         "unreset",
     )
 
@@ -122,6 +131,18 @@ class PoolEntry(Generic[TransportT]):
     idle_number: int
     #: since when nobody has used it and no check has asked it
     rested_since: float
+    #: what it is a connection to, as it was given
+    remote: Any
+    #: which of several replicas that is; None if there is one remote only
+    replica: Any
+    #: how often that had rested when it was begun to open this one
+    epoch: int
+    #: whether the pool opens it by itself, because a rest is over or for a share
+    own: bool
+    #: whether a reply to a check has come on it before anybody has used it
+    proved: bool
+    #: the replicas that have failed in this attempt to open one
+    tried: tuple[Any, ...]
 
     def __init__(self, generation: int) -> None:
         self.state: State = State.OPENING
@@ -163,6 +184,8 @@ class PoolEntry(Generic[TransportT]):
         self.hurried: bool = False
         #: what exchanges share it by, if any ever have: a Lane
         self.lane: Any = None
+        self.replica = self.remote = _NOTHING
+        self.epoch, self.own, self.proved, self.tried = 0, False, False, ()
 
     def is_for(self, waiter: Waiter[TransportT]) -> bool:
         """Return whether a task waited already when it was begun to open this one."""

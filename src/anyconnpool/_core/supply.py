@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from typing import Generic
 
 from anyconnpool._core.connection_group import ConnectionGroup
+from anyconnpool._core.event_lock import EventLock, LockedEvent
+from anyconnpool._core.health import Health, Replica
 from anyconnpool._core.hooks import HookRules
-from anyconnpool._core.states import Action, PoolEntry, TransportT
+from anyconnpool._core.replica_rules import ReplicaRules
+from anyconnpool._core.states import Action, PoolEntry, State, Totals, TransportT
 from anyconnpool._core.waiting_line import WaitingLine
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -64,18 +67,80 @@ class Supply(Generic[TransportT]):
         self.ends_early = False
         #: gives places on shared connections to those who wait, if there is such a thing
         self.settle: Callable[[float], object] | None = None
+        #: does so without regard to what is being opened
+        self.settle_at_once: Callable[[float], object] | None = None
         #: why an attempt to connect has failed, if none has succeeded since
         self.last_error: Exception | None = None
         self._min_idle, self._max_waiting = settings.min_idle, settings.max_waiting
+        self._idle_order = settings.idle_order
         self.group, self.line, self._hooks = group, line, hooks
         self._idle_entries = group.idle.entries
         self.steps, self.numbers = steps, numbers
+        #: what several replicas add; None if there is one remote
+        self.replicas: ReplicaRules[TransportT] | None = None
+
+    def use_replicas(
+        self, health: Health, totals: Totals, event: LockedEvent, event_lock: EventLock
+    ) -> ReplicaRules[TransportT]:
+        """Share the connections out to several replicas.
+
+        :param health: decides which ones
+        :param totals: what the pool counts
+        :param event: the event of the pool's machine, with its lock
+        :param event_lock: the lock
+        """
+        self.replicas = ReplicaRules(
+            health, self._idle_order, self.group, self.line, totals, event, event_lock, self
+        )
+        return self.replicas
+
+    def succeed(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Take note that a connection is open."""
+        self.last_error = None
+        self.line.succeed(entry, next(self.numbers))
+        # Where new ones end early, it shows nothing that this one could be opened.
+        self.refill_paused = self.ends_early
+        if self.replicas is not None:
+            self.replicas.succeed(entry, now)
+
+    def lose(self, entry: PoolEntry[TransportT]) -> None:
+        """Take note that nobody goes on with what was begun."""
+        self.line.end(entry)
+        if self.replicas is not None and entry.state is State.OPENING:
+            self.replicas.health.lose(entry)
+
+    def fail(
+        self, entry: PoolEntry[TransportT], error: Exception, now: float, pause: float | None
+    ) -> None:
+        """Give the error of an attempt to whom it concerns, or have it tried again for them.
+
+        :param pause: how long to wait before that, in seconds; None if it is not to be repeated
+        """
+        line, replicas = self.line, self.replicas
+        line.pass_time(now)
+        if replicas is not None and not replicas.ends_hope(entry, error, now):
+            line.end(entry)
+            return
+        self.last_error = error
+        if self.settle_at_once is not None:
+            # Who can share has no need of this attempt.
+            self.settle_at_once(now)
+        if pause is not None:
+            failed = line.fail(entry, pause, now)
+        else:
+            failed = (line.fail_for_good if replicas is None else line.fail_for_all)(entry)
+        line.wake(failed, error)
+        self.refill_paused = pause is None or line.refills_pause()
+        if not self.group.ended and (replicas is None or not replicas.health.replicas):
+            line.outage.fail(entry, now, next(self.numbers))
 
     def balance(self, now: float) -> None:
         """Have as many connections opened as are missing and have room, or make room for them."""
         group, line = self.group, self.line
         if group.ended:
             return
+        if self.replicas is not None:
+            self.replicas.tend(now)
         if group.retirement.plan or line.outage.since is not None:
             self.keep_time(now)
         # In full use, there is nothing to be done for those who wait.
@@ -87,16 +152,26 @@ class Supply(Generic[TransportT]):
             or self.settle is not None
         ):
             line.pass_time(now)
-            while group.size < group.max_size and (line.wanted() or self.missing_idle() > 0):
+            while group.size < group.max_size and (self.wanted() or self.missing_idle() > 0):
                 self.open_one(now)
             self.make_room()
             self.steps.set_alarm(line.next_change())
             if self.settle is not None:
                 self.settle(now)
 
+    def wanted(self) -> int:
+        """Count the connections that may be opened now for those who wait."""
+        if self.replicas is not None and not self.replicas.can_open():
+            return 0
+        return self.line.wanted()
+
     def has_room(self) -> bool:
         """Return whether a connection may be opened without another one being closed."""
         return self.group.size < self.group.max_size
+
+    def may_open(self) -> bool:
+        """Return whether the pool may open a connection by itself."""
+        return self.group.size < self.group.max_size and self.line.may_begin()
 
     def promised(self) -> int:
         """Return for how many of those who wait somebody else sees to it that there is room."""
@@ -105,6 +180,8 @@ class Supply(Generic[TransportT]):
     def missing_idle(self) -> int:
         """Count the idle connections that are missing, beyond those under way for nobody."""
         paused = self.refill_paused or not self._min_idle
+        if self.replicas is not None:
+            paused = paused or not self.replicas.can_refill()
         idle = len(self.group.idle)
         return 0 if paused else self.line.missing_idle(idle, self.group.under_way())
 
@@ -113,7 +190,9 @@ class Supply(Generic[TransportT]):
         group = self.group
         if group.size < group.max_size:
             return
-        wanted = self.line.wanted()
+        wanted = self.wanted()
+        if self.replicas is not None:
+            wanted += self.replicas.lacking
         while wanted > group.freeing() and group.idle:
             self.steps.close_oldest(CloseReason.GAVE_WAY)
         self._hooks.interrupt(wanted - group.freeing())
@@ -133,10 +212,18 @@ class Supply(Generic[TransportT]):
             group.idle.take_out(entry)
             steps.close(entry, CloseReason.RETIRED)
         steps.set_alarm(group.retirement.next_change())
-        steps.set_alarm(line.fail_fast(now, self.last_error, group.any_open(), self.numbers))
+        error = self.last_error
+        if error is None and self.replicas is not None:
+            error = self.replicas.last_error()
+        steps.set_alarm(line.fail_fast(now, error, group.any_open(), self.numbers))
 
-    def open_one(self, now: float) -> None:
-        """Have a connection opened; there must be room."""
+    def open_one(self, now: float, replica: Replica | None = None) -> None:
+        """Have a connection opened; there must be room.
+
+        :param replica: to which of several replicas; None if one is to be chosen
+        """
         entry = self.group.open()
+        if self.replicas is not None:
+            self.replicas.begin(entry, replica)
         self.line.begin(entry, now, next(self.numbers))
         self.steps.request(Action.OPEN, entry)

@@ -254,6 +254,18 @@ class WaitingLine(Generic[TransportT]):
         self.watchers.clear()
         return watchers
 
+    def fail_for_all(self, entry: PoolEntry[TransportT]) -> list[Waiter[TransportT]]:
+        """Take note that an attempt has failed, the only one for all; return whom it concerns.
+
+        They have left the line.
+        """
+        failed = [*self.concerned(entry, self.waiters), *self.concerned(entry, self.watchers)]
+        self.end(entry)
+        for waiter in failed:
+            self.leave(waiter)
+            self.watchers.pop(waiter, None)
+        return failed
+
     def concerned(
         self, entry: PoolEntry[TransportT], tasks: Iterable[Waiter[TransportT]]
     ) -> Iterator[Waiter[TransportT]]:
@@ -316,6 +328,10 @@ class WaitingLine(Generic[TransportT]):
         """
         waiting = self.needy() - max(freeing, 0)
         return waiting < most or self.has_spare() or self.outage.fails_fast
+
+    def may_begin(self) -> bool:
+        """Return whether one more attempt to connect may be made."""
+        return self.attempts < self._max_connecting
 
     def wanted(self) -> int:
         """Count the connections that may be opened now for those in need, or to end an outage."""

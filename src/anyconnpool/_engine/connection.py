@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeAlias
 
 from anyio import ClosedResourceError, ConnectionFailed, TypedAttributeLookupError
 
-from anyconnpool._core.states import PoolEntry
+from anyconnpool._core.states import PoolEntry, State
 from anyconnpool._settings import Settings
-from anyconnpool._statistics import CloseReason
+from anyconnpool._statistics import CloseReason, ConnectionInfo
 from anyconnpool._streams.buffered import ClosedStream
 from anyconnpool._streams.framed import FramedStream
 from anyconnpool._streams.transport import Transport
@@ -67,6 +67,12 @@ class Owner(Protocol):
 
     def note_unanswered(self) -> None:
         """Take note that a connection will be closed because a reply may follow its last send."""
+
+    def note_end(self, connection: PooledConnection[Any], error: BaseException | None) -> None:
+        """Take note of how a borrow ends of a connection to one of several replicas.
+
+        :param error: what its borrower has raised
+        """
 
 
 class PooledConnection(FramedStream, Generic[SessionT_co]):
@@ -140,6 +146,14 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
         if address is None:
             raise TypedAttributeLookupError("this connection has no addresses: it is not a socket")
         return address
+
+    @property
+    def remote(self) -> Any:
+        """What the connection was made to: the pool's remote, or one of several, as it was given.
+
+        With TLS or a host name, the peer's address alone, :attr:`remote_address`, says less.
+        """
+        return self._entry.remote
 
     @property
     def reused(self) -> bool:
@@ -239,6 +253,8 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
     def _finish_after(self, raised: BaseException | None) -> None:
         """Give back the connection of a borrower who has raised something."""
         reason: CloseReason | None = CloseReason.UNCLEAN
+        if self._entry.replica is not None:
+            self._owner.note_end(self, raised)
         try:
             if isinstance(raised, self._owner.settings.harmless):
                 reason = self._find_fault()
@@ -248,6 +264,9 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
 
     def _finish(self, reason: CloseReason | None) -> None:
         entry = self._entry
+        # A reply matters after failures only.
+        if (replica := entry.replica) is not None and replica.failures:
+            self._owner.note_end(self, None)
         try:
             self._owner.release(entry, reason)
         finally:
@@ -296,6 +315,23 @@ class ConnectedStream(PooledConnection[SessionT_co]):
 def entry_of(connection: PooledConnection[Any]) -> PoolEntry[Transport]:
     """Return the entry of a borrowed connection, which its borrower has no business with."""
     return connection._entry  # pyright: ignore[reportPrivateUsage]
+
+
+def is_open(entry: PoolEntry[Transport]) -> bool:
+    """Return whether a connection is made and not being closed; a hook may be at work on it."""
+    return entry.state < State.CLOSING and hasattr(entry, "transport")
+
+
+def describe(entry: PoolEntry[Transport], now: float) -> ConnectionInfo:
+    """Return what ``retire()`` shows of an open connection."""
+    transport = entry.transport
+    return ConnectionInfo(
+        local_address=transport.local_address,
+        remote_address=transport.remote_address,
+        age=now - entry.opened_at,
+        session=entry.session,
+        remote=entry.remote,
+    )
 
 
 def revoke(entry: PoolEntry[Transport], make_error: Callable[[], Exception]) -> None:
@@ -435,6 +471,9 @@ class _HookOwner:
 
     def note_unanswered(self) -> None:
         """Do nothing: what a hook leaves behind has consequences of its own."""
+
+    def note_end(self, connection: PooledConnection[Any], error: BaseException | None) -> None:
+        """Do nothing: whether the hook fails decides."""
 
     def refusal(self) -> ConnectionFailed:
         """Return the error for a hook that gave its connection away."""

@@ -68,17 +68,38 @@ async def run_borrowing(
 
     async def attempt_once(attempt: Attempt) -> T:
         limit = min(deadline.remaining(), acquire_timeout)
-        async with AcquireContext[Any](find_leasing(), limit) as connection:
+        leasing = find_leasing()
+        acquirer = Elsewhere(leasing, attempt.avoided) if attempt.avoided else leasing
+        async with AcquireContext[Any](acquirer, limit) as connection:
             try:
                 # Given back within the limit: what was cut short by it is never harmless.
                 with deadline.limit(describe):
                     async with connection:
                         return await function(connection)
-            except Exception:
+            except Exception as error:
                 attempt.note(connection)
+                leasing.note_end(connection, error)
                 raise
 
     return await repeat(attempt_once, deadline, retry, _counter(find_leasing))
+
+
+class Elsewhere:
+    """Acquire a connection to another replica than those that have failed, if there is one.
+
+    :param leasing: acquires it
+    :param avoided: those that have failed
+    """
+
+    def __init__(self, leasing: Leasing, avoided: tuple[Any, ...]) -> None:
+        self._leasing = leasing
+        self._avoided = avoided
+
+    async def acquire(
+        self, timeout: float, context: AcquireContext[Any] | None = None
+    ) -> PooledConnection[Any]:
+        """Acquire it; see :meth:`Leasing.acquire`."""
+        return await self._leasing.acquire(timeout, context, avoided=self._avoided)
 
 
 def _counter(find_leasing: Callable[[], Leasing]) -> Callable[[Exception], object]:

@@ -14,18 +14,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Protocol
 
 from anyio import BrokenResourceError, CancelScope, get_cancelled_exc_class
 
 from anyconnpool._core.pipeline import Lane, Place
+from anyconnpool._core.replica_rules import ReplicaRules
 from anyconnpool._core.sharing import Sharing
+from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.event_loop import Signal
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.reading import SharedConnection, begin_read
 from anyconnpool._engine.replay import Attempt
+from anyconnpool._engine.replicas import break_off, note_answer
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.time_limits import TimeLimit
 from anyconnpool._statistics import CloseReason
@@ -47,6 +50,7 @@ class Pipelining(Protocol):
     tasks: PoolTasks
     now: Callable[[], float]
     new_signal: Callable[[], Signal]
+    replicas: ReplicaRules[Transport] | None
 
     def note_begin(self, lane: Lane[Transport]) -> None:
         """Take note that exchanges begin to share a connection."""
@@ -96,20 +100,26 @@ class SharedExchange(Place[Transport]):
         self.exchange = exchange
         self.attempt = attempt
         #: the variables of the caller, if code of the caller's reads the reply
-        self.context: Context | None = None
+        self.context: Context | None = None if exchange.read is None else copy_context()
         self.reply: Any = None
         self.limit: TimeLimit | None = None
         #: when its time is up, and how long it may wait for a place, in seconds
         self.ends_at = self.patience = math.inf
 
     def note_failure(
-        self, *, reused: bool, received: int = 0, connection_failed: bool = True
+        self,
+        entry: PoolEntry[Transport],
+        *,
+        reused: bool,
+        received: int = 0,
+        connection_failed: bool = True,
     ) -> None:
-        """Note how far it has come, before it is repeated maybe."""
+        """Note how far it has come on a connection, before it is repeated maybe."""
         attempt = self.attempt
         if attempt is not None:
             attempt.connection_failed, attempt.reused = connection_failed, reused
             attempt.has_sent, attempt.bytes_received = self.sent, received
+            attempt.replica = entry.replica
 
     def succeed(self, reply: object) -> None:
         """Give the caller the reply."""
@@ -164,6 +174,15 @@ class LaneTasks:
             pipelines.leasing, entry, self._count_replies, self._hear
         )
 
+    def note_failure(self, error: Exception) -> None:
+        """Take note that one of several replicas has not answered, if the connection is new."""
+        lane, entry = self.lane, self.lane.entry
+        if entry.replica is None or self.connection.bytes_received:
+            return
+        # New is one on which all that was ever asked for is in flight now, or has just failed.
+        if entry.borrows <= lane.load + self._read_count:
+            break_off(self._pipelines.replicas, entry, error, self._now())
+
     def note_loss(self) -> None:
         """Close or give back the connection if nobody waits for what is in flight on it."""
         lane, leasing = self.lane, self._pipelines.leasing
@@ -172,8 +191,14 @@ class LaneTasks:
             return
         if not (lane.load or self._writing or self._reading):
             self._finish()
-        elif not leasing.running and self._sharing.pipeline.is_abandoned(lane):
-            self.end(CloseReason.POOL_CLOSED, leasing.closed_error)
+        elif self._sharing.pipeline.is_abandoned(lane):
+            replicas = self._pipelines.replicas
+            if not leasing.running:
+                self.end(CloseReason.POOL_CLOSED, leasing.closed_error)
+            elif replicas is not None and replicas.is_stale(lane.entry):
+                # It would be closed when the replies have come; there, none may ever come.
+                reason = replicas.fault(lane.entry) or CloseReason.RESTING
+                self.end(reason, leasing.closed_error)
 
     def end_stalled(self, seconds: float) -> None:
         """Close the connection, unless the event loop was too busy to receive what has come.
@@ -183,6 +208,7 @@ class LaneTasks:
         if self.connection.is_waiting and self.lane.entry.look() is Liveness.UNREAD:
             self._hear()
             return
+        self.note_failure(TimeoutError())
         why = f"not one byte of the replies that are owed came within stall_timeout, {seconds:g} s"
         self._break(CloseReason.UNCLEAN, BrokenResourceError(f"{why}: the connection was closed"))
 
@@ -308,6 +334,7 @@ class LaneTasks:
             why += "in on_connect"
         else:
             why = "the peer has closed the connection"
+            self.note_failure(BrokenResourceError(why))
         self._break(reason, BrokenResourceError(why))
         return True
 
@@ -399,7 +426,11 @@ class LaneTasks:
                 self.note_loss()
 
     def _hear(self) -> None:
-        self.lane.heard_at = self._now()
+        lane = self.lane
+        lane.heard_at = self._now()
+        replica = lane.entry.replica
+        if replica is not None and replica.failures:
+            note_answer(self._pipelines.replicas, lane.entry, lane.heard_at)
 
     def _survive(self, place: SharedExchange, error: BaseException, before: int) -> bool:
         """Give a caller what reading the reply has raised; return whether the connection is good.
@@ -420,6 +451,7 @@ class LaneTasks:
         self._count_replies()
         received = connection.bytes_received - before
         place.note_failure(
+            lane.entry,
             reused=lane.entry.borrows > lane.load,
             received=received,
             connection_failed=not connection.is_sound,
@@ -464,6 +496,9 @@ class LaneTasks:
 
     def _break(self, reason: CloseReason, error: Exception) -> None:
         """Close the connection; whoever waits for a reply gets an error of his own."""
+        stream_error = self.connection.stream_error
+        if stream_error is not None:
+            self.note_failure(stream_error)
         self.end(reason, lambda: copy_for_caller(error))
 
     def end(self, reason: CloseReason, make_error: Callable[[], Exception]) -> None:
@@ -479,7 +514,7 @@ class LaneTasks:
         self.stop()
         for place in self._sharing.dissolve(lane, self._now()):
             assert isinstance(place, SharedExchange)
-            place.note_failure(reused=lane.reused)
+            place.note_failure(lane.entry, reused=lane.reused)
             # What could go nowhere else.
             refused = not (place.sent or leasing.running)
             place.fail(leasing.closed_error() if refused else make_error())

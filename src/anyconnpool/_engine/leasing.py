@@ -13,20 +13,25 @@ from typing import Any, Protocol, TypeVar
 from anyio import ConnectionFailed, move_on_after
 from anyio.lowlevel import checkpoint
 
+from anyconnpool._core.health import Replica
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, State, Waiter
 from anyconnpool._engine.connection import (
     AcquireContext,
     PooledConnection,
     continue_exchange,
+    describe,
     entry_of,
+    has_failed,
+    is_open,
     revoke,
 )
 from anyconnpool._engine.describing import describe_pool
 from anyconnpool._engine.event_loop import HomeLoop
-from anyconnpool._engine.leaks import BorrowCounts, SelfWaits, UnansweredSends, find_call_site
+from anyconnpool._engine.leaks import BorrowCounts, SelfWaits, UnansweredSends
 from anyconnpool._engine.reading import ReplyConnection
 from anyconnpool._engine.replay import Attempt
+from anyconnpool._engine.replicas import acquire_elsewhere, join, note_answer, note_failure
 from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimit, TimeLimits
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
@@ -39,11 +44,7 @@ from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import describe_with_cause
 from anyconnpool.events import (
-    AcquireTimedOut,
-    ConnectionAcquired,
-    ConnectionReleased,
     ExchangeReplayed,
-    PoolEvent,
     notify,
 )
 
@@ -112,12 +113,14 @@ class Leasing:
         timeout: float,
         context: AcquireContext[Any] | None = None,
         kind: type[PooledConnection[Any]] = PooledConnection,
+        avoided: Collection[Replica] = (),
     ) -> PooledConnection[Any]:
         """Acquire an idle connection, or wait for one.
 
         :param timeout: limit in seconds
         :param context: the context that will release it, if it is entered
         :param kind: what to make for the borrower
+        :param avoided: replicas to be taken only if there is no other one
         """
         # What check() does, without a call for it.
         if not self.running:
@@ -126,10 +129,13 @@ class Leasing:
             self.check_home()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
-        entry = self._machine.acquire(self.now())
+        if avoided:
+            entry = acquire_elsewhere(self._machine, avoided, self.now())
+        else:
+            entry = self._machine.acquire(self.now())
         self._turns += 1
         if entry is None:
-            entry = await self._wait_for_entry(timeout)
+            entry = await self._wait_for_entry(timeout, avoided)
         else:
             if not self._turns & _TURN_MASK:
                 # Only now: whoever asks meanwhile must not overtake.
@@ -172,19 +178,16 @@ class Leasing:
         :param attempt: where to note how far it has come, should it fail
         """
         # What check() does, without a call for it.
-        if not self.running:
-            raise self.closed_error()
-        if self._where() is not self._home.token:
-            self.check_home()
+        if not self.running or self._where() is not self._home.token:
+            self.check()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
-        whole = exchange.whole
+        whole = None if attempt is not None and attempt.avoided else exchange.whole
         if whole is None or (entry := self._machine.acquire(self.now())) is None:
             asked = whole is not None
             return await self._exchange_in_turn(exchange, timeout, acquire_timeout, attempt, asked)
         entry.borrower = self._current_task()
-        stream = entry.transport.own
-        if stream is None or entry.transport.early:
+        if (stream := entry.transport.own) is None or entry.transport.early:
             connection: PooledConnection[Any] = PooledConnection(self, entry)
             return await self._exchange_on(connection, exchange, Deadline(timeout), attempt)
         limit = None
@@ -193,10 +196,12 @@ class Leasing:
         try:
             await stream.send_at_once(exchange.request)
             chunk = await stream.receive()
-        except BaseException:
+        except BaseException as error:
             # Failed or cancelled, by a scope or natively: what was sent can't be known.
-            self._give_up(entry, limit, attempt)
+            self._give_up(entry, limit, attempt, error)
             raise
+        if entry.replica is not None and entry.replica.failures:
+            note_answer(self._machine.replicas, entry, self.now())
         reply = whole(chunk)
         if reply is None:
             connection = continue_exchange(self, entry, chunk)
@@ -210,10 +215,16 @@ class Leasing:
         return reply
 
     def _give_up(
-        self, entry: PoolEntry[Transport], limit: TimeLimit | None, attempt: Attempt | None
+        self,
+        entry: PoolEntry[Transport],
+        limit: TimeLimit | None,
+        attempt: Attempt | None,
+        error: BaseException,
     ) -> None:
         """End an exchange that has failed before anything of its reply was received."""
+        note_failure(self._machine.replicas, entry, error, self.now())
         if attempt is not None:
+            attempt.replica = entry.replica
             attempt.connection_failed = attempt.has_sent = True
             attempt.reused = entry.borrows > 1
         if limit is not None:
@@ -260,10 +271,10 @@ class Leasing:
             self._turns += 1
             entry = await self._wait_for_entry(acquire_timeout)
             connection = PooledConnection(self, entry)
-        elif exchange.read is not None:
-            connection = await self.acquire(acquire_timeout, None, ReplyConnection)
         else:
-            connection = await self.acquire(acquire_timeout)
+            kind = PooledConnection if exchange.read is None else ReplyConnection
+            avoided = () if attempt is None else attempt.avoided
+            connection = await self.acquire(acquire_timeout, None, kind, avoided)
         return await self._exchange_on(connection, exchange, deadline, attempt)
 
     async def _exchange_on(
@@ -286,7 +297,9 @@ class Leasing:
                 async with connection:
                     await connection.send(exchange.request)
                     return await exchange.receive(connection)
-        except BaseException:
+        except BaseException as error:
+            # What the limit cuts short looked like a cancellation when it was given back.
+            self.note_end(connection, error)
             if attempt is not None:
                 attempt.note(connection)
             raise
@@ -340,6 +353,17 @@ class Leasing:
         """Take note that a connection will be closed because a reply may follow its last send."""
         self._unanswered.note(self.statistics())
 
+    def note_end(self, connection: PooledConnection[Any], error: BaseException | None) -> None:
+        """Take note of how a borrow has ended of a connection to one of several replicas.
+
+        :param error: what its borrower has raised
+        """
+        entry, now = entry_of(connection), self.now()
+        if has_failed(connection) and not connection.bytes_received:
+            note_failure(self._machine.replicas, entry, error, now)
+        elif connection.bytes_received or self.settings.one_way:
+            note_answer(self._machine.replicas, entry, now)
+
     def warn_of_self_waits(self) -> None:
         """Log the tasks that have been waiting for connections that they hold themselves."""
         self._self_waits.look([*self._machine.line.waiters], self.statistics())
@@ -379,8 +403,8 @@ class Leasing:
         if where is None:
             return None
         # As they are now: the function may do anything.
-        found = [entry for entry in self._held() if _is_open(entry)]
-        return [entry for entry in found if where(_describe(entry, self.now()))]
+        found = [entry for entry in self._held() if is_open(entry)]
+        return [entry for entry in found if where(describe(entry, self.now()))]
 
     @defer_interrupts
     def retire(self, chosen: Collection[PoolEntry[Transport]] | None, within: float) -> None:
@@ -436,11 +460,17 @@ class Leasing:
             self._machine.take_back(entry, self.now())
             raise
 
-    async def _wait_for_entry(self, timeout: float) -> PoolEntry[Transport]:
+    async def _wait_for_entry(
+        self, timeout: float, avoided: Collection[Replica] = ()
+    ) -> PoolEntry[Transport]:
         signal = self._new_signal()
         waiter: Waiter[Transport] = Waiter(signal.set)
         waiter.task = self._current_task()
-        if not self._machine.join(waiter, self.now()):
+        if avoided:
+            joined = join(self._machine, waiter, avoided, self.now())
+        else:
+            joined = self._machine.join(waiter, self.now())
+        if not joined:
             raise PoolFull(
                 self.statistics(),
                 "is in full use, and as many tasks as max_waiting allows wait already",
@@ -492,108 +522,3 @@ class Leasing:
         )
         refusal.__cause__ = copy_for_caller(error)
         return refusal
-
-
-def _is_open(entry: PoolEntry[Transport]) -> bool:
-    """Return whether a connection is made and not being closed; a hook may be at work on it."""
-    return entry.state < State.CLOSING and hasattr(entry, "transport")
-
-
-def _describe(entry: PoolEntry[Transport], now: float) -> ConnectionInfo:
-    transport = entry.transport
-    return ConnectionInfo(
-        local_address=transport.local_address,
-        remote_address=transport.remote_address,
-        age=now - entry.opened_at,
-        session=entry.session,
-    )
-
-
-class ObservedLeasing(Leasing):
-    """Acquire and release, notify observers of it, and note where acquire() was called.
-
-    A class of its own, so that a pool without observers pays nothing for them.
-    """
-
-    @defer_interrupts
-    async def acquire(
-        self,
-        timeout: float,
-        context: AcquireContext[Any] | None = None,
-        kind: type[PooledConnection[Any]] = PooledConnection,
-    ) -> PooledConnection[Any]:
-        """Acquire an idle connection, or wait for one; see :meth:`Leasing.acquire`."""
-        call_site = self._find_call_site()
-        began = self.now()
-        try:
-            connection = await super().acquire(timeout, context, kind)
-        except AcquireTimeout:
-            self._notify(AcquireTimedOut(self.settings.name, self.now() - began))
-            raise
-        self._note_acquired(connection, self.now() - began, call_site)
-        return connection
-
-    @defer_interrupts
-    def acquire_nowait(self) -> PooledConnection[Any]:
-        """Acquire an idle connection; see :meth:`Leasing.acquire_nowait`."""
-        call_site = self._find_call_site()
-        began = self.now()
-        connection = super().acquire_nowait()
-        self._note_acquired(connection, self.now() - began, call_site)
-        return connection
-
-    @defer_interrupts
-    def release(self, entry: PoolEntry[Transport], reason: CloseReason | None) -> None:
-        """Take a connection back; see :meth:`Leasing.release`."""
-        events = self._release_of(entry)
-        super().release(entry, reason)
-        self._notify(*events)
-
-    @defer_interrupts
-    def detach(self, entry: PoolEntry[Transport]) -> bool:
-        """Take a connection out of the pool for good; see :meth:`Leasing.detach`."""
-        events = self._release_of(entry)
-        mine = super().detach(entry)
-        self._notify(*events)
-        if mine:
-            self._connection_tasks.notify_closed(entry)
-        return mine
-
-    @defer_interrupts
-    def seize(self, entry: PoolEntry[Transport]) -> None:
-        """Close a connection that somebody still holds; see :meth:`Leasing.seize`."""
-        events = self._release_of(entry)
-        super().seize(entry)
-        self._notify(*events)
-
-    @defer_interrupts
-    async def exchange(
-        self, exchange: Exchange[T], timeout: float, acquire_timeout: float, attempt: Attempt | None
-    ) -> T:
-        """Do an exchange by the general way, which notifies; see :meth:`Leasing.exchange`."""
-        return await self._exchange_in_turn(exchange, timeout, acquire_timeout, attempt)
-
-    def _note_acquired(
-        self, connection: PooledConnection[Any], wait_time: float, call_site: str
-    ) -> None:
-        entry_of(connection).call_site = call_site
-        name = self.settings.name
-        try:
-            self._notify(ConnectionAcquired(name, wait_time, reused=connection.reused))
-        except BaseException:
-            # The caller won't get it.
-            connection.discard()
-            raise
-
-    def _find_call_site(self) -> str:
-        return find_call_site() if self.settings.leak_after < math.inf else ""
-
-    def _release_of(self, entry: PoolEntry[Transport]) -> tuple[ConnectionReleased, ...]:
-        """Return the event that ends a borrow, unless the connection was seized before."""
-        if entry.state is not State.IN_USE:
-            return ()
-        return (ConnectionReleased(self.settings.name, self.now() - entry.acquired_at),)
-
-    def _notify(self, *events: PoolEvent) -> None:
-        for event in events:
-            notify(self.settings.observers, event)

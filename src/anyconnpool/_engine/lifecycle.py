@@ -18,21 +18,25 @@ from anyio import (
     get_cancelled_exc_class,
     move_on_after,
 )
-from anyio.abc import ByteStreamConnectable, TaskGroup
+from anyio.abc import TaskGroup
 
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import PoolEntry, State
 from anyconnpool._engine.alarms import Alarms
 from anyconnpool._engine.connector import Connector
+from anyconnpool._engine.discovery import Discovery
 from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.housekeeper import Housekeeper
 from anyconnpool._engine.leaks import LeakDetector
-from anyconnpool._engine.leasing import Leasing, ObservedLeasing
+from anyconnpool._engine.leasing import Leasing
+from anyconnpool._engine.observed_leasing import ObservedLeasing
 from anyconnpool._engine.pipelines import Pipelines
+from anyconnpool._engine.replicas import ReplicaSource, RunningReplicas
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimits
 from anyconnpool._settings import Settings
+from anyconnpool._streams.connectable import Target
 from anyconnpool._streams.transport import Transport, force_close
 from anyconnpool._util.cancellation import ends_program, redeliver_native_cancellation
 from anyconnpool._util.interrupts import defer_interrupts
@@ -54,7 +58,7 @@ class RunningPool:
     """Put together what one running pool consists of.
 
     :param settings: the pool's settings
-    :param connectable: what it connects to
+    :param target: what it connects to: one remote, or several replicas
     :param tasks: starts the pool's tasks
     :param alarms: rings for the pool
     :param home: the event loop of the block
@@ -64,7 +68,7 @@ class RunningPool:
     def __init__(
         self,
         settings: Settings,
-        connectable: ByteStreamConnectable,
+        target: Target | ReplicaSource,
         tasks: PoolTasks,
         alarms: Alarms,
         home: HomeLoop,
@@ -75,7 +79,13 @@ class RunningPool:
         self._slots = CapacityLimiter(settings.max_size)
         self._drained = Event()
         self.machine = machine = make_machine(settings, self._slots, self._run_actions)
-        connector = Connector(connectable, settings, home.now, machine)
+        self._replicas: RunningReplicas | None = None
+        self._discovery: Discovery | None = None
+        remote = target if isinstance(target, Target) else None
+        if not isinstance(target, Target):
+            self._replicas = RunningReplicas(target, settings, machine, home)
+            self._discovery = self._replicas.discovery
+        connector = Connector(remote, settings, home.now, machine, self._discovery)
         self._connection_tasks = ConnectionTasks(
             machine, connector, settings, home.now, tasks, alarms
         )
@@ -97,11 +107,16 @@ class RunningPool:
             settings, machine, self._connection_tasks, home, self._look_for_leaks
         )
         tasks.start_soon(f"pool {settings.name!r}: housekeeper", self._housekeeper.run)
+        if self._discovery is not None:
+            self._connection_tasks.on_rest = self._discovery.wake
+            tasks.start_soon(f"pool {settings.name!r}: discovery", self._discovery.run)
         self._notify(PoolStarted(settings.name, self.leasing.statistics, settings.min_idle))
 
     def end(self) -> None:
         """Refuse every acquire from now on, and close what is idle."""
         self._housekeeper.stop()
+        if self._discovery is not None:
+            self._discovery.stop()
         self._connection_tasks.stop()
         self.leasing.end(self._drained.set)
         if self._pipelines is not None:
@@ -142,6 +157,8 @@ class RunningPool:
     def ended(self) -> None:
         """Notify the observers that everything is closed."""
         self._time_limits.stop()
+        if self._replicas is not None:
+            self._replicas.end()
         self._notify(PoolEnded(self._settings.name, self.leasing.statistics))
 
     def held(self) -> tuple[PoolEntry[Transport], ...]:
@@ -183,7 +200,7 @@ class PoolLifecycle:
     def start(
         self,
         settings: Settings,
-        connectable: ByteStreamConnectable,
+        target: Target | ReplicaSource,
         make_machine: MachineFactory = PoolStateMachine[Transport],
     ) -> RunningPool:
         """Start a pool, inside the block.
@@ -192,7 +209,7 @@ class PoolLifecycle:
         """
         self._home.check()
         pool = RunningPool(
-            settings, connectable, self._pool_tasks, self._alarms, self._home, make_machine
+            settings, target, self._pool_tasks, self._alarms, self._home, make_machine
         )
         self._pools[pool] = None
         return pool

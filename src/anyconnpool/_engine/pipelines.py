@@ -8,7 +8,6 @@ read are in :mod:`anyconnpool._engine.lane_tasks`.
 from __future__ import annotations
 
 import math
-from contextvars import copy_context
 from typing import TypeVar
 
 from anyio.lowlevel import checkpoint
@@ -22,6 +21,7 @@ from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.lane_tasks import LaneTasks, SharedExchange
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.replay import Attempt
+from anyconnpool._engine.replicas import join, place_elsewhere
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.time_limits import TimeLimits
 from anyconnpool._exceptions import PoolFull
@@ -65,6 +65,7 @@ class Pipelines:
         self.tasks = tasks
         self.now = home.now
         self.new_signal = home.new_signal
+        self.replicas = machine.replicas
         self._machine = machine
         self._home = home
         self._where, self._checkpoint_if_cancelled = home.where, home.checkpoint_if_cancelled
@@ -91,9 +92,10 @@ class Pipelines:
         await self._checkpoint_if_cancelled()
         signal = self.new_signal()
         place = SharedExchange(self, signal, exchange, attempt)
-        if exchange.read is not None:
-            place.context = copy_context()
-        lane = self.sharing.place(place, place.began)
+        if attempt is not None and attempt.avoided:
+            lane = place_elsewhere(self._machine, self.sharing, place, attempt.avoided, place.began)
+        else:
+            lane = self.sharing.place(place, place.began)
         if lane is None:
             await self._join(place)
         try:
@@ -119,7 +121,8 @@ class Pipelines:
     async def _join(self, place: SharedExchange) -> None:
         """Wait in line, from now on; whoever is refused learns it at once."""
         place.task = self._home.current_task()
-        if not self._machine.join(place, self.now()):
+        avoided = () if place.attempt is None else place.attempt.avoided
+        if not join(self._machine, place, avoided, self.now()):
             raise PoolFull(
                 self.leasing.statistics(),
                 "is in full use, and as many tasks as max_waiting allows wait already",
@@ -163,7 +166,10 @@ class Pipelines:
         place.error = error
         place.wake()
         if lane is not None:
-            self._tasks_of(lane).note_loss()
+            tasks = self._tasks_of(lane)
+            if place.sent:
+                tasks.note_failure(error)
+            tasks.note_loss()
 
     def note_begin(self, lane: Lane[Transport]) -> None:
         """Take note that exchanges begin to share a connection."""

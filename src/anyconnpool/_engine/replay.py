@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from anyio import BrokenResourceError, EndOfStream, IncompleteRead, sleep
 
-from anyconnpool._engine.connection import PooledConnection, has_failed
+from anyconnpool._engine.connection import PooledConnection, entry_of, has_failed
 from anyconnpool._exceptions import PoolError
 from anyconnpool._retry import Retry
 from anyconnpool._util.checks import advise
@@ -45,13 +45,24 @@ class Attempt:
     :ivar reused: whether the connection had been used before
     :ivar has_sent: whether anything was sent on it
     :ivar bytes_received: how much was received on it
+    :ivar replica: which of several replicas it was a connection to
+    :ivar avoided: on which of several replicas the exchange has failed before
     """
 
-    __slots__ = ("bytes_received", "connection_failed", "has_sent", "reused")
+    __slots__ = (
+        "avoided",
+        "bytes_received",
+        "connection_failed",
+        "has_sent",
+        "replica",
+        "reused",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, avoided: tuple[object, ...] = ()) -> None:
         self.connection_failed = self.reused = self.has_sent = False
         self.bytes_received = 0
+        self.replica: object = None
+        self.avoided: tuple[Any, ...] = avoided
 
     def note(self, connection: PooledConnection[Any]) -> None:
         """Note how far a try has come that failed on a connection."""
@@ -59,6 +70,7 @@ class Attempt:
         self.reused = connection.reused
         self.has_sent = connection.has_sent
         self.bytes_received = connection.bytes_received
+        self.replica = entry_of(connection).replica
 
     def may_replace(self, error: Exception, retry: Retry | None) -> bool:
         """Return whether the exchange may be repeated at once: the connection was dead already."""
@@ -81,8 +93,9 @@ async def repeat(
     :param count_replay: called with the error that leads to a repeat
     """
     replacements = tries = 0
+    failed_on: tuple[object, ...] = ()
     while True:
-        attempt = Attempt()
+        attempt = Attempt(failed_on)
         try:
             return await exchange(attempt)
         except Exception as error:
@@ -97,6 +110,8 @@ async def repeat(
             else:
                 raise
             count_replay(error)
+            if attempt.replica is not None and attempt.replica not in failed_on:
+                failed_on = (*failed_on, attempt.replica)
 
 
 def _describe_failure(seconds: float, error: Exception) -> str:

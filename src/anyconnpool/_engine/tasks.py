@@ -16,6 +16,7 @@ from anyconnpool._engine.connector import Connector
 from anyconnpool._engine.hooks import make_runners, say_goodbye
 from anyconnpool._engine.leaks import UnreadGreetings
 from anyconnpool._engine.replay import is_retryable
+from anyconnpool._engine.replicas import ReplicaNews
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Settings
@@ -67,6 +68,9 @@ class ConnectionTasks:
         self._alarm = alarms.new(self._tick)
         #: has the requests sent that share a connection
         self.share: Callable[[PoolEntry[Transport]], object] = _refuse_to_share
+        self._news = ReplicaNews(settings, now)
+        #: called when a replica has begun to rest
+        self.on_rest: Callable[[], object] | None = None
         self._stopped = self._fails_fast = False
         self._fails_fast_since = 0.0
         self._all_closed = Event()
@@ -96,8 +100,12 @@ class ConnectionTasks:
                 scopes = self._graces if action is Action.HURRY else self._scopes
                 if entry in scopes:
                     scopes[entry].cancel()
-        if self._machine.alarm_at < self._alarm.rings_at:
-            self._alarm.set(self._machine.alarm_at)
+        rings_at, replicas = self._machine.alarm_at, self._machine.replicas
+        if replicas is not None and replicas.health.news:
+            # Told in a task of the pool: an observer may end the program.
+            rings_at = self._now()
+        if rings_at < self._alarm.rings_at:
+            self._alarm.set(rings_at)
 
     def _note_fail_fast(self) -> None:
         """Log and notify if the pool has begun to refuse whoever asks, or has ended it.
@@ -121,6 +129,9 @@ class ConnectionTasks:
             notify(self._settings.observers, FailFastEnded(name, duration))
 
     def _tick(self) -> None:
+        replicas = self._machine.replicas
+        if replicas is not None and self._news.report(replicas.health) and self.on_rest is not None:
+            self.on_rest()
         self._machine.tick(self._now())
         self._note_fail_fast()
 
@@ -215,7 +226,7 @@ class ConnectionTasks:
             reason = entry.close_reason.value
             _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.transport, reason)
             if entry.ended_early:
-                self._machine.died_unused(self._connector.count_early_end(entry))
+                self._note_early_end(entry)
             with suppress(Exception), fence("closing", RuntimeError), CancelScope() as grace:
                 self._graces[entry] = grace
                 await self._close_in_time(entry)
@@ -225,6 +236,12 @@ class ConnectionTasks:
             self._note_end()
             self.notify_closed(entry)
             self._note_fail_fast()
+
+    def _note_early_end(self, entry: PoolEntry[Transport]) -> None:
+        error = self._connector.count_early_end(entry)
+        self._machine.died_unused(error)
+        if self._machine.replicas is not None:
+            self._machine.replicas.break_off(entry, error, self._now(), False)
 
     async def _close_in_time(self, entry: PoolEntry[Transport]) -> None:
         """Say goodbye, if that is in order, and close the socket, all in ``close_timeout``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 from anyio.abc import ByteStreamConnectable
 
@@ -14,6 +14,16 @@ from anyconnpool._streams.connect import open_stream, open_tcp_socket, open_unix
 from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._streams.tls import TLSCodec, client_codec
 from anyconnpool._streams.tls_connect import open_tls_stream
+
+
+class Target(NamedTuple):
+    """What a pool connects to: one remote, or one of several replicas."""
+
+    #: as it was given
+    remote: Any
+    connectable: ByteStreamConnectable
+    #: what it is called in logs and errors
+    name: str
 
 
 def make_connectable(endpoint: Endpoint) -> ByteStreamConnectable:

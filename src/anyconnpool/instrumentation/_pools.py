@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from typing import Any
 
+from anyconnpool._remote import Endpoint
 from anyconnpool._statistics import PoolStatistics
 from anyconnpool._util.checks import check_count
 from anyconnpool._util.locks import make_lock
-from anyconnpool.events import PoolEnded, PoolStarted
+from anyconnpool.events import PoolEnded, PoolStarted, ReplicaBack, ReplicaResting
 
 # Upper bounds of the histograms' buckets, in seconds. prometheus_client's own begin with 5 ms and
 # OpenTelemetry's with 5 s; to borrow an idle connection takes some microseconds, and an exchange in
@@ -124,6 +125,59 @@ class Pools:
     def _started(self) -> list[tuple[PoolStarted, str]]:
         with self._lock:
             return [*self._running.values()]
+
+
+class Rests:
+    """Count the rests of replicas, and note which ones rest, by the names of pools and remotes.
+
+    Events come in the pools' event loops, and exporters ask from threads of their own.
+    """
+
+    # A service that is found anew again and again may have ever new addresses.
+    _MOST = 100
+
+    def __init__(self) -> None:
+        self._lock = make_lock()
+        #: for each pool and remote: whether it rests, and how often it has begun to
+        self._known: dict[str, dict[str, tuple[bool, int]]] = {}
+
+    def rest(self, pool: str, event: ReplicaResting) -> None:
+        """Note that a replica rests; to prolong a rest is no other one."""
+        with self._lock:
+            remotes = self._known.setdefault(pool, {})
+            name = Endpoint.of(event.remote).name
+            if name not in remotes and len(remotes) >= self._MOST:
+                name = OTHER
+            rests, count = remotes.get(name, (False, 0))
+            remotes[name] = (True, count + (not rests))
+
+    def back(self, pool: str, event: ReplicaBack) -> None:
+        """Note that a replica is back."""
+        with self._lock:
+            remotes = self._known.get(pool, {})
+            name = Endpoint.of(event.remote).name
+            if name in remotes:
+                remotes[name] = (False, remotes[name][1])
+
+    def end(self, pool: str) -> None:
+        """Note that a pool has ended: nothing of it rests any more."""
+        with self._lock:
+            for name, (_, count) in self._known.get(pool, {}).items():
+                self._known[pool][name] = (False, count)
+
+    def forget(self, pool: str) -> None:
+        """Forget what was counted under the name of a pool."""
+        with self._lock:
+            self._known.pop(pool, None)
+
+    def now(self) -> list[tuple[str, str, bool, int]]:
+        """Return pool, remote, whether it rests, and its rests, of all that have rested."""
+        with self._lock:
+            return [
+                (pool, remote, rests, count)
+                for pool, remotes in self._known.items()
+                for remote, (rests, count) in remotes.items()
+            ]
 
 
 def _sums(many: Iterable[tuple[str, PoolStatistics]]) -> dict[str, PoolStatistics]:

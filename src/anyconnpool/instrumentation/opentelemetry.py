@@ -16,8 +16,10 @@ from anyconnpool.events import (
     PoolEnded,
     PoolObserver,
     PoolStarted,
+    ReplicaBack,
+    ReplicaResting,
 )
-from anyconnpool.instrumentation._pools import BUCKETS, Pools
+from anyconnpool.instrumentation._pools import BUCKETS, Pools, Rests
 
 try:
     from opentelemetry.metrics import (
@@ -70,10 +72,11 @@ class PoolMetrics(PoolObserver):
     The conventions have no names for the following, which are under the prefix all the same: the
     gauge ``failing_time``, for how many seconds connecting has failed in a row; ``in_flight``, how
     many exchanges there are on shared connections; the gauges ``peak.used`` and
-    ``peak.pending_requests``; the counters ``open_failures``, ``refused``, ``replayed`` and
-    ``closed`` (by ``close_reason``, the values of :class:`~anyconnpool.events.CloseReason`); the
-    histogram ``hook_time`` in seconds (by ``hook``, and by ``error.type`` if it failed, as the
-    conventions have it of durations).
+    ``peak.pending_requests``; the gauge ``replica.resting`` (by ``remote``, of those of several
+    :class:`~anyconnpool.Replicas` that have rested, 1 while one rests); the counters
+    ``open_failures``, ``refused``, ``replayed`` and ``closed`` (by ``close_reason``, the values of
+    :class:`~anyconnpool.events.CloseReason`); the histogram ``hook_time`` in seconds (by ``hook``,
+    and by ``error.type`` if it failed, as the conventions have it of durations).
 
     All have the attribute ``pool.name``, under the prefix too; the figures of pools with the same
     name are added up, except for peaks and ``failing_time``, where the highest counts.
@@ -104,6 +107,7 @@ class PoolMetrics(PoolObserver):
         self._hook_key = f"{prefix}.hook"
         self._reason_key = f"{prefix}.close_reason"
         self._pools = Pools(max_pools)
+        self._rests = Rests()
         self._meter = (meter_provider or get_meter_provider()).get_meter("anyconnpool")
         self._observe("count", "Connections, idle or used.", self._read_states)
         self._observe("idle.min", "Fewest idle connections kept.", self._read_min_idle)
@@ -136,6 +140,12 @@ class PoolMetrics(PoolObserver):
                 unit,
                 description,
             )
+        self._meter.create_observable_gauge(
+            f"{self._prefix}.replica.resting",
+            [self._read_resting],
+            "1",
+            "Whether one of several servers rests, of those that ever have.",
+        )
         self._meter.create_observable_counter(
             f"{self._prefix}.closed", [self._read_closed], "{connection}", "Connections that left."
         )
@@ -147,6 +157,15 @@ class PoolMetrics(PoolObserver):
     def ended(self, event: PoolEnded) -> None:
         """Forget the pool."""
         self._pools.end(event)
+        self._rests.forget(self._pools.name(event.pool))
+
+    def resting(self, event: ReplicaResting) -> None:
+        """Note that a replica rests."""
+        self._rests.rest(self._pools.name(event.pool), event)
+
+    def back(self, event: ReplicaBack) -> None:
+        """Note that a replica rests no more."""
+        self._rests.back(self._pools.name(event.pool), event)
 
     def opened(self, event: ConnectionOpened) -> None:
         """Record how long it took to open a connection."""
@@ -221,3 +240,8 @@ class PoolMetrics(PoolObserver):
         for pool in self._pools.ever():
             for reason, count in pool.closed.items():
                 yield Observation(count, {**self._name(pool.name), self._reason_key: reason})
+
+    def _read_resting(self, _: CallbackOptions) -> Iterable[Observation]:
+        for pool, remote, rests, _count in self._rests.now():
+            attributes = {**self._name(pool), f"{self._prefix}.remote": remote}
+            yield Observation(int(rests), attributes)

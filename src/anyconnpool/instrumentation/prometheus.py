@@ -14,8 +14,10 @@ from anyconnpool.events import (
     PoolEnded,
     PoolObserver,
     PoolStarted,
+    ReplicaBack,
+    ReplicaResting,
 )
-from anyconnpool.instrumentation._pools import BUCKETS, Pools
+from anyconnpool.instrumentation._pools import BUCKETS, Pools, Rests
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
@@ -72,7 +74,9 @@ class PoolCollector(PoolObserver, Collector):
     ``closed_total`` (by ``reason``, the values of :class:`~anyconnpool.events.CloseReason`),
     ``timeouts_total``, ``cancelled_total``, ``replayed_total``, ``refused_total`` and
     ``hook_failures_total`` (by ``hook``); and the histograms ``wait_seconds``, ``use_seconds``,
-    ``connect_seconds`` and ``hook_seconds`` (by ``hook``, of those that have run).
+    ``connect_seconds`` and ``hook_seconds`` (by ``hook``, of those that have run). Of several
+    :class:`~anyconnpool.Replicas`, those that have rested have the gauge ``replica_resting``, 1
+    while one rests, and the counter ``replica_rests_total``, both by ``remote``.
 
     All have the label ``pool``, the pool's name; the figures of pools with the same name are added
     up, except for peaks and ``failing_seconds``, where the highest counts.
@@ -104,6 +108,7 @@ class PoolCollector(PoolObserver, Collector):
         self._namespace = namespace
         self._buckets = buckets
         self._pools = Pools(max_pools, self._forget)
+        self._rests = Rests()
         # Not read from the statistics: there a grant that its caller never got is subtracted again,
         # and a counter must not fall.
         self._acquired = self._counter("acquired", "Borrows of a connection.")
@@ -132,6 +137,15 @@ class PoolCollector(PoolObserver, Collector):
     def ended(self, event: PoolEnded) -> None:
         """Report nothing more of the pool, except what it has counted."""
         self._pools.end(event)
+        self._rests.end(self._pools.name(event.pool))
+
+    def resting(self, event: ReplicaResting) -> None:
+        """Count a rest of a replica."""
+        self._rests.rest(self._pools.name(event.pool), event)
+
+    def back(self, event: ReplicaBack) -> None:
+        """Note that a replica rests no more."""
+        self._rests.back(self._pools.name(event.pool), event)
 
     def opened(self, event: ConnectionOpened) -> None:
         """Record how long it took to open a connection."""
@@ -161,6 +175,7 @@ class PoolCollector(PoolObserver, Collector):
         """Return all metrics as they are now; for the registry."""
         yield from self._gauges([*self._pools.now()])
         yield from self._totals([*self._pools.ever()])
+        yield from self._replicas()
         for metric in (*self._recorded(), self._hook_time, self._hook_failures):
             yield from metric.collect()
 
@@ -168,7 +183,24 @@ class PoolCollector(PoolObserver, Collector):
         """Return the metrics for their names, which are always the same; for the registry."""
         return self.collect()
 
+    def _replicas(self) -> Iterable[Metric]:
+        resting = GaugeMetricFamily(
+            f"{self._namespace}_replica_resting",
+            "Whether one of several servers rests, of those that ever have.",
+            labels=["pool", "remote"],
+        )
+        rests = CounterMetricFamily(
+            f"{self._namespace}_replica_rests",
+            "How often one of several servers has begun to rest.",
+            labels=["pool", "remote"],
+        )
+        for pool, remote, rests_now, count in self._rests.now():
+            resting.add_metric([pool, remote], float(rests_now))
+            rests.add_metric([pool, remote], count)
+        return resting, rests
+
     def _forget(self, name: str) -> None:
+        self._rests.forget(name)
         for metric in self._recorded():
             with suppress(KeyError):
                 metric.remove(name)

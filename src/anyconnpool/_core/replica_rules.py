@@ -1,0 +1,306 @@
+"""How a pool carries out what :mod:`anyconnpool._core.health` decides about its replicas.
+
+The rules that are added to those of a pool with one remote:
+
+- An idle connection is lent from the replica with the fewest in use or, in order, from the first
+  that doesn't rest.
+- A connection can be opened only where a replica may be chosen; one that fails goes on with the
+  next within the same attempt, and holds its slot meanwhile.
+- What the pool opens by itself, for a rest that is over or for a share, comes before what those
+  need who wait. If there is no room for the former, idle connections give way, or the next ones
+  that come back.
+- An attempt that has failed everywhere concerns those who wait only if nothing is well, on trial or
+  under way. A pool fails fast by the time in which all its replicas rest.
+
+A machine with one remote has none of this, and pays nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import TYPE_CHECKING, Generic
+
+from anyconnpool._core.connection_group import ConnectionGroup
+from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable
+from anyconnpool._core.health import Health, Replica
+from anyconnpool._core.states import IDLE, IN_USE, PoolEntry, State, Totals, TransportT
+from anyconnpool._core.waiting_line import WaitingLine
+from anyconnpool._statistics import CloseReason
+
+if TYPE_CHECKING:
+    from anyconnpool._core.supply import Supply
+
+
+class ReplicaRules(Generic[TransportT]):
+    """Share the connections of a pool out to several replicas.
+
+    :param health: decides about the replicas
+    :param idle_order: which one is lent first of those that are idle
+    :param group: the pool's connections
+    :param line: those who wait for one
+    :param totals: what the pool counts
+    :param event: the event of the pool's machine, with its lock
+    :param event_lock: the lock
+    :param supply: opens connections
+    """
+
+    def __init__(
+        self,
+        health: Health,
+        idle_order: str,
+        group: ConnectionGroup[TransportT],
+        line: WaitingLine[TransportT],
+        totals: Totals,
+        event: LockedEvent,
+        event_lock: EventLock,
+        supply: Supply[TransportT],
+    ) -> None:
+        self.health = health
+        self.event_lock = event_lock
+        #: how many slots are lacking for replicas whose rest is over
+        self.lacking = 0
+        self._avoided: Collection[Replica] = ()
+        #: those that have left and still have connections
+        self._gone: list[Replica] = []
+        self._now = 0.0
+        self._group, self._idle, self._line, self._totals = group, group.idle, line, totals
+        self._event, self._supply, self._steps = event, supply, supply.steps
+        self._level = attrgetter("rank" if health.in_order else "in_use")
+        entries: deque[PoolEntry[TransportT]] = group.idle.entries
+        self._entries = entries
+        is_lifo = idle_order == "lifo"
+        self._first = -1 if is_lifo else 0
+        self._pop_first = entries.pop if is_lifo else entries.popleft
+        group.replica_fault = self.fault
+        # The replicas have attempts of their own, and an outage lasts while all of them rest.
+        line.outage.tries = False
+
+    # Events.
+
+    def go_on(self, entry: PoolEntry[TransportT], error: Exception | None, now: float) -> bool:
+        """Choose the next replica for a connection that could not be opened, or the first one.
+
+        :param error: why it could not be opened
+        :return: false if there is none that hasn't been tried; then the attempt has failed
+        """
+        with self._event:
+            health = self.health
+            if error is not None and entry.replica is not None:
+                entry.tried += (entry.replica,)
+                health.fail(entry, error, now)
+            following = None
+            if not (entry.own or self._group.ended):
+                following = health.choose(entry.tried)
+            if following is not None:
+                health.begin(entry, following)
+                self._totals.open_failed += error is not None
+                self._supply.balance(now)
+            # Otherwise the end of the attempt follows, and must find that nothing else has begun.
+            return following is not None
+
+    @postponable
+    def break_off(
+        self, entry: PoolEntry[TransportT], error: Exception, now: float, silent: bool
+    ) -> None:
+        """Take note that a new connection has ended before a reply had come on it.
+
+        :param silent: whether time has run out
+        """
+        with self._event:
+            replica = entry.replica
+            if self.health.break_off(entry, error, now, silent=silent) and silent:
+                self._close_idle(replica, CloseReason.RESTING)
+            self._supply.balance(now)
+
+    @postponable
+    def answer(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Take note that a reply has come on a connection."""
+        with self._event:
+            self.health.answer(entry, now)
+            self._supply.balance(now)
+
+    @postponable
+    def update(self, replicas: Iterable[Replica], now: float) -> None:
+        """Replace the replicas; what is connected to those that are gone is retired."""
+        with self._event:
+            for replica in self.health.update(replicas, now):
+                self._gone.append(replica)
+                self._close_idle(replica, CloseReason.RETIRED)
+            self._supply.balance(now)
+
+    @contextmanager
+    def avoiding(self, avoided: Collection[Replica]) -> Generator[None]:
+        """Take some replicas only if there is no other one, as long as the block lasts."""
+        self._avoided = avoided
+        try:
+            yield
+        finally:
+            self._avoided = ()
+
+    def prefers_new(self) -> bool:
+        """Return whether a connection is to be opened although one of those to avoid is idle."""
+        avoided = self._avoided
+        if self.idles_elsewhere():
+            return False
+        chosen = self.health.choose(avoided=avoided)
+        if chosen is None or chosen.resting or chosen in avoided:
+            return False
+        return self._supply.may_open()
+
+    def idles_elsewhere(self) -> bool:
+        """Return whether a connection is idle to another replica than those to avoid."""
+        avoided = self._avoided
+        return any(each.state is IDLE and each.replica not in avoided for each in self._entries)
+
+    # Steps.
+
+    def choose_pop(self) -> Callable[[], PoolEntry[TransportT]]:
+        """Return what takes out the idle entry that is to be lent next."""
+        return self._pop_in_order if self.health.in_order else self._pop_balanced
+
+    def _pop_balanced(self) -> PoolEntry[TransportT]:
+        """Take out an idle entry of the replica with the fewest in use."""
+        # On the path of every borrow: without calls, and most often the first entry is right.
+        entry = self._entries[self._first]
+        if not self._avoided:
+            if entry.state is not IDLE or not (least := entry.replica.in_use):
+                # The caller knows what to do with one that is idle no longer.
+                return self._pop_first()
+            for each in self.health.replicas:
+                if each.in_use < least and each.size - each.attempts > each.in_use:
+                    break
+            else:
+                return self._pop_first()
+        return self._pop_best()
+
+    def _pop_in_order(self) -> PoolEntry[TransportT]:
+        """Take out an idle entry of the first replica, those that rest behind all others."""
+        entry = self._entries[self._first]
+        if not self._avoided and (entry.state is not IDLE or not entry.replica.rank):
+            return self._pop_first()
+        return self._pop_best()
+
+    def can_open(self) -> bool:
+        """Return whether there is a replica to open a connection to; or none is known yet."""
+        health = self.health
+        return not health.replicas or health.choose() is not None or bool(health.due(self._now))
+
+    def can_refill(self) -> bool:
+        """Return whether a connection may be opened that nobody waits for, except in readiness."""
+        if self._line.watchers:
+            return self.can_open()
+        replicas = self.health.replicas
+        return not replicas or any(not replica.resting for replica in replicas)
+
+    def begin(self, entry: PoolEntry[TransportT], replica: Replica | None) -> None:
+        """Take note that a connection is being opened, and choose its replica if need be.
+
+        :param replica: which one, if the pool opens it by itself
+        """
+        health = self.health
+        if replica is None:
+            # Where there was no room for it before, and there is some for others now.
+            replica = next(iter(health.due(self._now)), None)
+        chosen = replica or health.choose(avoided=self._avoided)
+        if chosen is not None:
+            health.begin(entry, chosen, own=replica is not None)
+
+    def succeed(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Take note that a connection is open, and perhaps that a reply to a check has come."""
+        self.health.succeed(entry, now)
+        if entry.proved:
+            self.health.answer(entry, now)
+
+    def ends_hope(self, entry: PoolEntry[TransportT], error: Exception, now: float) -> bool:
+        """Take note that an attempt has failed; return whether that concerns those who wait."""
+        self.health.fail(entry, error, now)
+        return not entry.own and self.health.is_hopeless()
+
+    def is_stale(self, entry: PoolEntry[TransportT]) -> bool:
+        """Return whether a connection is to be closed when it comes back, whatever else happens."""
+        return entry.replica is not None and entry.epoch < entry.replica.closed_below
+
+    def fault(self, entry: PoolEntry[TransportT]) -> CloseReason | None:
+        """Return why a connection must not be lent any more, for the sake of replicas, if so."""
+        replica: Replica | None = entry.replica
+        if replica is None:
+            return None
+        if entry.epoch < replica.closed_below:
+            return CloseReason.RETIRED if replica.left else CloseReason.RESTING
+        if entry.state is IN_USE or entry.state is State.CHECKING:
+            if self.lacking > self._group.freeing():
+                return CloseReason.GAVE_WAY
+            if replica.owes:
+                return self._share_reason()
+        return None
+
+    def tend(self, now: float) -> None:
+        """Do what is due by now, for rests that are over and for shares."""
+        health, supply, group = self.health, self._supply, self._group
+        self._now = now
+        for giver in health.share(now):
+            self._give(giver)
+        for replica in health.due(now):
+            if supply.may_open():
+                supply.open_one(now, replica)
+        for replica in health.replicas:
+            while replica.wants and supply.may_open():
+                supply.open_one(now, replica)
+        self.lacking = len(health.due(now)) if group.size >= group.max_size else 0
+        self._gone = [replica for replica in self._gone if replica.size]
+        group.alert = self.lacking > 0 or any(
+            replica.owes or replica.stale for replica in (*health.replicas, *self._gone)
+        )
+        self._follow_outage(now)
+        self._steps.set_alarm(health.next_change(now))
+        if health.news:
+            # What carries out what is due sees to them, too.
+            self._steps.note_due()
+
+    def last_error(self) -> Exception | None:
+        """Return an error of a replica, if one has failed."""
+        errors = (replica.last_error for replica in self.health.replicas)
+        return next((error for error in errors if error is not None), None)
+
+    def _pop_best(self) -> PoolEntry[TransportT]:
+        """Take out the first of the entries whose replica is to lend."""
+        avoided, level, entries = self._avoided, self._level, self._entries
+        is_lifo = self._first == -1
+        best, best_at, least = None, 0, (True, 0)
+        for place, entry in enumerate(reversed(entries) if is_lifo else entries):
+            if entry.state is IDLE:
+                found = (entry.replica in avoided, level(entry.replica))
+                if best is None or found < least:
+                    best, best_at, least = entry, place, found
+        if best is None:
+            return self._pop_first()
+        del entries[-1 - best_at if is_lifo else best_at]
+        return best
+
+    def _close_idle(self, replica: Replica, reason: CloseReason) -> None:
+        for entry in [*self._entries]:
+            if entry.replica is replica and entry.state is IDLE:
+                self._idle.take_out(entry)
+                self._steps.close(entry, reason)
+
+    def _give(self, giver: Replica) -> None:
+        """Close an idle connection of a replica that owes one, if there is one."""
+        for entry in self._entries:
+            if entry.replica is giver and entry.state is IDLE:
+                self._idle.take_out(entry)
+                self._steps.close(entry, self._share_reason())
+                return
+
+    def _share_reason(self) -> CloseReason:
+        return CloseReason.RETIRED if self.health.in_order else CloseReason.GAVE_WAY
+
+    def _follow_outage(self, now: float) -> None:
+        """Let an outage last as long as all rest."""
+        outage = self._line.outage
+        if self.health.all_rest():
+            outage.begin(now)
+        elif self.health.replicas and outage.since is not None:
+            outage.succeed()

@@ -1,0 +1,117 @@
+"""Find the replicas of a service, again and again, in a task of the pool."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Sequence
+
+from anyio import CancelScope, ConnectionFailed, Event, fail_after, move_on_after
+
+from anyconnpool._core.health import Health, Replica
+from anyconnpool._settings import Settings
+from anyconnpool._util.cancellation import fence
+from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.log import OutageLog, describe_error
+
+_logger = logging.getLogger("anyconnpool.pool")
+
+# How often it is called while there is nothing to connect to, in seconds.
+_URGENT_INTERVAL = 1.0
+
+
+class Discovery:
+    """Call an async function that finds the replicas, and pass on what it has found.
+
+    It is called before the first connect, after every ``refresh``, and once a second while no
+    replica is known or all of them rest. If it fails, or finds nothing, the last ones stay.
+
+    :param find: finds the replicas
+    :param refresh: how often, in seconds
+    :param settings: the pool's settings; ``connect_timeout`` is the limit of one call
+    :param now: returns the time, in seconds
+    :param health: knows whether all of them rest
+    :param update: takes what was found
+    """
+
+    def __init__(
+        self,
+        find: Callable[[], Awaitable[Sequence[Replica]]],
+        refresh: float,
+        settings: Settings,
+        now: Callable[[], float],
+        health: Health,
+        update: Callable[[Sequence[Replica]], object],
+    ) -> None:
+        self._find = find
+        self._refresh = refresh
+        self._name = settings.name
+        self._limit = settings.connect_timeout
+        self._now = now
+        self._health = health
+        self._update = update
+        self._log = OutageLog(_logger, settings.name, "the discovery of replicas")
+        self._scope = CancelScope(shield=True)
+        self._error: Exception | None = None
+        self._called_at = -math.inf
+        self._is_wanted = self._is_under_way = False
+        self._changed = Event()
+        self._ended = Event()
+
+    @defer_interrupts
+    async def run(self) -> None:
+        """Call it whenever it is time, until stopped."""
+        with self._scope:
+            while True:
+                while (pause := self._next_at() - self._now()) > 0:
+                    self._changed = Event()
+                    with move_on_after(pause):
+                        await self._changed.wait()
+                await self._call()
+
+    @defer_interrupts
+    def stop(self) -> None:
+        """Call it no more."""
+        self._scope.cancel()
+
+    def wake(self) -> None:
+        """Look again whether it is time: a replica has begun to rest."""
+        self._changed.set()
+
+    async def wait(self) -> None:
+        """Wait until a replica is known.
+
+        :raises ~anyio.ConnectionFailed: if none is found
+        """
+        if self._is_under_way or self._next_at() <= self._now() or not self._is_wanted:
+            self._is_wanted = True
+            self._changed.set()
+            await self._ended.wait()
+        if not self._health.replicas:
+            error = self._error or ConnectionFailed("nothing was found")
+            raise ConnectionFailed(
+                f"no replica of {self._name} is known: {describe_error(error)}"
+            ) from error
+
+    def _next_at(self) -> float:
+        if not self._is_wanted:
+            return math.inf
+        is_urgent = not self._health.replicas or self._health.all_rest()
+        interval = min(self._refresh, _URGENT_INTERVAL) if is_urgent else self._refresh
+        return self._called_at + interval
+
+    async def _call(self) -> None:
+        self._is_under_way = True
+        try:
+            with fence("the discovery", ConnectionFailed), fail_after(self._limit):
+                found = await self._find()
+            self._error = None
+            self._log.succeeded(self._now())
+            self._update(found)
+        except Exception as error:
+            self._error = error
+            self._log.failed(error, self._now())
+        finally:
+            self._called_at, self._is_under_way = self._now(), False
+            ended, self._ended = self._ended, Event()
+            ended.set()

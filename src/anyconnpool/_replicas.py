@@ -1,0 +1,467 @@
+"""Several servers of one service, as the remote of a pool or by themselves."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+from anyio import ConnectionFailed, current_time, getaddrinfo
+from anyio.abc import ByteStream, ByteStreamConnectable
+
+from anyconnpool._core.health import Health, Replica
+from anyconnpool._core.states import PoolEntry
+from anyconnpool._engine.connector import sum_up
+from anyconnpool._remote import (
+    ByRemote,
+    Endpoint,
+    Remote,
+    RemoteGroup,
+    TLSOptions,
+    make_endpoint,
+)
+from anyconnpool._retry import Retry
+from anyconnpool._settings import Choice, Kind
+from anyconnpool._streams.connectable import Target, make_connectable
+from anyconnpool._util.checks import check_duration, make_printable, quoted
+from anyconnpool._util.functions import as_awaitable, describe_function
+from anyconnpool._util.log import describe_error
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+#: finds the remotes of a service
+Discover: TypeAlias = Callable[[], Awaitable[Iterable[Remote]]]
+
+_logger = logging.getLogger("anyconnpool.pool")
+
+# Those of make_endpoint(): tls, ssl_context, tls_hostname, tls_standard_compatible.
+_TLSChoices: TypeAlias = tuple[bool, ssl.SSLContext | None, str | None, bool]
+_NO_TLS: _TLSChoices = (False, None, None, True)
+
+_REST = Retry(math.inf, interval=1, max_interval=30)
+
+
+@dataclass(frozen=True)
+class ReplicaState:
+    """What is known of one of several :class:`Replicas` at one moment."""
+
+    #: whether it gets no new connections at the moment, because it has failed
+    resting: bool
+    #: failures in a row, until it answers again
+    failures: int
+    #: why it has failed the last time; ``None`` if it has answered since
+    last_error: Exception | None
+    #: how many connections it has, those included that are being opened
+    connections: int
+    #: how many of them are borrowed
+    in_use: int
+
+
+class Replicas(RemoteGroup):
+    """Several servers of one service: a remote for one pool, with failover.
+
+    Give it to a :class:`ConnectionPool` in place of one remote; a list alone is short for
+    ``Replicas(list)``. The pool keeps its ``max_size`` over all of them, and one line of waiters:
+    whatever connection becomes available serves who has waited longest. The TLS options of the pool
+    hold for each remote.
+
+    **Rest.** A replica rests when connecting to it fails (``on_connect`` included), or when the
+    first exchange on a new connection to it ends, by a hang-up or a timeout, before the first byte
+    of a reply. Then it gets no new connections for a while. After a timeout, those it has are
+    closed, the borrowed ones when they come back; otherwise they go on serving. A burst of failures
+    counts once. A hang-up on a connection that was used before, an error after the first byte and a
+    cancellation don't count.
+
+    **Failover.** A connect that fails goes on with the next replica within the same attempt, so
+    that one dead server of several costs nobody an error. ``connect_timeout`` is for each. If all
+    fail, the error is a :exc:`~anyio.ConnectionFailed` whose cause is a group with one error each;
+    with one replica, it is the error as it is.
+
+    **Return.** When its rest is over, the pool opens one connection to the replica by itself, and
+    asks ``check`` on it, if there is one. Until a reply has come on that, the replica has no other
+    new one, as long as another replica is well. Then it gets its share of the connections within
+    two seconds, under load too: others give way to it. If all rest, the one whose rest ends first
+    is tried at once for whoever asks.
+
+    It is a connectable of AnyIO, too: :meth:`connect` works without a pool, with the same failover.
+
+    :param remotes: what a pool takes as remotes, without duplicates; or an async function without
+        parameters that returns them. It is called before the first connect, after every
+        ``refresh``, and once a second while no remote is known or all rest; ``connect_timeout`` is
+        its limit. If it fails, or returns none, that is logged and the last ones stay; duplicates
+        in what it returns are dropped
+    :param order: ``"balanced"`` for the same number of connections to each: a new one goes to the
+        replica with the fewest, an idle one is lent from that with the fewest in use;
+        ``"in_order"`` for a primary and stand-bys: the first that doesn't rest gets all. When an
+        earlier one is back, connections to later ones are retired, half of them at most in each
+        ``rest.interval``
+    :param rest: a :class:`Retry`: how long a replica rests after so many failures in a row; its
+        ``count`` has no meaning here
+    :param refresh: how often to call the async function, in seconds; only with one
+    :raises TypeError: if something is of the wrong type
+    :raises ValueError: if there are no remotes, or one of them twice, or if an argument makes no
+        sense
+    """
+
+    def __init__(
+        self,
+        remotes: Iterable[Remote] | Discover,
+        *,
+        order: Literal["balanced", "in_order"] = "balanced",
+        rest: Retry = _REST,
+        refresh: float = math.inf,
+    ) -> None:
+        Choice(("balanced", "in_order"))("order", order)
+        Kind(Retry)("rest", rest)
+        if not check_duration("refresh", refresh):
+            raise ValueError("refresh must be more than 0 seconds")
+        discover, given = None, list[Remote]()
+        if callable(remotes):
+            discover = remotes
+        elif refresh < math.inf:
+            raise ValueError("refresh has no effect without an async function that finds remotes")
+        else:
+            given = check_remotes(remotes)
+        self._kind = _Kind(order == "in_order", rest, refresh, discover)
+        #: what a pool uses them by, while it runs, and what connect() uses
+        self._use = _Use(given)
+        self._alone = _Alone(BoundReplicas(self._kind, self._use, _NO_TLS))
+
+    @classmethod
+    def from_dns(
+        cls,
+        host: str,
+        port: int,
+        *,
+        refresh: float = 30.0,
+        order: Literal["balanced", "in_order"] = "balanced",
+        rest: Retry = _REST,
+    ) -> Self:
+        """Make one of all the addresses that a host name stands for, as they are at each moment.
+
+        With TLS, the certificate is checked for the name, unless ``tls_hostname`` is given.
+
+        :param host: the name
+        :param port: the port of all of them
+        :param refresh: how often to look it up, in seconds
+        :param order: see the class, also for the other parameter
+        :raises TypeError: if something is of the wrong type
+        :raises ValueError: if the host or an option makes no sense
+        """
+        name, number = cast("tuple[str, int]", Endpoint.of((host, port)).target)
+
+        async def look_up() -> list[Remote]:
+            found = await getaddrinfo(name, number, type=socket.SOCK_STREAM)
+            return [(address[0], number) for *_, address in found]
+
+        replicas = cls(look_up, refresh=refresh, order=order, rest=rest)
+        replicas._kind.dns_name = name
+        return replicas
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.describe(tls=False)}>"
+
+    def describe(self, *, tls: bool) -> str:
+        """Return what the replicas are called in logs and errors.
+
+        :param tls: whether TLS is spoken to those that are addresses
+        """
+        if self._kind.dns_name is not None:
+            return make_printable(self._kind.dns_name)
+        if self._kind.discover is not None:
+            return describe_function(self._kind.discover)
+        options = TLSOptions() if tls else None
+        return ",".join(_endpoint_of(remote, options).name for remote in self._use.remotes)
+
+    def set(self, remotes: Iterable[Remote]) -> None:
+        """Replace the remotes, at any time.
+
+        Those that are gone get nothing new: their idle connections are closed, borrowed ones when
+        they come back. New ones get their share within two seconds. Those that stay go on as they
+        are. While a pool uses them, call it in the pool's event loop.
+
+        :param remotes: see the class
+        :raises RuntimeError: if an async function finds the remotes
+        :raises TypeError: if something is of the wrong type
+        :raises ValueError: if there are no remotes, or one of them twice, or if TLS options of the
+            pool would have no effect
+        :raises PoolError: in another event loop or thread than the pool's
+        """
+        if self._kind.discover is not None:
+            raise RuntimeError("set() has no use where an async function finds the remotes")
+        checked = check_remotes(remotes)
+        if self._use.bound is not None:
+            self._use.bound.set(checked)
+        self._alone.set(checked)
+        self._use.remotes = checked
+
+    def states(self) -> Mapping[Remote, ReplicaState]:
+        """Return what is known of each replica, by its remote, at any time and from any thread.
+
+        A remote is found in whatever form it is written, as an address or as a connectable. While
+        a pool uses the replicas, this is what it knows.
+        """
+        bound = self._use.bound
+        health = self._alone.health if bound is None else bound.health
+        return ByRemote([(each.remote, _state_of(each)) for each in [*health.replicas]])
+
+    async def connect(self) -> ByteStream:
+        """Connect to one of the replicas, without a pool, and go on with the next if that fails.
+
+        A replica that has failed is tried again when its rest is over, or if all rest. It takes as
+        long as connecting takes: cancel it, and nothing is left open.
+
+        :return: the stream
+        :raises ~anyio.ConnectionFailed: if none can be connected to, or none is found
+        :raises Exception: what connecting to the only one raises
+        """
+        return await self._alone.connect()
+
+
+def make_target(
+    remote: Remote, endpoint: Endpoint, name: str, options: _TLSChoices
+) -> Target | BoundReplicas:
+    """Return what a pool connects to.
+
+    :param remote: one remote, or several as a :class:`Replicas`
+    :param endpoint: the same as an endpoint
+    :param name: what one remote is called in logs and errors
+    :param options: those of TLS, as :func:`make_endpoint` takes them
+    :raises TypeError: if an option is of the wrong type
+    :raises ValueError: if an option makes no sense or would have no effect
+    """
+    if not isinstance(remote, Replicas):
+        return Target(remote, make_connectable(endpoint), name)
+    kind, use = remote._kind, remote._use  # pyright: ignore[reportPrivateUsage]
+    tls, ssl_context, hostname, standard_compatible = options
+    if tls and hostname is None:
+        hostname = kind.dns_name
+    return BoundReplicas(kind, use, (tls, ssl_context, hostname, standard_compatible))
+
+
+@dataclass
+class _Kind:
+    """What was chosen about replicas once and for all."""
+
+    in_order: bool
+    rest: Retry
+    refresh: float
+    discover: Discover | None
+    dns_name: str | None = None
+
+
+@dataclass
+class _Use:
+    """The remotes, if they were given, and which pool uses them, if one does."""
+
+    remotes: list[Remote]
+    bound: BoundReplicas | None = None
+
+
+class BoundReplicas:
+    """Replicas as one pool connects to them.
+
+    :param kind: what was chosen about them
+    :param use: which pool uses them
+    :param options: those of TLS, as :func:`make_endpoint` takes them
+    """
+
+    def __init__(self, kind: _Kind, use: _Use, options: _TLSChoices) -> None:
+        self._kind, self._use = kind, use
+        self._options = options
+        # Whatever the remotes: refuse wrong options now, and read the system's certificates once.
+        make_endpoint(("localhost", 1), *options)
+        tls, ssl_context, hostname, standard_compatible = options
+        if tls and ssl_context is None:
+            context = ssl.create_default_context()
+            self._options = (tls, context, hostname, standard_compatible)
+        self.refresh = kind.refresh
+        self.find = None if kind.discover is None else self._find
+        self._update: Callable[[Sequence[Replica]], object] | None = None
+        self.health = self._make_health()
+
+    def begin(self, update: Callable[[Sequence[Replica]], object]) -> Health:
+        """Belong to a pool from now on, and return what decides about its replicas.
+
+        :param update: takes other replicas than those
+        :raises RuntimeError: if another pool uses them
+        """
+        if self._use.bound is not None:
+            raise RuntimeError(
+                "these Replicas are used by another pool at the moment: make a Replicas for each "
+                "pool"
+            )
+        self._use.bound, self._update = self, update
+        self.health = self._make_health()
+        return self.health
+
+    def end(self) -> None:
+        """Belong to no pool any more."""
+        if self._use.bound is self:
+            self._use.bound = self._update = None
+
+    def set(self, remotes: Sequence[Remote]) -> None:
+        """Replace the remotes, which were checked, also in the pool."""
+        replicas = self._make_all(remotes)
+        if self._update is not None:
+            self._update(replicas)
+        else:
+            self.health.update(replicas, 0.0)
+
+    async def _find(self) -> list[Replica]:
+        """Call the user's function, and return what it has found.
+
+        :raises ~anyio.ConnectionFailed: if it finds nothing
+        """
+        discover = self._kind.discover
+        assert discover is not None
+        found = await as_awaitable(discover(), discover, "the discovery of replicas")
+        remotes = check_remotes(found, drop_duplicates=True)
+        return self._make_all(remotes)
+
+    def _make_health(self) -> Health:
+        kind = self._kind
+        health = Health(kind.rest.pause, kind.rest.interval, in_order=kind.in_order)
+        health.update(self._make_all(self._use.remotes), 0.0)
+        return health
+
+    def _make_all(self, remotes: Iterable[Remote]) -> list[Replica]:
+        return [self._make(remote) for remote in remotes]
+
+    def _make(self, remote: Remote) -> Replica:
+        endpoint = make_endpoint(remote, *self._options)
+        target = Target(remote, make_connectable(endpoint), endpoint.name)
+        return Replica(remote, target, _endpoint_of(remote).key, endpoint.name)
+
+
+class _Alone:
+    """Connect to replicas without a pool.
+
+    :param bound: the replicas
+    """
+
+    def __init__(self, bound: BoundReplicas) -> None:
+        self._bound = bound
+        self._found_at = -math.inf
+
+    @property
+    def health(self) -> Health:
+        """What is known of the replicas."""
+        return self._bound.health
+
+    def set(self, remotes: Sequence[Remote]) -> None:
+        """Replace the remotes."""
+        self._bound.set(remotes)
+
+    async def connect(self) -> ByteStream:
+        """Connect to one of them; see :meth:`Replicas.connect`."""
+        health = self.health
+        await self._find()
+        entry: PoolEntry[Any] = PoolEntry(0)
+        replica = health.choose(alone_at=current_time())
+        while replica is not None:
+            health.begin(entry, replica)
+            try:
+                stream = await replica.target.connectable.connect()
+            except Exception as error:
+                entry.tried += (replica,)
+                health.fail(entry, error, current_time())
+                replica = health.choose(entry.tried, alone_at=current_time())
+                if replica is None:
+                    if len(entry.tried) == 1:
+                        raise
+                    raise sum_up(error, entry.tried)  # noqa: B904
+            except BaseException:
+                # Cancelled, and nothing is open.
+                health.lose(entry)
+                raise
+            else:
+                health.succeed(entry, current_time())
+                health.answer(entry, current_time())
+                replica.lose(entry)
+                return cast("ByteStream", stream)
+            finally:
+                # Nobody wants to know.
+                health.news.clear()
+        raise ConnectionFailed("no replica is known")
+
+    async def _find(self) -> None:
+        """Find the remotes, if that is due.
+
+        :raises ~anyio.ConnectionFailed: if none is known
+        """
+        find, health, now = self._bound.find, self.health, current_time()
+        urgent = not health.replicas or health.all_rest()
+        interval = min(1.0, self._bound.refresh) if urgent else self._bound.refresh
+        if find is None or now < self._found_at + interval:
+            return
+        self._found_at = now
+        try:
+            health.update(await find(), now)
+        except Exception as error:
+            if health.replicas:
+                _logger.warning("the discovery of replicas failed: %s", describe_error(error))
+                return
+            raise ConnectionFailed(f"no replica is known: {describe_error(error)}") from error
+
+
+def _state_of(replica: Replica) -> ReplicaState:
+    return ReplicaState(
+        replica.resting, replica.failures, replica.last_error, replica.size, replica.in_use
+    )
+
+
+def _endpoint_of(remote: Remote, tls: TLSOptions | None = None) -> Endpoint:
+    """Return the endpoint of a remote; what is no address has no options of TLS."""
+    return Endpoint.of(remote, None if isinstance(remote, ByteStreamConnectable) else tls)
+
+
+def check_remotes(remotes: object, *, drop_duplicates: bool = False) -> list[Remote]:
+    """Check a collection of remotes, and return a list of them.
+
+    :param drop_duplicates: whether one may be there twice, and is taken once
+    :raises TypeError: if it is not a collection, or if one is of the wrong type
+    :raises ValueError: if it is empty, or one makes no sense, or is there twice
+    """
+    if (single := _find_single(remotes)) is not None:
+        raise TypeError(
+            f"remotes must be a collection of remotes, not {quoted(remotes)}: write "
+            f"[{quoted(single)}]"
+        )
+    if not isinstance(remotes, Iterable):
+        raise TypeError(
+            f"remotes must be a collection of remotes, or an async function that returns one, "
+            f"not {quoted(remotes)}"
+        )
+    found: dict[Hashable, Remote] = {}
+    for remote in cast("Iterable[Remote]", remotes):
+        endpoint = Endpoint.of(remote)
+        # A pool of connections would be a pool in a pool.
+        if isinstance(remote, RemoteGroup) or hasattr(remote, "acquire_nowait"):
+            raise TypeError(f"a {type(remote).__name__} can't be one of several replicas")
+        if endpoint.key in found and not drop_duplicates:
+            raise ValueError(f"the remote {endpoint.name} is there twice")
+        found.setdefault(endpoint.key, remote)
+    if not found:
+        raise ValueError("there must be one remote at least")
+    return [*found.values()]
+
+
+def _find_single(remotes: object) -> object:
+    """Return the remote if this is one instead of a collection of them."""
+    if isinstance(remotes, (tuple, list)):
+        # A host and a port: an int is no remote itself.
+        items = tuple(cast("Iterable[object]", remotes))
+        hosts = (str, IPv4Address, IPv6Address)
+        is_address = len(items) == 2 and isinstance(items[0], hosts) and isinstance(items[1], int)
+        return items if is_address else None
+    kinds: tuple[type[object], ...] = (str, bytes, os.PathLike, ByteStreamConnectable)
+    # Asked of the class: a checker would take what it finds for its type.
+    return remotes if issubclass(type(remotes), kinds) else None

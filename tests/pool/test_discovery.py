@@ -1,0 +1,167 @@
+"""Replicas that an async function finds, and what becomes of a pool while it finds none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import pytest
+from anyio import ConnectionFailed, create_task_group
+
+from anyconnpool import ConnectionPool, Replicas
+
+from .network import MemoryNetwork, settle
+from .service import REST, Server, ask, give_back, hold
+
+
+class Directory:
+    """Find servers: an async function that a test controls."""
+
+    def __init__(self, *found: MemoryNetwork) -> None:
+        self.found: Sequence[Any] = found
+        self.called_at: list[float] = []
+        self.error: Exception | None = None
+        self.slowness = 0.0
+
+    async def __call__(self) -> Sequence[Any]:
+        self.called_at.append(anyio.current_time())
+        await anyio.sleep(self.slowness)
+        if self.error is not None:
+            raise self.error
+        return self.found
+
+
+def make_pool(directory: Directory, refresh: float = 10, **settings: Any) -> ConnectionPool:
+    return ConnectionPool(Replicas(directory, refresh=refresh, rest=REST), **settings)
+
+
+async def test_it_is_called_before_the_first_connect_and_after_every_refresh() -> None:
+    """Once for all who ask meanwhile, and not before anybody asks."""
+    directory = Directory(MemoryNetwork(), MemoryNetwork())
+    directory.slowness = 0.05
+    async with make_pool(directory) as pool:
+        await anyio.sleep(5)
+        assert directory.called_at == []
+        async with create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(ask, pool)
+        await anyio.sleep(25)
+        assert directory.called_at == pytest.approx([5, 15.05, 25.1])
+    await anyio.sleep(20)
+    assert len(directory.called_at) == 3
+
+
+async def test_what_it_finds_replaces_the_replicas() -> None:
+    """Those that are gone get nothing more; duplicates are dropped."""
+    first, second, third = (MemoryNetwork() for _ in range(3))
+    directory = Directory(first, second, first)
+    async with make_pool(directory) as pool:
+        await give_back(await hold(pool, 4))
+        assert (first.open_now, second.open_now) == (2, 2)
+        directory.found = [second, third]
+        await anyio.sleep(10.5)
+        assert first.open_now == 0
+        await anyio.sleep(2)
+        assert (second.open_now, third.open_now) == (1, 1)
+
+
+@pytest.mark.parametrize("answer", ["error", "nothing", "nonsense"])
+async def test_an_error_of_it_keeps_the_last_replicas(
+    answer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So does an empty answer, and one that makes no sense; it is logged."""
+    network = MemoryNetwork()
+    directory = Directory(network)
+    async with make_pool(directory, name="service") as pool:
+        await ask(pool)
+        if answer == "error":
+            directory.error = LookupError("no such service")
+        else:
+            directory.found = [] if answer == "nothing" else [5]
+        with caplog.at_level(logging.WARNING):
+            await anyio.sleep(11)
+            await ask(pool)
+        assert len(directory.called_at) == 2
+        assert network.open_now == 1
+        assert "pool service: the discovery of replicas failed" in caplog.text
+
+
+async def test_with_none_known_connecting_fails() -> None:
+    """At most one call a second, whoever asks; the error of the call is the cause."""
+    directory = Directory(MemoryNetwork())
+    directory.error = LookupError("no such service")
+    async with make_pool(directory) as pool:
+        for _ in range(3):
+            with pytest.raises(ConnectionFailed, match=r"no replica of .* is known") as caught:
+                await ask(pool)
+            assert isinstance(caught.value.__cause__, LookupError)
+        assert directory.called_at == [0]
+        directory.error = None
+        await anyio.sleep(1)
+        await ask(pool)
+        assert directory.called_at == [0, 1]
+
+
+async def test_connect_timeout_is_its_limit() -> None:
+    """Whoever waits for it gets an error then, and the next call may succeed."""
+    directory = Directory(MemoryNetwork())
+    directory.slowness = 100
+    async with make_pool(directory, connect_timeout=2) as pool:
+        with pytest.raises(ConnectionFailed):
+            await ask(pool)
+        assert anyio.current_time() == 2
+        directory.slowness = 0
+        await anyio.sleep(1)
+        await ask(pool)
+
+
+async def test_it_is_called_at_once_when_all_rest() -> None:
+    """At most once a second; what it finds then ends the outage."""
+    dead, well = Server(), Server()
+    directory = Directory(dead.network)
+    async with make_pool(directory, refresh=60, fail_fast_after=2) as pool:
+        await ask(pool)
+        await anyio.sleep(5)
+        dead.die()
+        await settle()
+        with pytest.raises(ConnectionFailed):
+            await ask(pool)
+        await anyio.sleep(3.5)
+        assert directory.called_at == [0, 5, 6, 7, 8]
+        directory.found = [dead.network, well.network]
+        await anyio.sleep(1)
+        assert directory.called_at[-1] == 9
+        await ask(pool)
+        await anyio.sleep(10)
+        assert directory.called_at[-1] == 9
+
+
+async def test_the_end_of_the_pool_interrupts_it() -> None:
+    """Also while somebody waits for its first answer."""
+    directory = Directory(MemoryNetwork())
+    directory.slowness = 1000
+    async with make_pool(directory, connect_timeout=900) as pool:
+        with anyio.move_on_after(1):
+            await ask(pool)
+    assert anyio.current_time() < 7
+
+
+async def test_what_it_is_decides_the_default_name() -> None:
+    """The function's, or the DNS name."""
+    assert make_pool(Directory()).name.endswith("Directory")
+    assert ConnectionPool(Replicas.from_dns("service.test", 80)).name == "service.test"
+    assert ConnectionPool(Replicas.from_dns("service.test", 80), tls=True).name == "service.test"
+
+
+async def test_a_function_that_is_not_async_is_an_error_of_each_call() -> None:
+    """It says what to do."""
+
+    def find() -> list[object]:
+        return [MemoryNetwork()]
+
+    replicas: Any = Replicas(find)  # type: ignore[arg-type]
+    async with ConnectionPool(replicas) as pool:
+        with pytest.raises(ConnectionFailed, match="must be an async function"):
+            await ask(pool)
