@@ -26,7 +26,15 @@ from typing import TYPE_CHECKING, Generic
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable
 from anyconnpool._core.health import Health, Replica
-from anyconnpool._core.states import IDLE, IN_USE, PoolEntry, State, Totals, TransportT
+from anyconnpool._core.states import (
+    IDLE,
+    IN_USE,
+    Action,
+    PoolEntry,
+    State,
+    Totals,
+    TransportT,
+)
 from anyconnpool._core.waiting_line import WaitingLine
 from anyconnpool._statistics import CloseReason
 
@@ -66,6 +74,8 @@ class ReplicaRules(Generic[TransportT]):
         #: those that have left and still have connections
         self._gone: list[Replica] = []
         self._now = 0.0
+        #: how often anything had been lent when a lost trial was due last
+        self._acquired = 0
         self._group, self._idle, self._line, self._totals = group, group.idle, line, totals
         self._event, self._supply, self._steps = event, supply, supply.steps
         self._level = attrgetter("rank" if health.in_order else "in_use")
@@ -129,6 +139,10 @@ class ReplicaRules(Generic[TransportT]):
             for replica in self.health.update(replicas, now):
                 self._gone.append(replica)
                 self._close_idle(replica, CloseReason.RETIRED)
+            for entry in self._line.under_way():
+                if entry.state is State.OPENING and entry.replica in self._gone:
+                    # Nobody would be served by it, and it may take until its time is up.
+                    self._steps.request(Action.INTERRUPT, entry)
             self._supply.balance(now)
 
     @contextmanager
@@ -237,10 +251,11 @@ class ReplicaRules(Generic[TransportT]):
         for replica in health.due(now):
             if supply.has_room():
                 supply.open_one(now, replica)
+        self._renew_trials(now)
         for replica in health.replicas:
             while replica.wants and supply.has_room():
                 supply.open_one(now, replica)
-        self.lacking = len(health.due(now)) if group.size >= group.max_size else 0
+        self.lacking = len(health.due(now)) if supply.is_full() else 0
         self._gone = [replica for replica in self._gone if replica.size]
         group.alert = self.lacking > 0 or any(
             replica.owes or replica.stale for replica in (*health.replicas, *self._gone)
@@ -252,6 +267,15 @@ class ReplicaRules(Generic[TransportT]):
         """Return an error of a replica, if one has failed."""
         errors = (replica.last_error for replica in self.health.replicas)
         return next((error for error in errors if error is not None), None)
+
+    def _renew_trials(self, now: float) -> None:
+        """Make up for trials that were lost before a reply, as long as the pool is in use."""
+        due = self.health.lost_trials(now)
+        if due and self._totals.acquired != self._acquired:
+            self._acquired = self._totals.acquired
+            for replica in due:
+                if self._supply.has_room():
+                    self._supply.open_one(now, replica)
 
     def _pop_best(self) -> PoolEntry[TransportT]:
         """Take out the first of the entries whose replica is to lend."""

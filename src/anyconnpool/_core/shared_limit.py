@@ -239,6 +239,21 @@ class SharedSupply(Supply[TransportT]):
         """Return whether the pool may open a connection by itself."""
         return super().has_room() and self._shared_limit.has_spare_room()
 
+    def is_full(self) -> bool:
+        """Return whether nothing can be opened before something else is closed, of any pool."""
+        return super().is_full() or not self._shared_limit.has_room()
+
+    def make_room(self) -> None:
+        """Have idle connections give way; for waiters where the limit is reached, that sees to it.
+
+        Nobody but this pool itself waits for the attempts of replicas whose rest is over.
+        """
+        super().make_room()
+        group, replicas = self._group, self.replicas
+        if replicas is not None and group.size < group.max_size:
+            while replicas.lacking > group.freeing() and group.idle:
+                self.steps.close_oldest(CloseReason.GAVE_WAY)
+
     def may_wait(self, now: float) -> bool:
         """Return whether one more task may wait for a slot."""
         line, shared_limit = self._line, self._shared_limit

@@ -157,6 +157,10 @@ class Supply(Generic[TransportT]):
         """Return whether the pool may open a connection by itself."""
         return self._group.size < self._group.max_size and self._line.may_begin()
 
+    def is_full(self) -> bool:
+        """Return whether nothing can be opened before something else is closed."""
+        return self._group.size >= self._group.max_size
+
     def missing_idle(self) -> int:
         """Count the idle connections that are missing, beyond those under way for nobody."""
         paused = self.refill_paused or not self._min_idle

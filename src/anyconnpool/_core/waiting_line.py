@@ -160,6 +160,10 @@ class WaitingLine(Generic[TransportT]):
         if entry.number is not None:
             self.attempts -= 1
 
+    def under_way(self) -> list[PoolEntry[TransportT]]:
+        """Return what is under way and has not failed."""
+        return [*self._fresh, *self._slow]
+
     def is_fresh(self, entry: PoolEntry[TransportT]) -> bool:
         """Return whether everybody may rely on an entry that is under way."""
         return entry in self._fresh
