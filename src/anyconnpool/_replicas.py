@@ -47,6 +47,8 @@ _TLSChoices: TypeAlias = tuple[bool, ssl.SSLContext | None, str | None, bool]
 _NO_TLS: _TLSChoices = (False, None, None, True)
 
 _REST = Retry(math.inf, interval=1, max_interval=30)
+# Added to the time, less may be nothing at all, and attempts would never end.
+_SHORTEST_REST = 0.001
 
 
 @dataclass(frozen=True)
@@ -342,7 +344,7 @@ class BoundReplicas:
         try:
             pause = self._kind.rest.pause(failures)
             if pause > 0:
-                return pause
+                return max(pause, _SHORTEST_REST)
             text = f"{quoted(pause)} is not more than 0 seconds"
         except Exception as error:
             text = describe_error(error)

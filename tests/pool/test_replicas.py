@@ -460,6 +460,25 @@ async def test_those_who_wait_share_the_error_of_a_round() -> None:
         assert len(set(map(id, errors))) == 20
 
 
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("kind", ["pool", "manager"])
+async def test_where_all_hang_it_takes_the_time_of_each(count: int, kind: str) -> None:
+    """Their own attempts, of which one is always under way, keep nobody waiting."""
+    service = Service(count, rest=Retry(0, interval=1, max_interval=30))
+    for server in service.servers:
+        server.mood = "swallowing"
+    host: Any = PoolManager(connect_timeout=10)
+    if kind == "pool":
+        host = service.pool(connect_timeout=10)
+    async with host:
+        pool = host.pool(service.replicas) if kind == "manager" else host
+        for _ in range(3):
+            began = anyio.current_time()
+            with pytest.raises(ConnectionFailed, match="none of the replicas"):
+                await ask(pool)
+            assert anyio.current_time() - began <= 10 * count + 1
+
+
 async def test_a_newcomer_waits_for_no_attempt_that_hangs() -> None:
     """What was tried before somebody asks is tried again for him, each replica once."""
     service = Service(2)

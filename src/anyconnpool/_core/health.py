@@ -11,6 +11,8 @@ The rules:
 - While all rest, whoever asks has the one tried whose rest ends first, one attempt at a time for
   each. Such attempts go in rounds: in one round each replica is tried once, and whoever waited is
   given the error when the round is over and nothing else is under way. Whoever comes begins one.
+  Something may always be under way where all hang: so, too, is whoever has waited for a failure of
+  each.
 - A replica that came back, or is new, takes connections over from the fullest, in small steps.
 
 What is decided here is carried out by :mod:`anyconnpool._core.replica_rules`, for a pool, and by a
@@ -54,6 +56,7 @@ class Replica:
         "chosen_at",
         "closed_below",
         "epoch",
+        "failed_number",
         "failures",
         "in_use",
         "is_growing",
@@ -75,10 +78,8 @@ class Replica:
     )
 
     def __init__(self, remote: Any, target: Any, key: Hashable, name: str) -> None:
-        self.remote = remote
-        self.target = target
-        self.key = key
-        self.name = name
+        self.remote, self.target = remote, target
+        self.key, self.name = key, name
         #: its connections, from the decision to open one until it is to be closed
         self.size = 0
         self.in_use = 0
@@ -87,6 +88,8 @@ class Replica:
         #: failures in a row
         self.failures = 0
         self.last_error: Exception | None = None
+        #: the highest number, among waiters and attempts, of an attempt that has failed on it
+        self.failed_number = -1
         self.resting = False
         #: when its rest is over, or was so last
         self.rests_until = -math.inf
@@ -266,6 +269,8 @@ class Health:
             self._rest(replica, error, now)
         else:
             replica.last_error = error
+        if entry.number is not None:
+            replica.failed_number = max(replica.failed_number, entry.number)
         if not replica.left:
             self._round.add(replica)
 
@@ -318,6 +323,12 @@ class Health:
     def is_hopeless(self) -> bool:
         """Return whether nothing is well, nothing on trial and nothing under way."""
         return not any(replica.attempts or not replica.resting for replica in self.replicas)
+
+    def tried_since(self) -> float:
+        """Return the number below which each who waits has had all replicas tried in vain."""
+        if not self.all_rest():
+            return -math.inf
+        return min(replica.failed_number for replica in self.replicas)
 
     def due(self, now: float) -> list[Replica]:
         """Return those whose rest is over, and to which a connection is to be opened."""

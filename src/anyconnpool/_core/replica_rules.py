@@ -17,6 +17,7 @@ A machine with one remote has none of this, and pays nothing for it.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager
@@ -68,6 +69,8 @@ class ReplicaRules(Generic[TransportT]):
     ) -> None:
         self.health = health
         self.event_lock = event_lock
+        #: whom the attempt that has failed last concerns: those with numbers below this
+        self.concerned_below = math.inf
         #: how many slots are lacking for replicas whose rest is over
         self.lacking = 0
         self._avoided: Collection[Replica] = ()
@@ -157,7 +160,9 @@ class ReplicaRules(Generic[TransportT]):
     def prefers_new(self) -> bool:
         """Return whether a connection is to be opened although one of those to avoid is idle."""
         avoided = self._avoided
-        if any(each.state is IDLE and each.replica not in avoided for each in self._entries):
+        # Outside an event, a finalizer may change them at any time.
+        entries = self._entries.copy()
+        if any(each.state is IDLE and each.replica not in avoided for each in entries):
             return False
         chosen = self.health.choose(avoided=avoided)
         if chosen is None or chosen.resting or chosen in avoided:
@@ -226,7 +231,16 @@ class ReplicaRules(Generic[TransportT]):
     def ends_hope(self, entry: PoolEntry[TransportT], error: Exception, now: float) -> bool:
         """Take note that an attempt has failed; return whether that concerns those who wait."""
         self.health.fail(entry, error, now)
-        return not entry.own and self.health.is_hopeless()
+        if not entry.own and self.health.is_hopeless():
+            self.concerned_below = math.inf
+            return True
+        # Who waits for what others have does not rely on what the pool tries by itself.
+        if entry.own and self._group.any_open():
+            return False
+        below = self.concerned_below = self.health.tried_since()
+        line = self._line
+        firsts = (next(iter(each), None) for each in (line.waiters, line.watchers))
+        return any(first is not None and first.number < below for first in firsts)
 
     def fault(self, entry: PoolEntry[TransportT]) -> CloseReason | None:
         """Return why a connection must not be lent any more, for the sake of replicas, if so."""

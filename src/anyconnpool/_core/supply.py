@@ -120,8 +120,10 @@ class Supply(Generic[TransportT]):
         self.last_error = error
         if pause is not None:
             failed = line.fail(entry, pause, now)
+        elif replicas is not None:
+            failed = line.fail_for_all(entry, replicas.concerned_below)
         else:
-            failed = (line.fail_for_good if replicas is None else line.fail_for_all)(entry)
+            failed = line.fail_for_good(entry)
         line.wake(failed, error)
         self.refill_paused = pause is None or line.refills_pause()
         if not self._group.ended and (replicas is None or not replicas.health.replicas):

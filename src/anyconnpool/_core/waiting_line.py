@@ -224,12 +224,15 @@ class WaitingLine(Generic[TransportT]):
         self.watchers.clear()
         return watchers
 
-    def fail_for_all(self, entry: PoolEntry[TransportT]) -> list[Waiter[TransportT]]:
+    def fail_for_all(self, entry: PoolEntry[TransportT], below: float) -> list[Waiter[TransportT]]:
         """Take note that an attempt has failed, the only one for all; return whom it concerns.
 
         They have left the line.
+
+        :param below: above the numbers of all whom it may concern
         """
-        failed = [*self.concerned(entry, self.waiters), *self.concerned(entry, self.watchers)]
+        relying = [*self.concerned(entry, self.waiters), *self.concerned(entry, self.watchers)]
+        failed = [waiter for waiter in relying if waiter.number < below]
         self.end(entry)
         for waiter in failed:
             self.leave(waiter)
