@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
-from anyio import ConnectionFailed, current_time, getaddrinfo
+from anyio import ConnectionFailed, Lock, current_time, getaddrinfo
 from anyio.abc import ByteStream, ByteStreamConnectable
+from anyio.lowlevel import current_token
 
 from anyconnpool._core.health import Health, Replica
 from anyconnpool._core.states import PoolEntry
@@ -46,6 +47,8 @@ _TLSChoices: TypeAlias = tuple[bool, ssl.SSLContext | None, str | None, bool]
 _NO_TLS: _TLSChoices = (False, None, None, True)
 
 _REST = Retry(math.inf, interval=1, max_interval=30)
+# Added to the time, less may be nothing at all, and attempts would never end.
+_SHORTEST_REST = 0.001
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ class Replicas(RemoteGroup):
     ) -> None:
         Choice(("balanced", "in_order"))("order", order)
         Kind(Retry)("rest", rest)
+        if not min(rest.interval, rest.max_interval):
+            raise ValueError("the interval of rest must be more than 0 seconds")
         if not check_duration("refresh", refresh):
             raise ValueError("refresh must be more than 0 seconds")
         discover, given = None, list[Remote]()
@@ -307,6 +312,10 @@ class BoundReplicas:
         if self._use.bound is self:
             self._use.bound = self._update = None
 
+    def reset(self) -> None:
+        """Forget what is known of the replicas."""
+        self.health = self._make_health()
+
     def set(self, remotes: Sequence[Remote]) -> None:
         """Replace the remotes, which were checked, also in the pool."""
         replicas = self._make_all(remotes)
@@ -328,9 +337,21 @@ class BoundReplicas:
 
     def _make_health(self) -> Health:
         kind = self._kind
-        health = Health(kind.rest.pause, kind.rest.interval, in_order=kind.in_order)
+        health = Health(self._pause, kind.rest.interval, in_order=kind.in_order)
         health.update(self._make_all(self._use.remotes), 0.0)
         return health
+
+    def _pause(self, failures: int) -> float:
+        """Return how long to rest; a class of the user's may raise, or say that it is no time."""
+        try:
+            pause = self._kind.rest.pause(failures)
+            if pause > 0:
+                return max(pause, _SHORTEST_REST)
+            text = f"{quoted(pause)} is not more than 0 seconds"
+        except Exception as error:
+            text = describe_error(error)
+        _logger.error("the pause of rest is of no use: %s", text)
+        return _REST.pause(failures)
 
     def _make_all(self, remotes: Iterable[Remote]) -> list[Replica]:
         return [self._make(remote) for remote in remotes]
@@ -349,7 +370,10 @@ class _Alone:
 
     def __init__(self, bound: BoundReplicas) -> None:
         self._bound = bound
+        self._token: object = None
+        self._finding: Lock | None = None
         self._found_at = -math.inf
+        self._error: Exception | None = None
 
     @property
     def health(self) -> Health:
@@ -362,8 +386,8 @@ class _Alone:
 
     async def connect(self) -> ByteStream:
         """Connect to one of them; see :meth:`Replicas.connect`."""
+        await self._find(self._enter_loop())
         health = self.health
-        await self._find()
         entry: PoolEntry[Any] = PoolEntry(0)
         replica = health.choose(alone_at=current_time())
         while replica is not None:
@@ -392,24 +416,49 @@ class _Alone:
                 health.news.clear()
         raise ConnectionFailed("no replica is known")
 
-    async def _find(self) -> None:
+    def _enter_loop(self) -> Lock:
+        """Return the lock of the running event loop; in another one, times mean something else."""
+        token = current_token()
+        if self._finding is None or token != self._token:
+            if self._token is not None:
+                self._bound.reset()
+            self._token, self._finding, self._found_at = token, Lock(), -math.inf
+        return self._finding
+
+    async def _find(self, finding: Lock) -> None:
         """Find the remotes, if that is due.
 
+        :param finding: is held meanwhile: who comes then uses those that are known, if any are
         :raises ~anyio.ConnectionFailed: if none is known
         """
-        find, health, now = self._bound.find, self.health, current_time()
-        urgent = not health.replicas or health.all_rest()
-        interval = min(1.0, self._bound.refresh) if urgent else self._bound.refresh
-        if find is None or now < self._found_at + interval:
+        find = self._bound.find
+        if find is None or (self.health.replicas and finding.locked()):
             return
-        self._found_at = now
-        try:
-            health.update(await find(), now)
-        except Exception as error:
-            if health.replicas:
-                _logger.warning("the discovery of replicas failed: %s", describe_error(error))
-                return
-            raise ConnectionFailed(f"no replica is known: {describe_error(error)}") from error
+        async with finding:
+            health, now = self.health, current_time()
+            urgent = not health.replicas or health.all_rest()
+            interval = min(1.0, self._bound.refresh) if urgent else self._bound.refresh
+            if now >= self._found_at + interval:
+                # Cancelled, it is not due again where something is known: it may hang.
+                self._found_at = now if health.replicas else -math.inf
+                try:
+                    health.update(await find(), now)
+                    self._error = None
+                except Exception as error:
+                    self._error = error
+                    if health.replicas:
+                        text = "the discovery of replicas failed: %s"
+                        _logger.warning(text, describe_error(error))
+                self._found_at = now
+        if not health.replicas:
+            raise self._describe_failure()
+
+    def _describe_failure(self) -> ConnectionFailed:
+        # Apart from the frame that the error's traceback leads to, which would be kept.
+        error = self._error or LookupError("nothing was found")
+        failure = ConnectionFailed(f"no replica is known: {describe_error(error)}")
+        failure.__cause__ = error
+        return failure
 
 
 def _state_of(replica: Replica) -> ReplicaState:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from anyio import ConnectionFailed, TCPConnectable
+from anyio import ConnectionFailed, TCPConnectable, create_task_group, move_on_after
 from anyio.abc import ByteStreamConnectable
+from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, Replicas, ReplicaState, Retry
 from tests.pool.network import MemoryNetwork
@@ -43,6 +45,8 @@ def test_wrong_replicas_are_refused_when_made() -> None:
         ([A, pool], {}, TypeError, "a ConnectionPool can't be one of several replicas"),
         ([A], {"order": "random"}, ValueError, 'order must be "balanced" or "in_order"'),
         ([A], {"rest": 5}, TypeError, r"rest must be a Retry, not int: write Retry\(5\)"),
+        ([A], {"rest": Retry(0, interval=0)}, ValueError, "of rest must be more than 0 seconds"),
+        ([A], {"rest": Retry(0, max_interval=0)}, ValueError, "must be more than 0 seconds"),
         ([A], {"refresh": 5}, ValueError, "refresh has no effect"),
         (find, {"refresh": 0}, ValueError, "refresh must be more than 0"),
         (find, {"refresh": "5"}, TypeError, "refresh must be a number"),
@@ -128,6 +132,27 @@ async def test_without_a_pool_a_replica_is_tried_when_its_rest_is_over() -> None
     assert replicas.states()[servers[0].network].failures == 0
 
 
+@pytest.mark.parametrize("pause", [0.0, -1.0, math.nan, LookupError])
+async def test_a_rest_that_is_no_time_is_replaced(pause: Any) -> None:
+    """A class of the user's may say anything: without a rest, attempts would never end."""
+
+    class Odd(Retry):
+        def pause(self, repeat: int, draw: Any = None) -> float:
+            if pause is LookupError:
+                raise pause
+            return float(pause)
+
+    servers = [Server() for _ in range(2)]
+    servers[0].mood = "refusing"
+    replicas = Replicas([server.network for server in servers], rest=Odd(0))
+    async with ConnectionPool(replicas) as pool:
+        await pool.send_receive(b"a", 1)
+        for _ in range(100):
+            await checkpoint()
+        assert replicas.states()[servers[0].network].resting
+    assert len(servers[0].asked_at) == 1
+
+
 async def test_without_a_pool_all_are_tried_even_if_all_rest() -> None:
     """Then the error has one of each; a single one raises its own."""
     servers = [Server() for _ in range(2)]
@@ -181,3 +206,54 @@ async def test_without_a_pool_they_are_found_when_they_are_due() -> None:
     await anyio.sleep(0.06)
     await (await replicas.connect()).aclose()
     assert calls == 3
+
+
+async def test_without_a_pool_those_who_come_meanwhile_wait_for_what_is_found() -> None:
+    """One call serves them all; one that was cancelled counts for nobody."""
+    server = Server()
+    calls: list[anyio.Event] = []
+
+    async def look_up() -> list[Any]:
+        calls.append(anyio.Event())
+        await calls[-1].wait()
+        return [server.network]
+
+    replicas = Replicas(look_up)
+    with move_on_after(0.01):
+        await replicas.connect()
+    async with create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(replicas.connect)
+        await anyio.wait_all_tasks_blocked()
+        assert len(calls) == 2
+        calls[-1].set()
+    assert server.open_now == 3
+    # Once something is known, nobody waits for one that hangs but who has called it.
+    replicas = Replicas(look_up, refresh=0.01)
+    async with create_task_group() as tasks:
+        tasks.start_soon(replicas.connect)
+        await anyio.wait_all_tasks_blocked()
+        calls[-1].set()
+    await anyio.sleep(0.02)
+    async with create_task_group() as tasks:
+        tasks.start_soon(replicas.connect)
+        await anyio.wait_all_tasks_blocked()
+        await replicas.connect()
+        tasks.cancel_scope.cancel()
+    assert len(calls) == 4
+
+
+def test_without_a_pool_another_event_loop_begins_anew() -> None:
+    """The clock of each loop of trio's begins at a time of its own."""
+    server = Server()
+    calls = 0
+
+    async def look_up() -> list[Any]:
+        nonlocal calls
+        calls += 1
+        return [server.network]
+
+    replicas = Replicas(look_up)
+    for number in range(1, 4):
+        anyio.run(replicas.connect, backend="trio")
+        assert calls == number

@@ -165,3 +165,22 @@ async def test_a_function_that_is_not_async_is_an_error_of_each_call() -> None:
     async with ConnectionPool(replicas) as pool:
         with pytest.raises(ConnectionFailed, match="must be an async function"):
             await ask(pool)
+
+
+async def test_a_refresh_that_is_hardly_any_time_leaves_turns_to_others() -> None:
+    """Added to the time, it is nothing."""
+    network = MemoryNetwork()
+    calls = 0
+
+    async def find() -> list[Any]:
+        nonlocal calls
+        calls += 1
+        if calls == 100:
+            # What never waits for anything would go on for ever.
+            await anyio.sleep(1)
+        return [network]
+
+    await anyio.sleep(80_000)
+    async with ConnectionPool(Replicas(find, refresh=1e-12)) as pool:
+        await ask(pool)
+    assert calls < 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import anyio
@@ -9,10 +10,11 @@ import pytest
 from anyio import ConnectionFailed, create_task_group, move_on_after
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PoolManager, Replicas, Retry
+from anyconnpool._core.health import Replica
 from anyconnpool.events import PoolEvent, PoolObserver, ReplicaBack, ReplicaResting
 
 from .network import MemoryNetwork, peer_of, settle
-from .service import Service, ask, give_back, hold, work
+from .service import Server, Service, ask, give_back, hold, work
 
 
 async def test_new_connections_go_to_the_replica_with_the_fewest() -> None:
@@ -321,6 +323,32 @@ async def test_what_was_only_lent_is_no_reply() -> None:
         assert service.failures() == [1, 0]
 
 
+@pytest.mark.parametrize("loss", ["cancelled", "idle"])
+async def test_a_trial_that_is_lost_is_made_up_for(loss: str) -> None:
+    """Where the others suffice, nobody would open another connection to it."""
+    service = Service(2)
+    server = service.servers[1]
+    async with service.pool(max_size=20, max_idle_time=50) as pool:
+        server.mood = "refusing"
+        await give_back(await hold(pool, 10))
+        server.mood = "silent"
+        await anyio.sleep(1.5)
+        assert service.sizes() == [10, 1]
+        if loss == "cancelled":
+            with move_on_after(0.1):
+                await ask(pool)
+        else:
+            # Nor does the pool, while nobody uses it, but once.
+            await anyio.sleep(300)
+            assert service.sizes() == [0, 0]
+            assert len(server.asked_at) <= 3
+        server.mood = "well"
+        await give_back(await hold(pool, 10))
+        await work(pool, anyio.current_time() + 5, tasks=5)
+        assert service.failures() == [0, 0]
+        assert min(service.sizes()) > 2
+
+
 async def test_a_check_is_a_reply() -> None:
     """The pool's own attempt asks it before anybody is lent the connection; a failure counts."""
     service = Service(2)
@@ -430,6 +458,47 @@ async def test_those_who_wait_share_the_error_of_a_round() -> None:
         assert [len(server.asked_at) for server in service.servers] == [2, 2]
         assert anyio.current_time() < began + 0.2
         assert len(set(map(id, errors))) == 20
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("kind", ["pool", "manager"])
+async def test_where_all_hang_it_takes_the_time_of_each(count: int, kind: str) -> None:
+    """Their own attempts, of which one is always under way, keep nobody waiting."""
+    service = Service(count, rest=Retry(0, interval=1, max_interval=30))
+    for server in service.servers:
+        server.mood = "swallowing"
+    host: Any = PoolManager(connect_timeout=10)
+    if kind == "pool":
+        host = service.pool(connect_timeout=10)
+    async with host:
+        pool = host.pool(service.replicas) if kind == "manager" else host
+        for _ in range(3):
+            began = anyio.current_time()
+            with pytest.raises(ConnectionFailed, match="none of the replicas"):
+                await ask(pool)
+            assert anyio.current_time() - began <= 10 * count + 1
+
+
+async def test_a_newcomer_waits_for_no_attempt_that_hangs() -> None:
+    """What was tried before somebody asks is tried again for him, each replica once."""
+    service = Service(2)
+    first, second = service.servers
+    first.mood, second.mood = "swallowing", "refusing"
+    async with service.pool(connect_timeout=5) as pool:
+        await expect(ask, pool)
+        # The pool's own attempts: one hangs, the other fails.
+        await anyio.sleep(1.5)
+        assert (len(first.asked_at), len(second.asked_at)) == (2, 2)
+        async with create_task_group() as tasks:
+            tasks.start_soon(ask, pool)
+            await settle()
+            assert len(second.asked_at) == 3
+            await anyio.sleep(0.3)
+            assert len(second.asked_at) == 3
+            second.mood = "well"
+            tasks.start_soon(ask, pool)
+        # Both are served.
+        assert anyio.current_time() == pytest.approx(6.8)
 
 
 async def test_no_error_for_those_who_can_be_served_by_another_replica() -> None:
@@ -697,3 +766,50 @@ async def test_a_replica_comes_back_in_a_manager_that_is_full() -> None:
         assert service.sizes() == [1, 2]
         assert service.failures() == [0, 0]
         await give_back(held)
+
+
+async def test_a_replica_comes_back_in_a_manager_whose_limit_it_uses_up() -> None:
+    """A connection that comes back, or an idle one, gives way to its attempt."""
+    service = Service(2)
+    server = service.servers[1]
+    for tasks in (10, 0):
+        async with PoolManager(max_total=4) as manager:
+            pool = manager.pool(service.replicas)
+            server.mood = "refusing"
+            await give_back(await hold(pool, 4))
+            assert service.sizes() == [4, 0]
+            server.mood = "well"
+            await work(pool, anyio.current_time() + 5, tasks=tasks)
+            await anyio.sleep(3)
+            assert service.sizes() == ([2, 2] if tasks else [3, 1])
+
+
+async def test_replicas_that_have_left_are_forgotten() -> None:
+    """However many come and go, and fail meanwhile."""
+    service = Service(1)
+    stays = service.servers[0].network
+    async with service.pool(max_size=40) as pool:
+        for _ in range(20):
+            fails = Server()
+            fails.mood = "refusing"
+            service.replicas.set([stays, fails.network])
+            await hold(pool, 2)
+            assert service.resting() == [False, True]
+        service.replicas.set([stays])
+        gc.collect()
+        names = [each.target.remote for each in gc.get_objects() if isinstance(each, Replica)]
+        assert len([name for name in names if name is not stays]) < 5
+
+
+async def test_an_attempt_at_a_replica_that_leaves_is_given_up() -> None:
+    """Who relied on it has another one made at once, and its slot is free."""
+    service = Service(1)
+    hangs, follows = service.servers[0], Server()
+    hangs.mood = "swallowing"
+    async with service.pool(max_size=1) as pool, create_task_group() as tasks:
+        tasks.start_soon(ask, pool)
+        await anyio.sleep(1)
+        service.replicas.set([follows.network])
+        await settle()
+        assert (hangs.open_now, follows.requests) == (0, 1)
+    assert anyio.current_time() == 1

@@ -6,10 +6,13 @@ The rules:
   what began before the rest says nothing new (``epoch``). During the rest, only the pool's own
   attempts count.
 - When its rest is over, a replica gets one connection, its trial. Only a reply on that ends the row
-  of failures; until then the replica has no other new one, as long as another replica is well.
+  of failures; until then the replica has no other new one, as long as another replica is well. If
+  the trial is lost without a failure (its borrower was cancelled, say), another makes up for it.
 - While all rest, whoever asks has the one tried whose rest ends first, one attempt at a time for
   each. Such attempts go in rounds: in one round each replica is tried once, and whoever waited is
-  given the error when the round is over and nothing else is under way.
+  given the error when the round is over and nothing else is under way. Whoever comes begins one.
+  Something may always be under way where all hang: so, too, is whoever has waited for a failure of
+  each.
 - A replica that came back, or is new, takes connections over from the fullest, in small steps.
 
 What is decided here is carried out by :mod:`anyconnpool._core.replica_rules`, for a pool, and by a
@@ -48,10 +51,12 @@ class Replica:
     """
 
     __slots__ = (
+        "again_at",
         "attempts",
         "chosen_at",
         "closed_below",
         "epoch",
+        "failed_number",
         "failures",
         "in_use",
         "is_growing",
@@ -73,10 +78,8 @@ class Replica:
     )
 
     def __init__(self, remote: Any, target: Any, key: Hashable, name: str) -> None:
-        self.remote = remote
-        self.target = target
-        self.key = key
-        self.name = name
+        self.remote, self.target = remote, target
+        self.key, self.name = key, name
         #: its connections, from the decision to open one until it is to be closed
         self.size = 0
         self.in_use = 0
@@ -85,6 +88,8 @@ class Replica:
         #: failures in a row
         self.failures = 0
         self.last_error: Exception | None = None
+        #: the highest number, among waiters and attempts, of an attempt that has failed on it
+        self.failed_number = -1
         self.resting = False
         #: when its rest is over, or was so last
         self.rests_until = -math.inf
@@ -97,6 +102,8 @@ class Replica:
         self.stale = 0
         #: the connection that shows whether it is well again, from the attempt on
         self.trial: PoolEntry[Any] | None = None
+        #: when to make up for a trial that was lost before a reply; infinity if that isn't planned
+        self.again_at = math.inf
         #: a number that grows with each choice
         self.chosen_at = 0
         #: its place in the order, that of resting ones behind all others
@@ -120,6 +127,10 @@ class Replica:
     def is_ready(self) -> bool:
         """Return whether a new connection may be opened to it."""
         return not self.failures or not (self.resting or self.trial is not None)
+
+    def lacks_trial(self) -> bool:
+        """Return whether its rest is over, and nothing is there that would show that it is well."""
+        return bool(self.failures) and not (self.resting or self.attempts or self.trial is not None)
 
     def note_move(self, entry: PoolEntry[Any], state: State) -> None:
         """Take note that one of its connections gets another state."""
@@ -192,8 +203,13 @@ class Health:
                 self._begin_share(replica, now)
         if former and self.in_order:
             self._share_at = now
+        self._round.intersection_update(self.replicas)
         self._rank()
         return gone
+
+    def begin_round(self) -> None:
+        """Take note that somebody asks: for those who come now, nothing was tried yet."""
+        self._round.clear()
 
     def choose(
         self,
@@ -242,7 +258,7 @@ class Health:
         replica.chosen_at = self._choices
         replica.wants = max(replica.wants - 1, 0)
         if replica.failures and replica.trial is None:
-            replica.trial = entry
+            replica.trial, replica.again_at = entry, math.inf
 
     def fail(self, entry: PoolEntry[Any], error: Exception, now: float) -> None:
         """Take note that a connection could not be opened; its entry has no replica any more."""
@@ -253,7 +269,10 @@ class Health:
             self._rest(replica, error, now)
         else:
             replica.last_error = error
-        self._round.add(replica)
+        if entry.number is not None:
+            replica.failed_number = max(replica.failed_number, entry.number)
+        if not replica.left:
+            self._round.add(replica)
 
     def lose(self, entry: PoolEntry[Any]) -> None:
         """Take note that nobody will know whether a connection could have been opened."""
@@ -305,6 +324,12 @@ class Health:
         """Return whether nothing is well, nothing on trial and nothing under way."""
         return not any(replica.attempts or not replica.resting for replica in self.replicas)
 
+    def tried_since(self) -> float:
+        """Return the number below which each who waits has had all replicas tried in vain."""
+        if not self.all_rest():
+            return -math.inf
+        return min(replica.failed_number for replica in self.replicas)
+
     def due(self, now: float) -> list[Replica]:
         """Return those whose rest is over, and to which a connection is to be opened."""
         return [
@@ -313,10 +338,28 @@ class Health:
             if replica.resting and replica.rests_until <= now and not replica.attempts
         ]
 
+    def lost_trials(self, now: float) -> list[Replica]:
+        """Return those whose trial was lost before a reply, each when it is time for another.
+
+        That is so long after the loss, and again after this call, as its rest would last.
+        """
+        due: list[Replica] = []
+        for replica in filter(Replica.lacks_trial, self.replicas):
+            if replica.again_at <= now:
+                due.append(replica)
+            if replica.again_at <= now or replica.again_at == math.inf:
+                replica.again_at = now + self._pause(replica.failures)
+        return due
+
     def next_change(self, now: float) -> float:
         """Return when a rest will be over, or a share is to be given; past rests wait for room."""
-        resting = (each for each in self.replicas if each.resting and each.rests_until > now)
-        return min(self._share_at, min(map(_RESTS_UNTIL, resting), default=math.inf))
+        times = [self._share_at]
+        for each in self.replicas:
+            if each.resting and each.rests_until > now:
+                times.append(each.rests_until)
+            elif each.lacks_trial():
+                times.append(each.again_at)
+        return min(times)
 
     def share(self, now: float) -> list[Replica]:
         """Return which replicas give a connection now, each as often as it gives one.

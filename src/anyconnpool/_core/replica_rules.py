@@ -17,6 +17,7 @@ A machine with one remote has none of this, and pays nothing for it.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager
@@ -26,7 +27,15 @@ from typing import TYPE_CHECKING, Generic
 from anyconnpool._core.connection_group import ConnectionGroup
 from anyconnpool._core.event_lock import EventLock, LockedEvent, postponable
 from anyconnpool._core.health import Health, Replica
-from anyconnpool._core.states import IDLE, IN_USE, PoolEntry, State, Totals, TransportT
+from anyconnpool._core.states import (
+    IDLE,
+    IN_USE,
+    Action,
+    PoolEntry,
+    State,
+    Totals,
+    TransportT,
+)
 from anyconnpool._core.waiting_line import WaitingLine
 from anyconnpool._statistics import CloseReason
 
@@ -60,12 +69,16 @@ class ReplicaRules(Generic[TransportT]):
     ) -> None:
         self.health = health
         self.event_lock = event_lock
+        #: whom the attempt that has failed last concerns: those with numbers below this
+        self.concerned_below = math.inf
         #: how many slots are lacking for replicas whose rest is over
         self.lacking = 0
         self._avoided: Collection[Replica] = ()
         #: those that have left and still have connections
         self._gone: list[Replica] = []
         self._now = 0.0
+        #: how often anything had been lent when a lost trial was due last
+        self._acquired = 0
         self._group, self._idle, self._line, self._totals = group, group.idle, line, totals
         self._event, self._supply, self._steps = event, supply, supply.steps
         self._level = attrgetter("rank" if health.in_order else "in_use")
@@ -129,6 +142,10 @@ class ReplicaRules(Generic[TransportT]):
             for replica in self.health.update(replicas, now):
                 self._gone.append(replica)
                 self._close_idle(replica, CloseReason.RETIRED)
+            for entry in self._line.under_way():
+                if entry.state is State.OPENING and entry.replica in self._gone:
+                    # Nobody would be served by it, and it may take until its time is up.
+                    self._steps.request(Action.INTERRUPT, entry)
             self._supply.balance(now)
 
     @contextmanager
@@ -153,7 +170,9 @@ class ReplicaRules(Generic[TransportT]):
     def idles_elsewhere(self) -> bool:
         """Return whether a connection is idle to another replica than those to avoid."""
         avoided = self._avoided
-        return any(each.state is IDLE and each.replica not in avoided for each in self._entries)
+        # Outside an event, a finalizer may change them at any time.
+        entries = self._entries.copy()
+        return any(each.state is IDLE and each.replica not in avoided for each in entries)
 
     # Steps.
 
@@ -217,7 +236,16 @@ class ReplicaRules(Generic[TransportT]):
     def ends_hope(self, entry: PoolEntry[TransportT], error: Exception, now: float) -> bool:
         """Take note that an attempt has failed; return whether that concerns those who wait."""
         self.health.fail(entry, error, now)
-        return not entry.own and self.health.is_hopeless()
+        if not entry.own and self.health.is_hopeless():
+            self.concerned_below = math.inf
+            return True
+        # Who waits for what others have does not rely on what the pool tries by itself.
+        if entry.own and self._group.any_open():
+            return False
+        below = self.concerned_below = self.health.tried_since()
+        line = self._line
+        firsts = (next(iter(each), None) for each in (line.waiters, line.watchers))
+        return any(first is not None and first.number < below for first in firsts)
 
     def is_stale(self, entry: PoolEntry[TransportT]) -> bool:
         """Return whether a connection is to be closed when it comes back, whatever else happens."""
@@ -246,10 +274,11 @@ class ReplicaRules(Generic[TransportT]):
         for replica in health.due(now):
             if supply.may_open():
                 supply.open_one(now, replica)
+        self._renew_trials(now)
         for replica in health.replicas:
             while replica.wants and supply.may_open():
                 supply.open_one(now, replica)
-        self.lacking = len(health.due(now)) if group.size >= group.max_size else 0
+        self.lacking = len(health.due(now)) if not supply.has_room() else 0
         self._gone = [replica for replica in self._gone if replica.size]
         group.alert = self.lacking > 0 or any(
             replica.owes or replica.stale for replica in (*health.replicas, *self._gone)
@@ -264,6 +293,15 @@ class ReplicaRules(Generic[TransportT]):
         """Return an error of a replica, if one has failed."""
         errors = (replica.last_error for replica in self.health.replicas)
         return next((error for error in errors if error is not None), None)
+
+    def _renew_trials(self, now: float) -> None:
+        """Make up for trials that were lost before a reply, as long as the pool is in use."""
+        due = self.health.lost_trials(now)
+        if due and self._totals.acquired != self._acquired:
+            self._acquired = self._totals.acquired
+            for replica in due:
+                if self._supply.may_open():
+                    self._supply.open_one(now, replica)
 
     def _pop_best(self) -> PoolEntry[TransportT]:
         """Take out the first of the entries whose replica is to lend."""

@@ -304,6 +304,17 @@ class SharedSupply(Supply[TransportT]):
             return 0
         return int(min(max(self.group.max_size - self.group.size, 0), len(self.line.waiters)))
 
+    def make_room(self) -> None:
+        """Have idle connections give way; for waiters where the limit is reached, that sees to it.
+
+        Nobody but this pool itself waits for the attempts of replicas whose rest is over.
+        """
+        super().make_room()
+        group, replicas = self.group, self.replicas
+        if replicas is not None and group.size < group.max_size:
+            while replicas.lacking > group.freeing() and group.idle:
+                self.steps.close_oldest(CloseReason.GAVE_WAY)
+
     def may_wait(self, now: float) -> bool:
         """Return whether one more task may wait for a slot."""
         line, shared_limit = self.line, self._shared_limit

@@ -17,7 +17,7 @@ from anyconnpool._core.event_lock import EventLock, LockedEvent
 from anyconnpool._core.health import Health, Replica
 from anyconnpool._core.hooks import HookRules
 from anyconnpool._core.replica_rules import ReplicaRules
-from anyconnpool._core.states import Action, PoolEntry, State, Totals, TransportT
+from anyconnpool._core.states import Action, PoolEntry, State, Totals, TransportT, Waiter
 from anyconnpool._core.waiting_line import WaitingLine
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -94,6 +94,14 @@ class Supply(Generic[TransportT]):
         )
         return self.replicas
 
+    def add(self, waiter: Waiter[TransportT], now: float) -> None:
+        """Put a task at the end of the line, and have opened what it needs."""
+        waiter.joined_at = now
+        self.line.add(waiter, next(self.numbers))
+        if self.replicas is not None:
+            self.replicas.health.begin_round()
+        self.balance(now)
+
     def succeed(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take note that a connection is open."""
         self.last_error = None
@@ -127,8 +135,10 @@ class Supply(Generic[TransportT]):
             self.settle_at_once(now)
         if pause is not None:
             failed = line.fail(entry, pause, now)
+        elif replicas is not None:
+            failed = line.fail_for_all(entry, replicas.concerned_below)
         else:
-            failed = (line.fail_for_good if replicas is None else line.fail_for_all)(entry)
+            failed = line.fail_for_good(entry)
         line.wake(failed, error)
         self.refill_paused = pause is None or line.refills_pause()
         if not self.group.ended and (replicas is None or not replicas.health.replicas):

@@ -194,6 +194,10 @@ class WaitingLine(Generic[TransportT]):
         """Return on how many that are under way everybody may rely."""
         return len(self._fresh)
 
+    def under_way(self) -> list[PoolEntry[TransportT]]:
+        """Return what is under way and has not failed."""
+        return [*self._fresh, *self._slow]
+
     def is_fresh(self, entry: PoolEntry[TransportT]) -> bool:
         """Return whether everybody may rely on an entry that is under way."""
         return entry in self._fresh
@@ -254,12 +258,15 @@ class WaitingLine(Generic[TransportT]):
         self.watchers.clear()
         return watchers
 
-    def fail_for_all(self, entry: PoolEntry[TransportT]) -> list[Waiter[TransportT]]:
+    def fail_for_all(self, entry: PoolEntry[TransportT], below: float) -> list[Waiter[TransportT]]:
         """Take note that an attempt has failed, the only one for all; return whom it concerns.
 
         They have left the line.
+
+        :param below: above the numbers of all whom it may concern
         """
-        failed = [*self.concerned(entry, self.waiters), *self.concerned(entry, self.watchers)]
+        relying = [*self.concerned(entry, self.waiters), *self.concerned(entry, self.watchers)]
+        failed = [waiter for waiter in relying if waiter.number < below]
         self.end(entry)
         for waiter in failed:
             self.leave(waiter)

@@ -115,7 +115,7 @@ class Connector:
             except Exception as error:
                 if replicas.go_on(entry, error, self._now()):
                     continue
-                if entry.own or len(replicas.health.replicas) < 2:
+                if len(replicas.health.replicas) < 2:
                     raise
                 raise sum_up(error, replicas.health.replicas)  # noqa: B904
 

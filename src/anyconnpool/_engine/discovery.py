@@ -18,6 +18,8 @@ _logger = logging.getLogger("anyconnpool.pool")
 
 # How often it is called while there is nothing to connect to, in seconds.
 _URGENT_INTERVAL = 1.0
+# Whatever the user says: added to the time, less may be nothing at all.
+_SHORTEST_INTERVAL = 0.001
 
 
 class Discovery:
@@ -44,7 +46,7 @@ class Discovery:
         update: Callable[[Sequence[Replica]], object],
     ) -> None:
         self._find = find
-        self._refresh = refresh
+        self._refresh = max(refresh, _SHORTEST_INTERVAL)
         self._name = settings.name
         self._limit = settings.connect_timeout
         self._now = now
