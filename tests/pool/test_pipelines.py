@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -60,7 +61,9 @@ class Callers:
         self.outcomes: Outcomes = {}
         self.scopes: dict[object, CancelScope] = {}
 
-    async def _one(self, line: bytes, options: dict[str, Any]) -> None:
+    async def one(self, line: bytes, options: dict[str, Any] | None = None) -> None:
+        """Do one exchange."""
+        options = options or {}
         read = options.pop("read", read_line)
         with CancelScope() as self.scopes[line]:
             try:
@@ -72,7 +75,7 @@ class Callers:
     async def ask(self, *lines: bytes, **options: Any) -> None:
         """Have requests made, one after the other, and sent as far as they can be."""
         for line in lines:
-            self.tasks.start_soon(self._one, line, dict(options))
+            self.tasks.start_soon(self.one, line, dict(options))
             await settle(3)
         await settle()
 
@@ -1055,3 +1058,63 @@ async def test_shared_connections_live_with_all_hooks_and_spares() -> None:
         await anyio.sleep(150)
         assert pool.statistics().closed["max_idle_time"] == 1
         assert pool.statistics().idle == 1
+async def test_what_is_given_up_before_it_is_sent_leaves_nothing_behind() -> None:
+    """Another request in the same turn begins to share the connection anew, and gives it back."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network, max_size=1, pipeline=8) as pool:
+        await fill(pool, 1)
+        # On trio it is by chance who runs first in a turn.
+        for _ in range(100):
+            async with create_task_group() as tasks:
+                callers = Callers(pool, tasks)
+                tasks.start_soon(callers.one, b"1")
+                while pool.statistics().in_flight == 0:
+                    await anyio.lowlevel.cancel_shielded_checkpoint()
+                callers.scopes[b"1"].cancel()
+                tasks.start_soon(callers.one, b"2")
+            assert callers.outcomes[b"2"] == b"2"
+            async with pool.acquire(timeout=1):
+                pass
+        await check_books(pool, network)
+
+
+async def test_the_time_that_read_functions_take_is_no_stall() -> None:
+    """What has come already waits for them, however many there are."""
+    network = quiet_network()
+
+    async def read_slowly(connection: PooledConnection[Any]) -> bytes:
+        line = await connection.receive_line()
+        await anyio.sleep(4)
+        return line
+
+    settings: dict[str, Any] = {"max_size": 1, "pipeline": 8, "stall_timeout": 10}
+    async with ConnectionPool(network, **settings) as pool, create_task_group() as tasks:
+        callers = Callers(pool, tasks)
+        await callers.ask(b"1", b"2", b"3", b"4", read=read_slowly)
+        network.peers[0].push(b"1\n2\n3\n4\n")
+        await anyio.sleep(17)
+        assert callers.outcomes == {line: line for line in (b"1", b"2", b"3", b"4")}
+        # A read function that hangs is no excuse.
+        await callers.ask(b"5", read=lambda connection: anyio.sleep_forever())
+        await anyio.sleep(11)
+        assert "stall_timeout" in str(callers.outcomes[b"5"])
+
+
+@pytest.mark.usefixtures("on_asyncio")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+async def test_the_block_ends_although_a_task_that_closes_was_cancelled_before_it_began() -> None:
+    """The tasks that wait for requests on its connection end, too."""
+    network = MemoryNetwork()
+    with pytest.raises(asyncio.CancelledError):
+        # asyncio has AnyIO's task group end with this, whatever was cancelled in it.
+        async with ConnectionPool(network, max_size=1, pipeline=8) as pool:
+            assert await pool.send_receive_line(b"1") == b"1"
+            before = asyncio.all_tasks()
+            pool.retire()
+            (closing,) = asyncio.all_tasks() - before
+            closing.cancel()
+            await settle()
+    assert network.open_now == 0
+    del closing
+    # Its coroutine, of which Python warns.
+    gc.collect()

@@ -120,8 +120,11 @@ class Lane(Generic[TransportT]):
 
     def stop(self) -> None:
         """End the tasks, if there are any: the connection is not the pool's any more."""
-        if self.tasks is not None:
-            self.tasks.stop()
+        tasks, self.tasks = self.tasks, None
+        # Nothing is left that leads from one to the other and back.
+        self.entry.lane = None
+        if tasks is not None:
+            tasks.stop()
 
 
 class Pipeline(Generic[TransportT]):
@@ -356,8 +359,10 @@ class Pipeline(Generic[TransportT]):
 
     def stalled(self, now: float) -> list[Lane[TransportT]]:
         """Return the connections that owe replies and of which nothing was heard for too long."""
-        latest = now - self._stall_timeout
-        return [lane for lane in self.lanes if lane.owed and lane.heard_at <= latest]
+        # The sum that next_stall() returns: the difference of the two others may be rounded to
+        # something later than it, and the alarm would ring for nothing again and again.
+        timeout = self._stall_timeout
+        return [lane for lane in self.lanes if lane.owed and lane.heard_at + timeout <= now]
 
     def next_stall(self) -> float:
         """Return when the next connection will have stalled, if nothing is heard of it."""

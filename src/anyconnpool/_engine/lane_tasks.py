@@ -229,6 +229,8 @@ class LaneTasks:
                         await self._park()
             except get_cancelled_exc_class() as error:
                 # By a scope when it was stopped; else natively.
+                if self._ended:
+                    raise
                 self._fail_natively(error)
             except Exception as error:
                 # Code of the user's that is asked about an exception, for example.
@@ -238,8 +240,6 @@ class LaneTasks:
                 self._count -= 1
 
     def _fail_natively(self, error: BaseException) -> None:
-        if self._ended:
-            raise error
         try:
             with fence("a task of the pool", BrokenResourceError):
                 raise error
@@ -333,11 +333,15 @@ class LaneTasks:
                     else:
                         reply = await place.exchange.receive(connection)
                 except BaseException as error:
+                    if self._ended:
+                        raise
                     if not self._survive(place, error, before):
                         return
                 else:
                     self._take_out(place)
                     place.succeed(reply)
+                    # Kept here, it would be kept until the next one has come.
+                    del reply
                     if not connection.is_sound or self.connection.consumed == before:
                         self._break_for_misuse(place)
                         return
@@ -388,6 +392,8 @@ class LaneTasks:
         self.lane.owed.popleft()
         self._read_count += 1
         self._dropped += place.abandoned
+        # The time that read functions take is not the peer's: what has come may wait for them.
+        self._hear()
 
     def _count_replies(self) -> None:
         """Let the state machine know of the replies that were read since the last time."""
@@ -407,15 +413,11 @@ class LaneTasks:
         :param before: how many bytes had been read before
         """
         if not isinstance(error, Exception):
-            if self._ended:
-                raise error
             try:
                 with fence("reading the reply", BrokenResourceError):
                     raise error
             except BrokenResourceError as failure:
                 error = failure
-        if self._ended:
-            return False
         connection, lane = self.connection, self.lane
         self._count_replies()
         received = connection.bytes_received - before
@@ -429,7 +431,8 @@ class LaneTasks:
         whole = connection.is_sound and connection.consumed > before
         if whole and isinstance(error, self._pipelines.leasing.settings.harmless):
             return True
-        stream_error = connection.stream_error
+        # Its traceback leads to the connection.
+        stream_error, connection.stream_error = connection.stream_error, None
         if stream_error is not None and connection.consumed == before and not connection.has_unread:
             self._break(CloseReason.UNCLEAN, stream_error)
         else:
@@ -459,7 +462,8 @@ class LaneTasks:
             count, dropped = self._read_count, self._dropped
             self._read_count = self._dropped = 0
             if self._sharing.replied(self.lane, count, dropped, self._now(), ends=True):
-                self._is_begun = False
+                # Whoever is about to look for requests finds that sharing has to begin again.
+                self._is_begun = self.stirred = False
                 self._pipelines.leasing.release(self.lane.entry, None)
 
     def _break(self, reason: CloseReason, error: Exception) -> None:

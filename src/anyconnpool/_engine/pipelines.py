@@ -224,7 +224,11 @@ class Pipelines:
     def seize(self, entry: PoolEntry[Transport]) -> bool:
         """Close a connection in the middle of exchanges; false if it is not shared."""
         lane: Lane[Transport] | None = entry.lane
-        if lane is None or not lane.is_shared:
+        if lane is None:
+            return False
+        if not lane.is_shared:
+            # If it is being closed: that task may have been cancelled before its first step.
+            lane.stop()
             return False
         self._tasks_of(lane).end(CloseReason.SEIZED, self.leasing.closed_error)
         return True
