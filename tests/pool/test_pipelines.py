@@ -596,6 +596,28 @@ async def test_a_connection_that_stalls_is_closed() -> None:
         assert pool.statistics().idle == 1
 
 
+async def test_a_peer_that_has_answered_what_it_does_not_take_stalls_too() -> None:
+    """Else who waits behind it, and who wants a connection, would wait for ever."""
+    network = quiet_network()
+    settings: dict[str, Any] = {"max_size": 1, "pipeline": 8, "stall_timeout": 10}
+    async with ConnectionPool(network, **settings) as pool, create_task_group() as tasks:
+        await fill(pool, 1)
+        peer = network.peers[0]
+        peer.stalled = True
+        callers = Callers(pool, tasks)
+        await callers.ask(b"1")
+        peer.push(b"1\n")
+        await anyio.sleep(5)
+        assert callers.outcomes == {b"1": b"1"}
+        network.answer = bytes
+        await callers.ask(b"2")
+        async with pool.acquire(timeout=20):
+            pass
+        await settle()
+        assert callers.outcomes == {b"1": b"1", b"2": b"2"}
+        assert network.closed == 1
+
+
 async def test_an_infinite_stall_timeout_is_none() -> None:
     """The connection waits as long as its callers do."""
     network = quiet_network()

@@ -288,7 +288,11 @@ class LaneTasks:
         if not self._reading:
             self._wake_one()
         # Cancelled here, the connection is closed: the tasks are cancelled for no other reason.
-        await (self.lane.entry.transport.stream.send(data) if rest is None else rest)
+        self.lane.is_blocked = True
+        try:
+            await (self.lane.entry.transport.stream.send(data) if rest is None else rest)
+        finally:
+            self.lane.is_blocked = False
 
     def _refuse_unasked(self) -> bool:
         """Close the connection if it has ended, or something has come that nobody asked for."""
@@ -338,6 +342,9 @@ class LaneTasks:
                     if not self._survive(place, error, before):
                         return
                 else:
+                    if self._ended:
+                        # Too late: its caller was told that the connection is closed.
+                        return
                     self._take_out(place)
                     place.succeed(reply)
                     # Kept here, it would be kept until the next one has come.
