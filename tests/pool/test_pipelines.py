@@ -265,6 +265,26 @@ async def test_a_place_that_was_waited_for_leaves_the_rest_of_the_time() -> None
         assert not isinstance(callers.outcomes[b"3"], AcquireTimeout)
 
 
+async def test_who_is_out_of_time_behind_a_blocked_writer_has_sent_nothing() -> None:
+    """The error says so, and for how long the exchange took as a whole."""
+    network = quiet_network()
+    settings: dict[str, Any] = {"max_size": 1, "pipeline": 2, "acquire_timeout": 3}
+    async with ConnectionPool(network, **settings) as pool, create_task_group() as tasks:
+        await fill(pool, 1)
+        callers = Callers(pool, tasks)
+        await callers.ask(b"1", b"2")
+        network.peers[0].stalled = True
+        await callers.ask(b"3", b"4", timeout=5)
+        await anyio.sleep(2)
+        for reply in (b"1\n", b"2\n"):
+            network.peers[0].push(reply)
+            await settle()
+        await anyio.sleep(4)
+        assert "within 5 s: sent 2 bytes, received 0" in str(callers.outcomes[b"3"])
+        assert "within 5 s: sent 0 bytes, received 0" in str(callers.outcomes[b"4"])
+        network.peers[0].hang_up()
+
+
 async def test_a_hang_up_between_replies_is_an_error_of_each_ones_own() -> None:
     """Each exchange in flight gets its own EndOfStream."""
     network = quiet_network()

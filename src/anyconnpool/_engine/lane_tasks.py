@@ -57,7 +57,7 @@ class Pipelining(Protocol):
     def limit(self, place: SharedExchange) -> None:
         """See to it that the time of an exchange is up when it is, to wait or for all of it."""
 
-    def time_is_up(self, place: SharedExchange, error: Exception) -> None:
+    def time_is_up(self, place: SharedExchange) -> None:
         """Let an exchange go on no longer, unless only its time to wait for a place is over."""
 
 
@@ -132,9 +132,9 @@ class SharedExchange(Place[Transport]):
     def interrupt(self, error: Exception) -> None:
         """Take note that the time is up.
 
-        :param error: what to raise, unless it has only waited for a place for too long
+        :param error: what a stream would raise, which knows nothing of places
         """
-        self.owner.time_is_up(self, error)
+        self.owner.time_is_up(self)
 
 
 class LaneTasks:
@@ -342,9 +342,6 @@ class LaneTasks:
                     if not self._survive(place, error, before):
                         return
                 else:
-                    if self._ended:
-                        # Too late: its caller was told that the connection is closed.
-                        return
                     self._take_out(place)
                     place.succeed(reply)
                     # Kept here, it would be kept until the next one has come.
