@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -36,6 +37,9 @@ from anyconnpool.events import PoolEvent
 
 from .network import MemoryNetwork, check_books, fill, hang, settle
 from .scenarios_exchanges import silence
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 Outcomes = dict[object, object]
 
@@ -847,6 +851,43 @@ async def test_an_error_that_a_read_hides_breaks_the_others_at_once() -> None:
         await settle()
         assert callers.outcomes[b"11"] == b"11"
         assert isinstance(callers.outcomes[b"2"], BrokenResourceError)
+
+
+async def test_when_a_read_ends_the_program_nobody_reads_on() -> None:
+    """Else the next reply would be taken for the one that it has read."""
+    network = quiet_network()
+
+    async def end_program(connection: PooledConnection[Any]) -> bytes:
+        line = await connection.receive_line()
+        if line == b"1":
+            # In a group: asyncio would stop its loop for the error itself.
+            raise BaseExceptionGroup("stop", [SystemExit(3)])
+        return line
+
+    async def ask(line: bytes) -> None:
+        with CancelScope(shield=True):
+            try:
+                outcomes[line] = await pool.exchange(line + b"\n", end_program, timeout=9)
+            except Exception as error:
+                outcomes[line] = error
+
+    outcomes: Outcomes = {}
+    with pytest.raises(BaseExceptionGroup):
+        async with (
+            ConnectionPool(network, max_size=1, pipeline=8) as pool,
+            create_task_group() as tasks,
+        ):
+            for line in (b"1", b"2", b"3"):
+                tasks.start_soon(ask, line)
+                await settle(3)
+            await settle()
+            network.peers[0].push(b"1\n2\n3\n")
+            try:
+                await anyio.sleep_forever()
+            finally:
+                await ask(b"last words")
+    assert len(outcomes) == 4
+    assert all(isinstance(outcome, Exception) for outcome in outcomes.values())
 
 
 async def test_a_read_that_is_cancelled_from_within_is_an_error_of_its_own(

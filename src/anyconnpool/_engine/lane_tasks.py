@@ -31,7 +31,7 @@ from anyconnpool._engine.time_limits import TimeLimit
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import Exchange
 from anyconnpool._streams.transport import Transport
-from anyconnpool._util.cancellation import fence
+from anyconnpool._util.cancellation import ends_program, fence
 from anyconnpool._util.contexts import run_in_context
 from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.interrupts import defer_interrupts
@@ -235,6 +235,11 @@ class LaneTasks:
             except Exception as error:
                 # Code of the user's that is asked about an exception, for example.
                 self._break_for_failure(error)
+            except BaseException as error:
+                if ends_program(error):
+                    # The other task must not go on with what this one was reading.
+                    self._break(CloseReason.UNCLEAN, BrokenResourceError("the program ends"))
+                raise
             finally:
                 self._scopes.remove(scope)
                 self._count -= 1
