@@ -173,7 +173,8 @@ class LaneTasks:
         if not (lane.load or self._writing or self._reading):
             self._finish()
         elif not leasing.running and self._sharing.pipeline.is_abandoned(lane):
-            self.end(CloseReason.POOL_CLOSED, leasing.closed_error)
+            # Not as one that is good: a farewell would get what is owed to those who gave up.
+            self.end(CloseReason.UNCLEAN, leasing.closed_error)
 
     def end_stalled(self, seconds: float) -> None:
         """Close the connection, unless the event loop was too busy to receive what has come.
