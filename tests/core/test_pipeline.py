@@ -468,3 +468,15 @@ def test_a_borrower_of_a_manager_prefers_its_own_remotes_connection() -> None:
     for _ in range(2):
         two.answer(lane)
     assert waiter.entry is lane.entry
+
+
+def test_a_connection_has_stalled_when_it_was_said_to() -> None:
+    """However the sum is rounded: else the alarm rings again and again for nothing."""
+    heard_at, timeout = 0.1, 0.4
+    assert heard_at > (heard_at + timeout) - timeout
+    pool = SharedPool(max_size=1, pipeline=4, stall_timeout=timeout)
+    pool.ask()
+    lane = pool.open_shared()
+    pool.sharing.take_batch(lane, 0, heard_at)
+    pipeline = pool.sharing.pipeline
+    assert pipeline.stalled(pipeline.next_stall()) == [lane]

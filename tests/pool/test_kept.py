@@ -329,3 +329,60 @@ async def test_an_error_that_was_handled_is_gone_without_the_garbage_collector(w
             tokens.check(2, collect=False)
         finally:
             gc.enable()
+
+
+async def test_a_reply_is_not_kept_while_the_next_one_is_waited_for() -> None:
+    """Nor is it when its connection is shared."""
+    network, tokens = MemoryNetwork(answer=lambda _: b""), Tokens()
+
+    async def read(connection: PooledConnection[Any]) -> Token:
+        await connection.receive_line()
+        return tokens.make()
+
+    async def ask() -> None:
+        await pool.exchange(b"?\n", read)
+
+    async with (
+        ConnectionPool(network, max_size=1, pipeline=2) as pool,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(ask)
+        tasks.start_soon(ask)
+        await settle()
+        network.peers[0].push(b"!\n")
+        await settle()
+        tokens.check()
+        network.peers[0].push(b"!\n")
+
+
+@pytest.mark.parametrize("bytes_before", [b"", b"!"])
+async def test_an_error_on_a_shared_connection_is_gone_without_the_garbage_collector(
+    bytes_before: bytes,
+) -> None:
+    """None of the frames that have read the reply holds it in turn."""
+    network, tokens = MemoryNetwork(answer=lambda _: b""), Tokens()
+
+    async def read(connection: PooledConnection[Any]) -> bytes:
+        token = tokens.make()
+        line = await connection.receive_line()
+        del token
+        return line
+
+    async def ask() -> None:
+        with suppress(anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
+            await pool.exchange(b"?\n", read)
+
+    async with ConnectionPool(network, max_size=1, pipeline=2) as pool:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            tasks.start_soon(ask)
+            await settle()
+            gc.collect()
+            gc.disable()
+            network.peers[0].push(bytes_before)
+            network.peers[0].hang_up()
+        try:
+            await settle()
+            tokens.check(collect=False)
+        finally:
+            gc.enable()

@@ -68,13 +68,19 @@ async def test_a_pool_that_is_kept_is_started_again_on_use() -> None:
     assert network.open_now == 0
 
 
-async def test_a_dropped_pool_that_nobody_keeps_is_forgotten() -> None:
+@pytest.mark.parametrize("pipeline", [1, 2])
+async def test_a_dropped_pool_that_nobody_keeps_is_forgotten(pipeline: int) -> None:
     """A manager of many remotes that are used once doesn't grow."""
-    async with PoolManager(max_idle_time=10) as manager:
-        dropped = ref(manager.pool(MemoryNetwork()))
+    network = MemoryNetwork()
+    async with PoolManager(max_idle_time=10, max_total=9, pipeline=pipeline) as manager:
+        pool = manager.pool(network)
+        assert await pool.send_receive_line(b"?") == b"?"
+        dropped, remote = ref(pool), ref(network)
+        del pool, network
         await anyio.sleep(60)
         gc.collect()
         assert dropped() is None
+        assert remote() is None, "nor is anything else of it"
 
 
 async def test_a_pool_with_a_waiter_is_not_dropped() -> None:

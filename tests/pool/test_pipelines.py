@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -36,6 +38,9 @@ from anyconnpool.events import PoolEvent
 from .network import MemoryNetwork, check_books, fill, hang, settle
 from .scenarios_exchanges import silence
 
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
 Outcomes = dict[object, object]
 
 
@@ -60,7 +65,9 @@ class Callers:
         self.outcomes: Outcomes = {}
         self.scopes: dict[object, CancelScope] = {}
 
-    async def _one(self, line: bytes, options: dict[str, Any]) -> None:
+    async def one(self, line: bytes, options: dict[str, Any] | None = None) -> None:
+        """Do one exchange."""
+        options = options or {}
         read = options.pop("read", read_line)
         with CancelScope() as self.scopes[line]:
             try:
@@ -72,7 +79,7 @@ class Callers:
     async def ask(self, *lines: bytes, **options: Any) -> None:
         """Have requests made, one after the other, and sent as far as they can be."""
         for line in lines:
-            self.tasks.start_soon(self._one, line, dict(options))
+            self.tasks.start_soon(self.one, line, dict(options))
             await settle(3)
         await settle()
 
@@ -260,6 +267,26 @@ async def test_a_place_that_was_waited_for_leaves_the_rest_of_the_time() -> None
         await anyio.sleep(1.5)
         assert isinstance(callers.outcomes[b"3"], TimeoutError)
         assert not isinstance(callers.outcomes[b"3"], AcquireTimeout)
+
+
+async def test_who_is_out_of_time_behind_a_blocked_writer_has_sent_nothing() -> None:
+    """The error says so, and for how long the exchange took as a whole."""
+    network = quiet_network()
+    settings: dict[str, Any] = {"max_size": 1, "pipeline": 2, "acquire_timeout": 3}
+    async with ConnectionPool(network, **settings) as pool, create_task_group() as tasks:
+        await fill(pool, 1)
+        callers = Callers(pool, tasks)
+        await callers.ask(b"1", b"2")
+        network.peers[0].stalled = True
+        await callers.ask(b"3", b"4", timeout=5)
+        await anyio.sleep(2)
+        for reply in (b"1\n", b"2\n"):
+            network.peers[0].push(reply)
+            await settle()
+        await anyio.sleep(4)
+        assert "within 5 s: sent 2 bytes, received 0" in str(callers.outcomes[b"3"])
+        assert "within 5 s: sent 0 bytes, received 0" in str(callers.outcomes[b"4"])
+        network.peers[0].hang_up()
 
 
 async def test_a_hang_up_between_replies_is_an_error_of_each_ones_own() -> None:
@@ -593,6 +620,28 @@ async def test_a_connection_that_stalls_is_closed() -> None:
         assert pool.statistics().idle == 1
 
 
+async def test_a_peer_that_has_answered_what_it_does_not_take_stalls_too() -> None:
+    """Else who waits behind it, and who wants a connection, would wait for ever."""
+    network = quiet_network()
+    settings: dict[str, Any] = {"max_size": 1, "pipeline": 8, "stall_timeout": 10}
+    async with ConnectionPool(network, **settings) as pool, create_task_group() as tasks:
+        await fill(pool, 1)
+        peer = network.peers[0]
+        peer.stalled = True
+        callers = Callers(pool, tasks)
+        await callers.ask(b"1")
+        peer.push(b"1\n")
+        await anyio.sleep(5)
+        assert callers.outcomes == {b"1": b"1"}
+        network.answer = bytes
+        await callers.ask(b"2")
+        async with pool.acquire(timeout=20):
+            pass
+        await settle()
+        assert callers.outcomes == {b"1": b"1", b"2": b"2"}
+        assert network.closed == 1
+
+
 async def test_an_infinite_stall_timeout_is_none() -> None:
     """The connection waits as long as its callers do."""
     network = quiet_network()
@@ -804,6 +853,43 @@ async def test_an_error_that_a_read_hides_breaks_the_others_at_once() -> None:
         assert isinstance(callers.outcomes[b"2"], BrokenResourceError)
 
 
+async def test_when_a_read_ends_the_program_nobody_reads_on() -> None:
+    """Else the next reply would be taken for the one that it has read."""
+    network = quiet_network()
+
+    async def end_program(connection: PooledConnection[Any]) -> bytes:
+        line = await connection.receive_line()
+        if line == b"1":
+            # In a group: asyncio would stop its loop for the error itself.
+            raise BaseExceptionGroup("stop", [SystemExit(3)])
+        return line
+
+    async def ask(line: bytes) -> None:
+        with CancelScope(shield=True):
+            try:
+                outcomes[line] = await pool.exchange(line + b"\n", end_program, timeout=9)
+            except Exception as error:
+                outcomes[line] = error
+
+    outcomes: Outcomes = {}
+    with pytest.raises(BaseExceptionGroup):
+        async with (
+            ConnectionPool(network, max_size=1, pipeline=8) as pool,
+            create_task_group() as tasks,
+        ):
+            for line in (b"1", b"2", b"3"):
+                tasks.start_soon(ask, line)
+                await settle(3)
+            await settle()
+            network.peers[0].push(b"1\n2\n3\n")
+            try:
+                await anyio.sleep_forever()
+            finally:
+                await ask(b"last words")
+    assert len(outcomes) == 4
+    assert all(isinstance(outcome, Exception) for outcome in outcomes.values())
+
+
 async def test_a_read_that_is_cancelled_from_within_is_an_error_of_its_own(
     anyio_backend_name: str,
 ) -> None:
@@ -878,10 +964,19 @@ async def _push_after(network: MemoryNetwork, seconds: float, data: bytes) -> No
 
 
 async def test_the_end_of_the_block_does_not_wait_for_what_was_given_up() -> None:
-    """With only abandoned exchanges in flight, now or a moment later, the connection is closed."""
+    """With only abandoned exchanges in flight, now or a moment later, the connection is closed.
+
+    It gets no farewell, whose reply would be one of those that are owed.
+    """
     network = quiet_network()
+
+    async def say_goodbye(connection: PooledConnection[Any]) -> None:
+        await connection.send_line(b"goodbye")
+
     async with create_task_group() as tasks:
-        pool = ConnectionPool(network, max_size=1, pipeline=4, close_timeout=50)
+        pool = ConnectionPool(
+            network, max_size=1, pipeline=4, close_timeout=50, on_close=say_goodbye
+        )
         callers = Callers(pool, tasks)
         async with pool:
             await callers.ask(b"1", b"2", b"3")
@@ -890,7 +985,8 @@ async def test_the_end_of_the_block_does_not_wait_for_what_was_given_up() -> Non
             tasks.start_soon(_push_after, network, 2, b"1\n")
         assert anyio.current_time() == pytest.approx(2, abs=0.2)
         assert callers.outcomes == {b"1": b"1"}
-        assert pool.statistics().closed == {"pool_closed": 1}
+        assert pool.statistics().closed == {"unclean": 1}
+        assert bytes(network.peers[0].received) == b"1\n2\n3\n"
 
 
 async def test_the_end_of_the_block_waits_for_nobody_if_all_have_given_up() -> None:
@@ -1055,3 +1151,63 @@ async def test_shared_connections_live_with_all_hooks_and_spares() -> None:
         await anyio.sleep(150)
         assert pool.statistics().closed["max_idle_time"] == 1
         assert pool.statistics().idle == 1
+async def test_what_is_given_up_before_it_is_sent_leaves_nothing_behind() -> None:
+    """Another request in the same turn begins to share the connection anew, and gives it back."""
+    network = MemoryNetwork()
+    async with ConnectionPool(network, max_size=1, pipeline=8) as pool:
+        await fill(pool, 1)
+        # On trio it is by chance who runs first in a turn.
+        for _ in range(100):
+            async with create_task_group() as tasks:
+                callers = Callers(pool, tasks)
+                tasks.start_soon(callers.one, b"1")
+                while pool.statistics().in_flight == 0:
+                    await anyio.lowlevel.cancel_shielded_checkpoint()
+                callers.scopes[b"1"].cancel()
+                tasks.start_soon(callers.one, b"2")
+            assert callers.outcomes[b"2"] == b"2"
+            async with pool.acquire(timeout=1):
+                pass
+        await check_books(pool, network)
+
+
+async def test_the_time_that_read_functions_take_is_no_stall() -> None:
+    """What has come already waits for them, however many there are."""
+    network = quiet_network()
+
+    async def read_slowly(connection: PooledConnection[Any]) -> bytes:
+        line = await connection.receive_line()
+        await anyio.sleep(4)
+        return line
+
+    settings: dict[str, Any] = {"max_size": 1, "pipeline": 8, "stall_timeout": 10}
+    async with ConnectionPool(network, **settings) as pool, create_task_group() as tasks:
+        callers = Callers(pool, tasks)
+        await callers.ask(b"1", b"2", b"3", b"4", read=read_slowly)
+        network.peers[0].push(b"1\n2\n3\n4\n")
+        await anyio.sleep(17)
+        assert callers.outcomes == {line: line for line in (b"1", b"2", b"3", b"4")}
+        # A read function that hangs is no excuse.
+        await callers.ask(b"5", read=lambda connection: anyio.sleep_forever())
+        await anyio.sleep(11)
+        assert "stall_timeout" in str(callers.outcomes[b"5"])
+
+
+@pytest.mark.usefixtures("on_asyncio")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+async def test_the_block_ends_although_a_task_that_closes_was_cancelled_before_it_began() -> None:
+    """The tasks that wait for requests on its connection end, too."""
+    network = MemoryNetwork()
+    with pytest.raises(asyncio.CancelledError):
+        # asyncio has AnyIO's task group end with this, whatever was cancelled in it.
+        async with ConnectionPool(network, max_size=1, pipeline=8) as pool:
+            assert await pool.send_receive_line(b"1") == b"1"
+            before = asyncio.all_tasks()
+            pool.retire()
+            (closing,) = asyncio.all_tasks() - before
+            closing.cancel()
+            await settle()
+    assert network.open_now == 0
+    del closing
+    # Its coroutine, of which Python warns.
+    gc.collect()

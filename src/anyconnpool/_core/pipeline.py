@@ -12,7 +12,8 @@ got their places, and reply number n belongs to request number n. The rules:
 - A connection that *leaves* takes no new requests, since somebody waits for a connection of his
   own. It may be opened to requests again. One that is *worn* never is: it was retired, is too old,
   was used often enough, or has failed.
-- If replies are owed and nothing has been heard for ``stall_timeout``, a connection has stalled.
+- If replies are owed, or the peer doesn't take what is being sent, and nothing has been heard for
+  ``stall_timeout``, a connection has stalled.
 
 Nothing here knows who waits; see ``PoolStateMachine.settle`` for that.
 """
@@ -91,6 +92,7 @@ class Lane(Generic[TransportT]):
         "abandoned",
         "entry",
         "heard_at",
+        "is_blocked",
         "is_shared",
         "load",
         "openness",
@@ -113,6 +115,8 @@ class Lane(Generic[TransportT]):
         self.openness = OPEN
         #: whether requests are in flight on it, or about to be
         self.is_shared = False
+        #: whether the peer doesn't take what is being sent, if only for now
+        self.is_blocked = False
         #: whether it had been used before, when it ended with requests in flight
         self.reused = False
         #: when the last byte came, or the first request was sent after which none has come
@@ -122,8 +126,11 @@ class Lane(Generic[TransportT]):
 
     def stop(self) -> None:
         """End the tasks, if there are any: the connection is not the pool's any more."""
-        if self.tasks is not None:
-            self.tasks.stop()
+        tasks, self.tasks = self.tasks, None
+        # Nothing is left that leads from one to the other and back.
+        self.entry.lane = None
+        if tasks is not None:
+            tasks.stop()
 
 
 class Pipeline(Generic[TransportT]):
@@ -369,11 +376,17 @@ class Pipeline(Generic[TransportT]):
         return lane.abandoned == lane.load
 
     def stalled(self, now: float) -> list[Lane[TransportT]]:
-        """Return the connections that owe replies and of which nothing was heard for too long."""
-        latest = now - self._stall_timeout
-        return [lane for lane in self.lanes if lane.owed and lane.heard_at <= latest]
+        """Return the connections that owe something and of which nothing was heard for too long."""
+        # The sum that next_stall() returns: the difference of the two others may be rounded to
+        # something later than it, and the alarm would ring for nothing again and again.
+        timeout = self._stall_timeout
+        return [lane for lane in self._owing() if lane.heard_at + timeout <= now]
 
     def next_stall(self) -> float:
         """Return when the next connection will have stalled, if nothing is heard of it."""
-        heard = [lane.heard_at for lane in self.lanes if lane.owed]
+        heard = [lane.heard_at for lane in self._owing()]
         return min(heard, default=math.inf) + self._stall_timeout
+
+    def _owing(self) -> list[Lane[TransportT]]:
+        # A peer may answer what it doesn't take as a whole: then it owes that, and no reply.
+        return [lane for lane in self.lanes if lane.owed or lane.is_blocked]

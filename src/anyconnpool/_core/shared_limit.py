@@ -86,6 +86,12 @@ class SharedLimit(Generic[TransportT]):
             self._listed[member] = number
             heappush(self._line, (number, member))
 
+    def forget(self, member: SharedPoolStateMachine[TransportT]) -> None:
+        """Let no connection of a member leave any more for others: it has ended."""
+        self.yielding -= member.yields
+        self.sharing.pop(member, None)
+        self.unsettled.pop(member, None)
+
     def has_room(self) -> bool:
         """Return whether a connection may be opened without another one giving way."""
         return self.total < self._max_total
@@ -368,6 +374,13 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             machine=self,
             shared_limit=self._shared_limit,
         )
+
+    def end(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
+        super().end(error, drained)
+        if self.sharing is not None:
+            # A manager's pools come and go.
+            self._shared_limit.forget(self)
+            self.yields = 0
 
     def needy(self) -> Iterator[int]:
         """Yield the numbers of the waiters for whom there is room here and nothing under way."""

@@ -34,7 +34,7 @@ from anyconnpool._engine.time_limits import TimeLimit
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import Exchange
 from anyconnpool._streams.transport import Transport
-from anyconnpool._util.cancellation import fence
+from anyconnpool._util.cancellation import ends_program, fence
 from anyconnpool._util.contexts import run_in_context
 from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.interrupts import defer_interrupts
@@ -61,7 +61,7 @@ class Pipelining(Protocol):
     def limit(self, place: SharedExchange) -> None:
         """See to it that the time of an exchange is up when it is, to wait or for all of it."""
 
-    def time_is_up(self, place: SharedExchange, error: Exception) -> None:
+    def time_is_up(self, place: SharedExchange) -> None:
         """Let an exchange go on no longer, unless only its time to wait for a place is over."""
 
 
@@ -142,9 +142,9 @@ class SharedExchange(Place[Transport]):
     def interrupt(self, error: Exception) -> None:
         """Take note that the time is up.
 
-        :param error: what to raise, unless it has only waited for a place for too long
+        :param error: what a stream would raise, which knows nothing of places
         """
-        self.owner.time_is_up(self, error)
+        self.owner.time_is_up(self)
 
 
 class LaneTasks:
@@ -193,12 +193,10 @@ class LaneTasks:
             self._finish()
         elif self._sharing.pipeline.is_abandoned(lane):
             replicas = self._pipelines.replicas
-            if not leasing.running:
-                self.end(CloseReason.POOL_CLOSED, leasing.closed_error)
-            elif replicas is not None and replicas.is_stale(lane.entry):
-                # It would be closed when the replies have come; there, none may ever come.
-                reason = replicas.fault(lane.entry) or CloseReason.RESTING
-                self.end(reason, leasing.closed_error)
+            # Where a replica does not answer, the replies may never come.
+            if not leasing.running or (replicas is not None and replicas.is_stale(lane.entry)):
+                # Not as one that is good: a farewell would get what is owed to those who gave up.
+                self.end(CloseReason.UNCLEAN, leasing.closed_error)
 
     def end_stalled(self, seconds: float) -> None:
         """Close the connection, unless the event loop was too busy to receive what has come.
@@ -255,17 +253,22 @@ class LaneTasks:
                         await self._park()
             except get_cancelled_exc_class() as error:
                 # By a scope when it was stopped; else natively.
+                if self._ended:
+                    raise
                 self._fail_natively(error)
             except Exception as error:
                 # Code of the user's that is asked about an exception, for example.
                 self._break_for_failure(error)
+            except BaseException as error:
+                if ends_program(error):
+                    # The other task must not go on with what this one was reading.
+                    self._break(CloseReason.UNCLEAN, BrokenResourceError("the program ends"))
+                raise
             finally:
                 self._scopes.remove(scope)
                 self._count -= 1
 
     def _fail_natively(self, error: BaseException) -> None:
-        if self._ended:
-            raise error
         try:
             with fence("a task of the pool", BrokenResourceError):
                 raise error
@@ -314,7 +317,11 @@ class LaneTasks:
         if not self._reading:
             self._wake_one()
         # Cancelled here, the connection is closed: the tasks are cancelled for no other reason.
-        await (self.lane.entry.transport.stream.send(data) if rest is None else rest)
+        self.lane.is_blocked = True
+        try:
+            await (self.lane.entry.transport.stream.send(data) if rest is None else rest)
+        finally:
+            self.lane.is_blocked = False
 
     def _refuse_unasked(self) -> bool:
         """Close the connection if it has ended, or something has come that nobody asked for."""
@@ -360,11 +367,15 @@ class LaneTasks:
                     else:
                         reply = await place.exchange.receive(connection)
                 except BaseException as error:
+                    if self._ended:
+                        raise
                     if not self._survive(place, error, before):
                         return
                 else:
                     self._take_out(place)
                     place.succeed(reply)
+                    # Kept here, it would be kept until the next one has come.
+                    del reply
                     if not connection.is_sound or self.connection.consumed == before:
                         self._break_for_misuse(place)
                         return
@@ -415,6 +426,8 @@ class LaneTasks:
         self.lane.owed.popleft()
         self._read_count += 1
         self._dropped += place.abandoned
+        # The time that read functions take is not the peer's: what has come may wait for them.
+        self._hear()
 
     def _count_replies(self) -> None:
         """Let the state machine know of the replies that were read since the last time."""
@@ -438,15 +451,11 @@ class LaneTasks:
         :param before: how many bytes had been read before
         """
         if not isinstance(error, Exception):
-            if self._ended:
-                raise error
             try:
                 with fence("reading the reply", BrokenResourceError):
                     raise error
             except BrokenResourceError as failure:
                 error = failure
-        if self._ended:
-            return False
         connection, lane = self.connection, self.lane
         self._count_replies()
         received = connection.bytes_received - before
@@ -461,7 +470,8 @@ class LaneTasks:
         whole = connection.is_sound and connection.consumed > before
         if whole and isinstance(error, self._pipelines.leasing.settings.harmless):
             return True
-        stream_error = connection.stream_error
+        # Its traceback leads to the connection.
+        stream_error, connection.stream_error = connection.stream_error, None
         if stream_error is not None and connection.consumed == before and not connection.has_unread:
             self._break(CloseReason.UNCLEAN, stream_error)
         else:
@@ -491,7 +501,8 @@ class LaneTasks:
             count, dropped = self._read_count, self._dropped
             self._read_count = self._dropped = 0
             if self._sharing.replied(self.lane, count, dropped, self._now(), ends=True):
-                self._is_begun = False
+                # Whoever is about to look for requests finds that sharing has to begin again.
+                self._is_begun = self.stirred = False
                 self._pipelines.leasing.release(self.lane.entry, None)
 
     def _break(self, reason: CloseReason, error: Exception) -> None:

@@ -28,6 +28,7 @@ from anyconnpool._exceptions import PoolFull
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import Exchange
 from anyconnpool._streams.transport import Transport
+from anyconnpool._util.deadline import describe_timeout
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool.events import AcquireTimedOut, ConnectionAcquired, notify
 
@@ -146,11 +147,9 @@ class Pipelines:
         if seconds < math.inf:
             place.limit = self._time_limits.begin(place, max(seconds, 0), len(place.request))
 
-    def time_is_up(self, place: SharedExchange, error: Exception) -> None:
-        """Let an exchange go on no longer, unless only its time to wait for a place is over.
-
-        :param error: what its caller gets, if it does not wait for a place
-        """
+    def time_is_up(self, place: SharedExchange) -> None:
+        """Let an exchange go on no longer, unless only its time to wait for a place is over."""
+        error: Exception
         waits = place in self._machine.line.sharers
         if not waits and place.lane is None:
             return
@@ -159,7 +158,12 @@ class Pipelines:
             # It got a place while there was still time to wait.
             self.limit(place)
             return
-        if waits:
+        if not waits:
+            # The limit may have begun anew on the way, and the request may never have been sent.
+            subject = f"no reply from pool {self.settings.name!r}"
+            sent = len(place.request) if place.sent else 0
+            error = TimeoutError(describe_timeout(subject, place.ends_at - place.began, sent, 0))
+        else:
             error = self.leasing.note_timeout(place, place.patience)
             notify(self.settings.observers, AcquireTimedOut(self.settings.name, now - place.began))
         lane = self.sharing.give_up(place, now)
@@ -230,7 +234,11 @@ class Pipelines:
     def seize(self, entry: PoolEntry[Transport]) -> bool:
         """Close a connection in the middle of exchanges; false if it is not shared."""
         lane: Lane[Transport] | None = entry.lane
-        if lane is None or not lane.is_shared:
+        if lane is None:
+            return False
+        if not lane.is_shared:
+            # If it is being closed: that task may have been cancelled before its first step.
+            lane.stop()
             return False
         self._tasks_of(lane).end(CloseReason.SEIZED, self.leasing.closed_error)
         return True

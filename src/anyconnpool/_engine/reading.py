@@ -165,6 +165,7 @@ class SharedConnection(ReplyConnection[Any]):
         new._defaults, new._owner, new._entry = self._defaults, self._owner, self._entry
         new.is_read, new.is_waiting, new.stream_error = True, False, self.stream_error
         new._before_waiting, new._heard = self._before_waiting, self._heard
+        self.stream_error = None
         self._end()
         return new
 
