@@ -258,7 +258,7 @@ class Sharing(Generic[TransportT]):
         for lane in lanes:
             if replicas.is_stale(lane.entry):
                 pipeline.wear_out(lane)
-        lacking = replicas.lacking - max(self._group.freeing(), 0) - pipeline.worn
+        lacking = replicas.lacking - max(self._group.freeing(), 0) - self._count_finishing()
         lanes.sort(key=_LOAD)
         for lane in lanes:
             replica = lane.entry.replica
@@ -301,8 +301,15 @@ class Sharing(Generic[TransportT]):
 
     def _count_provided(self) -> int:
         """Count the first in line for whom a connection is on its way, or room is made."""
-        freeing = max(self._group.freeing(), 0) + self.pipeline.worn
+        freeing = max(self._group.freeing(), 0) + self._count_finishing()
         return self._line.provided() + freeing + self._supply.promised()
+
+    def _count_finishing(self) -> int:
+        """Count the worn ones that will come back, those not that may hang with their replica."""
+        if self._supply.replicas is None:
+            return self.pipeline.worn
+        worn = (lane for lane in self.pipeline.lanes if lane.openness is WORN)
+        return sum(lane.entry.replica is None or lane.entry.replica.is_well() for lane in worn)
 
     def _have_one_leave(self, spare: list[Lane[TransportT]]) -> bool:
         """Have one more connection leave; false if there is none.

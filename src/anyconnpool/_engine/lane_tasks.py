@@ -427,7 +427,7 @@ class LaneTasks:
         self._read_count += 1
         self._dropped += place.abandoned
         # The time that read functions take is not the peer's: what has come may wait for them.
-        self._hear()
+        self.lane.heard_at = self._now()
 
     def _count_replies(self) -> None:
         """Let the state machine know of the replies that were read since the last time."""
@@ -472,6 +472,8 @@ class LaneTasks:
             return True
         # Its traceback leads to the connection.
         stream_error, connection.stream_error = connection.stream_error, None
+        if stream_error is not None:
+            self.note_failure(stream_error)
         if stream_error is not None and connection.consumed == before and not connection.has_unread:
             self._break(CloseReason.UNCLEAN, stream_error)
         else:
@@ -507,9 +509,6 @@ class LaneTasks:
 
     def _break(self, reason: CloseReason, error: Exception) -> None:
         """Close the connection; whoever waits for a reply gets an error of his own."""
-        stream_error = self.connection.stream_error
-        if stream_error is not None:
-            self.note_failure(stream_error)
         self.end(reason, lambda: copy_for_caller(error))
 
     def end(self, reason: CloseReason, make_error: Callable[[], Exception]) -> None:
