@@ -181,8 +181,6 @@ class PoolStateMachine(Generic[TransportT]):
                 self.totals.refused += 1
                 return False
             waiter.number, waiter.joined_at = next(self._numbers), now
-            if self.replicas is not None:
-                self.replicas.health.begin_round()
             self._waiters[waiter] = None
             self.line.slow_suffice = False
             self.supply.balance(now)
@@ -382,8 +380,6 @@ class PoolStateMachine(Generic[TransportT]):
     def watch(self, watcher: Waiter[TransportT], now: float) -> None:
         """Wake a task when enough connections are idle, or with why they can't be opened."""
         with self._event:
-            if self.replicas is not None:
-                self.replicas.health.begin_round()
             self.line.watch(watcher, next(self._numbers), now)
             self._check_ready()
             self.supply.balance(now)
