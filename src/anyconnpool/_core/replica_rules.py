@@ -77,6 +77,8 @@ class ReplicaRules(Generic[TransportT]):
         #: those that have left and still have connections
         self._gone: list[Replica] = []
         self._now = 0.0
+        #: the number of whoever came last
+        self._newest = -1
         #: how often anything had been lent when a lost trial was due last
         self._acquired = 0
         self._group, self._idle, self._line, self._totals = group, group.idle, line, totals
@@ -269,6 +271,7 @@ class ReplicaRules(Generic[TransportT]):
         """Do what is due by now, for rests that are over and for shares."""
         health, supply, group = self.health, self._supply, self._group
         self._now = now
+        self._greet_newcomers()
         for giver in health.share(now):
             self._give(giver)
         for replica in health.due(now):
@@ -293,6 +296,12 @@ class ReplicaRules(Generic[TransportT]):
         """Return an error of a replica, if one has failed."""
         errors = (replica.last_error for replica in self.health.replicas)
         return next((error for error in errors if error is not None), None)
+
+    def _greet_newcomers(self) -> None:
+        for tasks in (self._line.waiters, self._line.watchers):
+            if tasks and (newest := next(reversed(tasks)).number) > self._newest:
+                self._newest = newest
+                self.health.begin_round()
 
     def _renew_trials(self, now: float) -> None:
         """Make up for trials that were lost before a reply, as long as the pool is in use."""

@@ -175,7 +175,9 @@ class PoolStateMachine(Generic[TransportT]):
             if self._max_waiting < math.inf and not self.supply.may_wait(now):
                 self.totals.refused += 1
                 return False
-            self.supply.add(waiter, now)
+            waiter.joined_at = now
+            self.line.add(waiter, next(self._numbers))
+            self.supply.balance(now)
             # After that: one that was refused at once has not waited.
             if (waiting := len(self._waiters)) > self.totals.peak_waiting:
                 self.totals.peak_waiting = waiting
@@ -372,8 +374,6 @@ class PoolStateMachine(Generic[TransportT]):
     def watch(self, watcher: Waiter[TransportT], now: float) -> None:
         """Wake a task when enough connections are idle, or with why they can't be opened."""
         with self._event:
-            if self.replicas is not None:
-                self.replicas.health.begin_round()
             self.line.watch(watcher, next(self._numbers), now)
             self._check_ready()
             self.supply.balance(now)

@@ -17,7 +17,7 @@ from anyconnpool._core.event_lock import EventLock, LockedEvent
 from anyconnpool._core.health import Health, Replica
 from anyconnpool._core.hooks import HookRules
 from anyconnpool._core.replica_rules import ReplicaRules
-from anyconnpool._core.states import Action, PoolEntry, State, Totals, TransportT, Waiter
+from anyconnpool._core.states import Action, PoolEntry, State, Totals, TransportT
 from anyconnpool._core.waiting_line import WaitingLine
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -93,14 +93,6 @@ class Supply(Generic[TransportT]):
             health, self._idle_order, self.group, self.line, totals, event, event_lock, self
         )
         return self.replicas
-
-    def add(self, waiter: Waiter[TransportT], now: float) -> None:
-        """Put a task at the end of the line, and have opened what it needs."""
-        waiter.joined_at = now
-        self.line.add(waiter, next(self.numbers))
-        if self.replicas is not None:
-            self.replicas.health.begin_round()
-        self.balance(now)
 
     def succeed(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take note that a connection is open."""
