@@ -1001,7 +1001,7 @@ async def test_the_end_of_the_block_waits_for_nobody_if_all_have_given_up() -> N
             callers.scopes[b"2"].cancel()
             await settle()
         assert anyio.current_time() < 1
-        assert pool.statistics().closed == {"pool_closed": 1}
+        assert pool.statistics().closed == {"unclean": 1}
 
 
 async def test_a_shared_connection_is_no_leak(caplog: pytest.LogCaptureFixture) -> None:
@@ -1151,6 +1151,8 @@ async def test_shared_connections_live_with_all_hooks_and_spares() -> None:
         await anyio.sleep(150)
         assert pool.statistics().closed["max_idle_time"] == 1
         assert pool.statistics().idle == 1
+
+
 async def test_what_is_given_up_before_it_is_sent_leaves_nothing_behind() -> None:
     """Another request in the same turn begins to share the connection anew, and gives it back."""
     network = MemoryNetwork()
