@@ -1001,7 +1001,7 @@ async def test_the_end_of_the_block_waits_for_nobody_if_all_have_given_up() -> N
             callers.scopes[b"2"].cancel()
             await settle()
         assert anyio.current_time() < 1
-        assert pool.statistics().closed == {"pool_closed": 1}
+        assert pool.statistics().closed == {"unclean": 1}
 
 
 async def test_a_shared_connection_is_no_leak(caplog: pytest.LogCaptureFixture) -> None:
@@ -1160,14 +1160,16 @@ async def test_what_is_given_up_before_it_is_sent_leaves_nothing_behind() -> Non
         await fill(pool, 1)
         # On trio it is by chance who runs first in a turn.
         for _ in range(100):
+            outcomes: Outcomes = {}
             async with create_task_group() as tasks:
                 callers = Callers(pool, tasks)
+                callers.outcomes = outcomes
                 tasks.start_soon(callers.one, b"1")
                 while pool.statistics().in_flight == 0:
                     await anyio.lowlevel.cancel_shielded_checkpoint()
                 callers.scopes[b"1"].cancel()
                 tasks.start_soon(callers.one, b"2")
-            assert callers.outcomes[b"2"] == b"2"
+            assert outcomes[b"2"] == b"2"
             async with pool.acquire(timeout=1):
                 pass
         await check_books(pool, network)
@@ -1182,6 +1184,9 @@ async def test_the_time_that_read_functions_take_is_no_stall() -> None:
         await anyio.sleep(4)
         return line
 
+    async def hang(connection: PooledConnection[Any]) -> None:
+        await anyio.sleep_forever()
+
     settings: dict[str, Any] = {"max_size": 1, "pipeline": 8, "stall_timeout": 10}
     async with ConnectionPool(network, **settings) as pool, create_task_group() as tasks:
         callers = Callers(pool, tasks)
@@ -1190,7 +1195,7 @@ async def test_the_time_that_read_functions_take_is_no_stall() -> None:
         await anyio.sleep(17)
         assert callers.outcomes == {line: line for line in (b"1", b"2", b"3", b"4")}
         # A read function that hangs is no excuse.
-        await callers.ask(b"5", read=lambda connection: anyio.sleep_forever())
+        await callers.ask(b"5", read=hang)
         await anyio.sleep(11)
         assert "stall_timeout" in str(callers.outcomes[b"5"])
 
@@ -1206,10 +1211,8 @@ async def test_the_block_ends_although_a_task_that_closes_was_cancelled_before_i
             assert await pool.send_receive_line(b"1") == b"1"
             before = asyncio.all_tasks()
             pool.retire()
-            (closing,) = asyncio.all_tasks() - before
-            closing.cancel()
+            assert [task.cancel() for task in asyncio.all_tasks() - before] == [True]
             await settle()
     assert network.open_now == 0
-    del closing
-    # Its coroutine, of which Python warns.
+    # The coroutine of the task goes away, of which Python warns.
     gc.collect()
