@@ -197,6 +197,35 @@ async def test_a_black_hole_rests_when_the_first_exchange_is_out_of_time() -> No
         assert callers.outcomes.count(TimeoutError) == 4
 
 
+async def test_a_connection_that_may_hang_takes_no_new_requests() -> None:
+    """Also one that has served others: all that a black hole gets is what was in flight then."""
+    service = Service(2)
+    hole, well = service.servers
+    async with service.pool(max_size=2, pipeline=8) as pool, create_task_group() as tasks:
+        callers = Callers(pool, tasks)
+        hole.mood = well.mood = "silent"
+        await callers.ask(2)
+        answer_all(hole)
+        answer_all(well)
+        await settle()
+        await callers.ask(2, timeout=2)
+        await anyio.sleep(1)
+        await callers.ask(6, timeout=9)
+        answer_all(well)
+        well.mood = "well"
+        await anyio.sleep(1.1)
+        assert callers.outcomes[-1] is TimeoutError
+        assert service.failures() == [0, 0], "a reused connection says nothing"
+        assert hole.open_now == 1
+        asked = hole.requests
+        await callers.ask(9)
+        assert hole.requests == asked
+        await anyio.sleep(8)
+        # All have given up: it is closed at once.
+        assert hole.open_now == 0
+        assert callers.outcomes.count(TimeoutError) == 4
+
+
 async def test_a_black_hole_costs_one_exchange_at_each_return() -> None:
     """While a reply would show whether it is well again, its connection carries one request."""
     service = Service(2)
@@ -282,6 +311,7 @@ async def test_a_borrower_does_not_wait_for_a_shared_connection_that_may_hang() 
         assert second.requests == 3, "it takes no new ones"
         answer_all(second)
         await settle()
+        assert service.failures() == [1, 0]
         assert got == [1]
         answer_all(first)
         await settle()
@@ -383,7 +413,7 @@ async def test_pools_of_a_manager_share_connections_to_replicas() -> None:
         assert [server.requests for server in service.servers] == [3, 3]
         tasks.start_soon(one, single.network)
         await settle()
-        assert not single.requests
+        assert single.network.opened == 0
         tasks.start_soon(one, replicas)
         await settle()
         for server in service.servers:

@@ -194,6 +194,40 @@ async def test_a_black_hole_rests_after_its_first_timeouts(several: Several) -> 
     assert len(load.errors) <= 6 + 8
 
 
+async def test_exchanges_that_share_survive_a_killed_server(several: Several) -> None:
+    """They are repeated elsewhere, and it gets its share again, under load."""
+    load = Load(tasks=40, retry=RETRY)
+    async with several.pool(max_size=6, pipeline=16) as pool, create_task_group() as tasks:
+        tasks.start_soon(load.run, pool)
+        await eventually(several.has(2, 2, 2), tries=10_000)
+        for server in several.servers[:2]:
+            await load.go_on()
+            server.stop(reset=True)
+            await load.go_on(300)
+            assert client_sockets(server) == 0
+            server.start()
+            await eventually(several.has(2, 2, 2), tries=10_000)
+        load.stopped = True
+    assert load.errors == []
+
+
+@every_kind
+async def test_a_black_hole_rests_although_connections_are_shared(several: Several) -> None:
+    """What was in flight on it is all it costs, and one exchange each time it is tried again."""
+    load = Load(tasks=24, timeout=3)
+    settings: dict[str, Any] = {"max_size": 6, "pipeline": 8, "close_timeout": 0.1}
+    async with several.pool(**settings) as pool, create_task_group() as tasks:
+        tasks.start_soon(load.run, pool)
+        await eventually(several.has(2, 2, 2), tries=10_000)
+        several.scripts[1].well.clear()
+        await eventually(lambda: several.resting()[1], tries=10_000)
+        await load.go_on(300)
+        several.scripts[1].well.set()
+        await eventually(several.has(2, 2, 2), tries=10_000)
+        load.stopped = True
+    assert {type(error) for error in load.errors} == {TimeoutError}
+
+
 @every_kind
 async def test_a_stand_by_takes_over_from_the_primary_and_gives_back(several: Several) -> None:
     """In order, on every kind of socket."""

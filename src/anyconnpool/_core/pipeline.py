@@ -93,6 +93,7 @@ class Lane(Generic[TransportT]):
         "entry",
         "heard_at",
         "is_blocked",
+        "is_mute",
         "is_shared",
         "load",
         "openness",
@@ -117,6 +118,8 @@ class Lane(Generic[TransportT]):
         self.is_shared = False
         #: whether the peer doesn't take what is being sent, if only for now
         self.is_blocked = False
+        #: whether it may hang with its replica: nothing came in the time of one that was sent
+        self.is_mute = False
         #: whether it had been used before, when it ended with requests in flight
         self.reused = False
         #: when the last byte came, or the first request was sent after which none has come
@@ -161,7 +164,7 @@ class Pipeline(Generic[TransportT]):
         lane: Lane[TransportT] | None = entry.lane
         if lane is None:
             lane = entry.lane = Lane(entry)
-        lane.is_shared, lane.openness = True, OPEN
+        lane.is_shared, lane.is_mute, lane.openness = True, False, OPEN
         self.lanes[lane] = None
         self._open[0][lane] = None
         self._open_count += 1

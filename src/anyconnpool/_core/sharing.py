@@ -15,7 +15,7 @@ nobody any more take requests again.
 
 With several replicas, a connection takes no new requests, either, that would not be lent any more
 for their sake (:meth:`ReplicaRules.fault`), or on which a replica's first reply since a failure is
-to come: until then it carries one request.
+to come: until then it carries one request. The same goes for one that may hang with its replica.
 """
 
 from __future__ import annotations
@@ -239,6 +239,11 @@ class Sharing(Generic[TransportT]):
                     self._line.add_again(unsent)
             self._supply.balance(now)
 
+    def note_silence(self, lane: Lane[TransportT], now: float) -> None:
+        """Let a connection take no new requests that may hang with its replica."""
+        lane.is_mute = True
+        self.move_unsent(lane, now)
+
     def settle(self, now: float, *, at_once: bool = False) -> None:
         """Give places to requests that wait, and have connections leave for borrowers: a step.
 
@@ -308,8 +313,10 @@ class Sharing(Generic[TransportT]):
         """Count the worn ones that will come back, those not that may hang with their replica."""
         if self._supply.replicas is None:
             return self.pipeline.worn
-        worn = (lane for lane in self.pipeline.lanes if lane.openness is WORN)
-        return sum(lane.entry.replica is None or lane.entry.replica.is_well() for lane in worn)
+        return sum(
+            lane.openness is WORN and not lane.is_mute and lane.entry.replica.is_well()
+            for lane in self.pipeline.lanes
+        )
 
     def _have_one_leave(self, spare: list[Lane[TransportT]]) -> bool:
         """Have one more connection leave; false if there is none.

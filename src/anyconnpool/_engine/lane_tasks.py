@@ -183,6 +183,15 @@ class LaneTasks:
         if entry.borrows <= lane.load + self._read_count:
             break_off(self._pipelines.replicas, entry, error, self._now())
 
+    def note_timeout(self, place: SharedExchange, error: Exception) -> None:
+        """Take note that an exchange is out of time that was sent."""
+        self.note_failure(error)
+        lane = self.lane
+        silent = self.connection.bytes_received == place.floor
+        if silent and lane.is_shared and lane.entry.replica is not None:
+            # Another replica may answer those that come.
+            self._sharing.note_silence(lane, self._now())
+
     def note_loss(self) -> None:
         """Close or give back the connection if nobody waits for what is in flight on it."""
         lane, leasing = self.lane, self._pipelines.leasing
@@ -194,7 +203,8 @@ class LaneTasks:
         elif self._sharing.pipeline.is_abandoned(lane):
             replicas = self._pipelines.replicas
             # Where a replica does not answer, the replies may never come.
-            if not leasing.running or (replicas is not None and replicas.is_stale(lane.entry)):
+            hangs = replicas is not None and (lane.is_mute or replicas.is_stale(lane.entry))
+            if hangs or not leasing.running:
                 # Not as one that is good: a farewell would get what is owed to those who gave up.
                 self.end(CloseReason.UNCLEAN, leasing.closed_error)
 

@@ -172,7 +172,7 @@ class Pipelines:
         if lane is not None:
             tasks = self._tasks_of(lane)
             if place.sent:
-                tasks.note_failure(error)
+                tasks.note_timeout(place, error)
             tasks.note_loss()
 
     def note_begin(self, lane: Lane[Transport]) -> None:
