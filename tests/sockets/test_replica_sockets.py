@@ -211,7 +211,6 @@ async def test_exchanges_that_share_survive_a_killed_server(several: Several) ->
     assert load.errors == []
 
 
-@every_kind
 async def test_a_black_hole_rests_although_connections_are_shared(several: Several) -> None:
     """What was in flight on it is all it costs, and one exchange each time it is tried again."""
     load = Load(tasks=24, timeout=3)

@@ -69,9 +69,6 @@ class PoolStateMachine(Generic[TransportT]):
     :param numbers: what numbers their waiters and attempts
     """
 
-    #: what several replicas add; None if there is one remote
-    replicas: ReplicaRules[TransportT] | None = None
-
     def __init__(
         self,
         settings: Settings,
@@ -92,8 +89,8 @@ class PoolStateMachine(Generic[TransportT]):
         self._group = self._make_group(slots)
         self.event_lock = lock = event_lock or EventLock()
         self._lock, self._event = lock.lock, LockedEvent(lock, self._finish_event)
-        #: whether the event under way leads to something to be done
-        self._due = False
+        #: whether the event under way leads to something to be done, and when to call :meth:`tick`
+        self._due, self.alarm_at = False, math.inf
         self._idle, self._rests = self._group.idle, self._group.idle.numbers
         entries = self._idle_entries = self._idle.entries
         self._pop_idle = entries.pop if settings.idle_order == "lifo" else entries.popleft
@@ -106,10 +103,10 @@ class PoolStateMachine(Generic[TransportT]):
             self._request, self._close, self._close_oldest, self._set_alarm, self._note_due
         )
         self.supply = self._make_supply()
+        #: what several replicas add; None if there is one remote
+        self.replicas: ReplicaRules[TransportT] | None = None
         #: lets requests share connections; None in a pool that doesn't pipeline
         self.sharing = make_sharing(settings, self.supply, self.acquire, self._event)
-        #: when :meth:`tick` has to be called, if at all
-        self.alarm_at = math.inf
         self._drained: Callable[[], object] | None = None
 
     def _make_group(self, slots: Slots) -> ConnectionGroup[TransportT]:
@@ -175,8 +172,11 @@ class PoolStateMachine(Generic[TransportT]):
             if self._max_waiting < math.inf and not self.supply.may_wait(now):
                 self.totals.refused += 1
                 return False
-            waiter.joined_at = now
-            self.line.add(waiter, next(self._numbers))
+            waiter.number, waiter.joined_at = next(self._numbers), now
+            self._waiters[waiter] = None
+            if waiter.shares:
+                self.line.sharers[waiter] = None
+            self.line.slow_suffice = False
             self.supply.balance(now)
             # After that: one that was refused at once has not waited.
             if (waiting := len(self._waiters)) > self.totals.peak_waiting:

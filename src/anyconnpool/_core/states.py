@@ -162,9 +162,7 @@ class PoolEntry(Generic[TransportT]):
         self.spoken: bool = False
         #: where acquire() was called for it, if that is recorded
         self.call_site: str = ""
-        self.acquired_at: float = 0.0
-        self.opened_at: float = 0.0
-        self.idle_since: float = 0.0
+        self.acquired_at = self.opened_at = self.idle_since = 0.0
         #: when an idle one has to be looked into, if it is idle for so long
         self.recheck_at: float = 0.0
         self.expires_at: float = 0.0

@@ -96,13 +96,7 @@ class RunningPool:
         self.leasing = leasing_class(
             settings, machine, self._connection_tasks, home, self._time_limits, self.held
         )
-        self._pipelines: Pipelines | None = None
-        if machine.sharing is not None:
-            self._pipelines = Pipelines(
-                machine.sharing, self.leasing, machine, tasks, alarms, home, self._time_limits
-            )
-            self._connection_tasks.share = self._pipelines.wake
-            self.leasing.pipelines = self._pipelines
+        self._pipelines = self._make_pipelines(tasks, alarms, home)
         self._housekeeper = Housekeeper(
             settings, machine, self._connection_tasks, home, self._look_for_leaks
         )
@@ -111,6 +105,18 @@ class RunningPool:
             self._connection_tasks.on_rest = self._discovery.wake
             tasks.start_soon(f"pool {settings.name!r}: discovery", self._discovery.run)
         self._notify(PoolStarted(settings.name, self.leasing.statistics, settings.min_idle))
+
+    def _make_pipelines(self, tasks: PoolTasks, alarms: Alarms, home: HomeLoop) -> Pipelines | None:
+        """Make what does the exchanges that share connections, in a pool that pipelines."""
+        machine = self.machine
+        if machine.sharing is None:
+            return None
+        pipelines = Pipelines(
+            machine.sharing, self.leasing, machine, tasks, alarms, home, self._time_limits
+        )
+        self._connection_tasks.share = pipelines.wake
+        self.leasing.pipelines = pipelines
+        return pipelines
 
     def end(self) -> None:
         """Refuse every acquire from now on, and close what is idle."""
