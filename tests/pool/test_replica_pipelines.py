@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import EndOfStream, create_task_group
+from anyio import BrokenResourceError, EndOfStream, create_task_group
 
 from anyconnpool import ConnectionPool, PoolManager, Replicas, Retry
 from anyconnpool.events import PoolEvent, ReplicaResting
@@ -46,12 +46,15 @@ def answer_all(server: Server) -> None:
 
 
 async def answer_late(servers: list[Server], until: float) -> None:
-    """Have servers answer only after a while, so that something is always in flight."""
+    """Have servers answer all but the last request, so that something is always in flight."""
     while anyio.current_time() < until:
         await anyio.sleep(0.02)
-        for server in servers:
-            if server.mood == "silent":
-                answer_all(server)
+        for peer in [peer for server in servers for peer in server.network.peers]:
+            first, _, _ = peer.received.rpartition(b"ping\n")
+            owed, peer.received = first, peer.received[len(first) :]
+            peer.push(bytes(owed or peer.received))
+            if not owed:
+                peer.received.clear()
 
 
 async def load(pool: ConnectionPool[Any], until: float, tasks: int, **options: Any) -> None:
@@ -105,6 +108,35 @@ async def test_a_new_shared_connection_that_breaks_counts_once_for_its_replica()
         await settle()
         assert service.failures() == [1, 0]
     assert len([event for event in events if isinstance(event, ReplicaResting)]) == 1
+
+
+async def test_a_shared_connection_that_was_borrowed_before_says_nothing() -> None:
+    """It is not new, although nothing has come on it since exchanges share it."""
+    service = Service(1)
+    async with service.pool(max_size=1, pipeline=4) as pool, create_task_group() as tasks:
+        async with pool.acquire() as connection:
+            await connection.send(b"ping\n")
+            await connection.receive_line()
+        callers = Callers(pool, tasks)
+        service.servers[0].mood = "silent"
+        await callers.ask(2)
+        service.servers[0].hang_up()
+        await settle()
+        assert callers.outcomes == [EndOfStream] * 2
+        assert service.failures() == [0]
+
+
+async def test_a_new_shared_connection_that_stalls_counts_for_its_replica() -> None:
+    """Whoever shares it has no limit of his own, and no patience is endless."""
+    service = Service(2)
+    service.servers[0].mood = "silent"
+    settings: dict[str, Any] = {"max_size": 2, "pipeline": 4, "stall_timeout": 2}
+    async with service.pool(**settings) as pool, create_task_group() as tasks:
+        callers = Callers(pool, tasks)
+        await callers.ask(2)
+        await anyio.sleep(2.01)
+        assert callers.outcomes == [b"ping", BrokenResourceError]
+        assert (service.failures(), service.resting()) == ([1, 0], [True, False])
 
 
 async def test_what_a_read_function_raises_says_nothing_of_a_replica() -> None:

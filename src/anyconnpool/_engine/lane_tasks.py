@@ -180,7 +180,7 @@ class LaneTasks:
         if entry.replica is None or self.connection.bytes_received:
             return
         # New is one on which all that was ever asked for is in flight now, or has just failed.
-        if entry.borrows <= lane.load + self._read_count:
+        if entry.borrows <= lane.load:
             break_off(self._pipelines.replicas, entry, error, self._now())
 
     def note_timeout(self, place: SharedExchange, error: Exception) -> None:
