@@ -11,8 +11,10 @@ from anyconnpool import ConnectionPool, PoolStatistics
 from anyconnpool._statistics import CloseReason, freeze_counts
 from tests.cases import table
 
-GAUGES = {"size", "idle", "in_use", "connecting", "closing", "tasks_waiting", "in_hook"}
-GAUGES |= {"in_flight"}
+GAUGES = {
+    *("size", "idle", "in_use", "connecting", "closing"),
+    *("tasks_waiting", "in_hook", "in_flight"),
+}
 PEAKS = {"peak_in_use", "peak_waiting"}
 TOTALS = {
     *("acquired", "reused", "opened", "open_failed", "timed_out", "cancelled", "replayed"),

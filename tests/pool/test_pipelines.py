@@ -1008,12 +1008,15 @@ async def test_a_shared_connection_is_no_leak(caplog: pytest.LogCaptureFixture) 
     """leak_after and the warning at the end of the block leave it out."""
     network = quiet_network()
     settings: dict[str, Any] = {"max_size": 1, "pipeline": 4, "leak_after": 1, "close_timeout": 1}
-    async with create_task_group() as tasks, ConnectionPool(network, **settings) as pool:
+    async with create_task_group() as tasks:
+        pool = ConnectionPool(network, **settings)
         callers = Callers(pool, tasks)
-        await callers.ask(b"1")
-        await anyio.sleep(20)
-    assert isinstance(callers.outcomes[b"1"], PoolClosed)
-    assert not caplog.records
+        async with pool:
+            await callers.ask(b"1")
+            await anyio.sleep(20)
+        await settle()
+        assert isinstance(callers.outcomes[b"1"], PoolClosed)
+        assert not caplog.records
 
 
 async def test_a_connection_that_was_shared_can_be_detached() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from types import CoroutineType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.connection import Owner, PooledConnection, SessionT_co
@@ -88,8 +88,7 @@ def begin_read(
     """
     result = read(connection)
     if isinstance(result, CoroutineType):
-        coroutine: Coroutine[Any, Any, T] = result
-        return coroutine
+        return cast("Coroutine[Any, Any, T]", result)
     return _await(as_awaitable(result, read, "the read function"))
 
 
@@ -112,13 +111,12 @@ def reading_exchange(
         )
 
     async def receive(stream: FramedStream) -> T:
-        assert isinstance(stream, ReplyConnection)
-        stream.is_read = True
+        connection = cast("ReplyConnection[Any]", stream)
+        connection.is_read = True
         try:
-            connection: ReplyConnection[Any] = stream
             return await begin_read(read, connection)
         finally:
-            stream.is_read = False
+            connection.is_read = False
 
     return Exchange(data, receive, read=read, may_share=True)
 
