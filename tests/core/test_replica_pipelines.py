@@ -13,7 +13,7 @@ from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 from anyconnpool._core.health import Health, Replica
 from anyconnpool._core.pipeline import OPEN, WORN, Lane, Place
 from anyconnpool._core.replica_rules import ReplicaRules
-from anyconnpool._core.states import Action, State
+from anyconnpool._core.states import Action, PoolEntry, State
 from anyconnpool._util.liveness import Liveness
 
 from .pipeline_events import PICKS, SETTINGS, PipelineEvents
@@ -33,7 +33,7 @@ class ReplicaPipelineEvents(PipelineEvents):
         self.health.update(map(self.make, NAMES), 0.0)
         self.machine.use_replicas(self.health)
         assert self.machine.replicas is not None
-        self.rules: ReplicaRules[int] = self.machine.replicas
+        self.replicas: ReplicaRules[int] = self.machine.replicas
 
     def make(self, name: str) -> Replica:
         return Replica(name, None, name, name)
@@ -43,7 +43,7 @@ class ReplicaPipelineEvents(PipelineEvents):
         if not opening:
             return
         entry = opening[pick % len(opening)]
-        if not well and self.rules.go_on(entry, HANG_UP, self.now):
+        if not well and self.replicas.go_on(entry, HANG_UP, self.now):
             return
         opening.remove(entry)
         if well and entry.replica is not None:
@@ -56,7 +56,7 @@ class ReplicaPipelineEvents(PipelineEvents):
     def reply(self, pick: int, count: int) -> None:
         lanes = [lane for lane in self.in_flight if lane.owed]
         if lanes:
-            self.rules.answer(lanes[pick % len(lanes)].entry, self.now)
+            self.replicas.answer(lanes[pick % len(lanes)].entry, self.now)
             self.settle()
         super().reply(pick, count)
 
@@ -73,7 +73,7 @@ class ReplicaPipelineEvents(PipelineEvents):
             return
         lane = lanes[pick % len(lanes)]
         if new:
-            self.rules.break_off(lane.entry, HANG_UP, self.now, silent)
+            self.replicas.break_off(lane.entry, HANG_UP, self.now, silent)
             self.settle()
         if silent:
             unsent = [place for place in self.in_flight[lane] if not place.sent]
@@ -99,18 +99,19 @@ class ReplicaPipelineEvents(PipelineEvents):
 
     @rule(names=st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
     def update(self, names: list[str]) -> None:
-        self.rules.update(map(self.make, names), self.now)
+        self.replicas.update(map(self.make, names), self.now)
 
     def _check_places(self, newly: list[Lane[int]]) -> None:
         super()._check_places(newly)
         for lane in self.in_flight:
-            if self.rules.is_stale(lane.entry) and not self.ended:
+            if self.replicas.is_stale(lane.entry) and not self.ended:
                 assert lane.openness is WORN
             replica = lane.entry.replica
             if replica.trial is lane.entry and lane.openness is OPEN:
                 assert replica.is_well()
+        held = [each for each in self.slots.borrowers if isinstance(each, PoolEntry)]
         for replica in self.health.replicas:
-            entries = [each for each in self.slots.borrowers if each.replica is replica]
+            entries = [each for each in held if each.replica is replica]
             assert replica.in_use == sum(each.state is State.IN_USE for each in entries)
 
     def _check_line(self) -> None:
