@@ -155,6 +155,7 @@ REPLICA_SCENARIOS = {
         exchange_for_a_while, prepare=two_attempts_fail, others=served_or_failed, remote=in_order
     ),
     "replicas-repeat": Scenario(repeat_elsewhere, remote=three),
+    "replicas-shared": Scenario(repeat_elsewhere, {"max_size": 2, "pipeline": 3}, remote=three),
     "replicas-discovery": Scenario(exchange_for_a_while, {"max_size": 2}, remote=found),
     "replicas-set": Scenario(swap, remote=three),
     "replicas-leave": Scenario(enter_and_leave, own_block=True, remote=three),
