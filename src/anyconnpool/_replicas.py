@@ -511,6 +511,6 @@ def _find_single(remotes: object) -> object:
         hosts = (str, IPv4Address, IPv6Address)
         is_address = len(items) == 2 and isinstance(items[0], hosts) and isinstance(items[1], int)
         return items if is_address else None
-    kinds: tuple[type[object], ...] = (str, bytes, os.PathLike, ByteStreamConnectable)
-    # Asked of the class: a checker would take what it finds for its type.
-    return remotes if issubclass(type(remotes), kinds) else None
+    return (
+        remotes if isinstance(remotes, (str, bytes, os.PathLike, ByteStreamConnectable)) else None
+    )

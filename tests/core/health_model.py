@@ -34,13 +34,13 @@ class ModelReplica:
 @dataclass
 class HealthModel:
     in_order: bool
-    names: list[str] = field(default_factory=list)
-    replicas: dict[str, ModelReplica] = field(default_factory=dict)
-    connections: list[ModelConnection] = field(default_factory=list)
+    names: list[str] = field(default_factory=list[str])
+    replicas: dict[str, ModelReplica] = field(default_factory=dict[str, ModelReplica])
+    connections: list[ModelConnection] = field(default_factory=list[ModelConnection])
     #: all choices, in order
-    chosen: list[str] = field(default_factory=list)
+    chosen: list[str] = field(default_factory=list[str])
     #: what was tried since something was well, on trial or under way
-    round: set[str] = field(default_factory=set)
+    round: set[str] = field(default_factory=set[str])
 
     def of(self, name: str) -> list[ModelConnection]:
         return [each for each in self.connections if each.server == name]

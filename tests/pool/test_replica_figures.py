@@ -36,6 +36,7 @@ async def test_a_kill_costs_at_most_what_was_in_flight() -> None:
     service = Service()
     server = service.servers[0]
     errors: list[BaseException] = []
+    in_flight = 0
     async with service.pool(max_size=20) as pool, create_task_group() as tasks:
         tasks.start_soon(lambda: work(pool, 5, note=errors.append))
         await anyio.sleep(0.5)

@@ -86,5 +86,5 @@ async def test_killed_in_turn_they_fail_no_exchange(
             await load.go_on(500)
             await to_thread.run_sync(server.start)
         await eventually(lambda: shares() == [SIZE // 2, SIZE // 2], tries=15_000)
+        assert load.found > 0
         load.over = True
-    assert load.found > 0
