@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
@@ -109,7 +109,7 @@ class ReplicaPipelineEvents(PipelineEvents):
             replica = lane.entry.replica
             if replica.trial is lane.entry and lane.openness is OPEN:
                 assert replica.is_well()
-        held = [each for each in self.slots.borrowers if isinstance(each, PoolEntry)]
+        held = cast("set[PoolEntry[int]]", self.slots.borrowers)
         for replica in self.health.replicas:
             entries = [each for each in held if each.replica is replica]
             assert replica.in_use == sum(each.state is State.IN_USE for each in entries)

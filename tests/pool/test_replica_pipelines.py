@@ -84,7 +84,8 @@ async def test_a_shared_connection_is_in_use_at_its_replica() -> None:
         assert [server.requests for server in service.servers] == [4, 3]
         answer_all(service.servers[0])
         answer_all(service.servers[1])
-    assert callers.outcomes == [b"ping"] * 7
+        await settle()
+        assert callers.outcomes == [b"ping"] * 7
 
 
 async def test_a_new_shared_connection_that_breaks_counts_once_for_its_replica() -> None:
@@ -170,7 +171,8 @@ async def test_repeats_share_connections_elsewhere() -> None:
         assert service.servers[1].requests == 3 + 2
         for server in service.servers:
             answer_all(server)
-    assert callers.outcomes == [b"ping"] * 7
+        await settle()
+        assert callers.outcomes == [b"ping"] * 7
 
 
 async def test_a_repeat_passes_by_the_idle_connections_of_the_replica_that_failed() -> None:
@@ -193,7 +195,7 @@ async def test_a_repeat_passes_by_the_idle_connections_of_the_replica_that_faile
         assert [server.requests - 1 for server in service.servers] == [2, 1]
         service.servers[0].slowness = 9
         for peer in service.servers[0].network.peers:
-            if peer.received[-5:] == b"ping\n":
+            if peer.received.endswith(b"ping\n"):
                 peer.hang_up()
         await held.pop().aclose()
         await anyio.sleep(0.5)
@@ -315,7 +317,8 @@ async def test_a_reply_on_a_shared_connection_shows_that_a_replica_is_back() -> 
         assert [server.requests for server in service.servers] == [4, 3]
         first.network.peers[0].push(b"ping\n" * 3)
         answer_all(second)
-    assert callers.outcomes == [b"ping"] * 7
+        await settle()
+        assert callers.outcomes == [b"ping"] * 7
 
 
 async def test_a_borrower_does_not_wait_for_a_shared_connection_that_may_hang() -> None:
@@ -370,7 +373,8 @@ async def test_shared_connections_to_replicas_that_leave_finish_and_are_closed()
         assert pool.statistics().closed == {"retired": 1}
         for server in service.servers:
             answer_all(server)
-    assert callers.outcomes == [b"ping"] * 10
+        await settle()
+        assert callers.outcomes == [b"ping"] * 10
 
 
 async def test_a_replica_that_returns_gets_its_share_of_shared_connections() -> None:
@@ -424,7 +428,8 @@ async def test_who_can_share_is_told_of_no_failure_of_all_replicas() -> None:
         assert pool.statistics().in_flight == 4
         for server in service.servers:
             answer_all(server)
-    assert callers.outcomes == [b"ping"] * 4
+        await settle()
+        assert callers.outcomes == [b"ping"] * 4
 
 
 async def test_pools_of_a_manager_share_connections_to_replicas() -> None:
