@@ -503,6 +503,9 @@ def check_remotes(remotes: object, *, drop_duplicates: bool = False) -> list[Rem
     return [*found.values()]
 
 
+_SINGLE_KINDS: tuple[type[object], ...] = (str, bytes, os.PathLike, ByteStreamConnectable)
+
+
 def _find_single(remotes: object) -> object:
     """Return the remote if this is one instead of a collection of them."""
     if isinstance(remotes, (tuple, list)):
@@ -511,6 +514,5 @@ def _find_single(remotes: object) -> object:
         hosts = (str, IPv4Address, IPv6Address)
         is_address = len(items) == 2 and isinstance(items[0], hosts) and isinstance(items[1], int)
         return items if is_address else None
-    return (
-        remotes if isinstance(remotes, (str, bytes, os.PathLike, ByteStreamConnectable)) else None
-    )
+    # Asked of the class: a checker would take what it finds for its type.
+    return remotes if issubclass(type(remotes), _SINGLE_KINDS) else None

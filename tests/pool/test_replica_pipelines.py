@@ -195,7 +195,7 @@ async def test_a_repeat_passes_by_the_idle_connections_of_the_replica_that_faile
         assert [server.requests - 1 for server in service.servers] == [2, 1]
         service.servers[0].slowness = 9
         for peer in service.servers[0].network.peers:
-            if bytes(peer.received[-5:]) == b"ping\n":
+            if peer.received.endswith(b"ping\n"):
                 peer.hang_up()
         await held.pop().aclose()
         await anyio.sleep(0.5)
