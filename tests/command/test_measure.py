@@ -50,7 +50,7 @@ async def test_each_size_and_no_pool_are_measured(server: Server) -> None:
         assert point.received == pytest.approx(1.5 * point.sent)
         assert point.sent == pytest.approx(4 * point.throughput)
         assert 0 <= point.waiting <= 1
-        assert point.elapsed == 0.2
+        assert point.elapsed == pytest.approx(0.2)
     assert [point.pool for point in report.pooled] == [PoolUse(1, 0, 1, {}), PoolUse(3, 0, 1, {})]
 
 
