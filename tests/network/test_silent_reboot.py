@@ -29,7 +29,10 @@ async def use(pool: ConnectionPool, count: int) -> None:
 
 
 async def test_a_repeatable_request_is_not_lost(cable: Cable, serve: Serve, kind: str) -> None:
-    """Each connection that turns out dead is replaced at once, without counting as a try."""
+    """Each connection that turns out dead is replaced at once, without counting as a try.
+
+    If the kernel was late to acknowledge what the server had said last, one may have ended before.
+    """
     server = serve(kind)
     async with server.pool() as pool:
         await use(pool, 3)
@@ -44,8 +47,8 @@ async def test_a_repeatable_request_is_not_lost(cable: Cable, serve: Serve, kind
                 tasks.start_soon(exchange, b"%d" % number)
         assert sorted(replies) == [b"> 0", b"> 1", b"> 2"]
         statistics = pool.statistics()
-        assert statistics.replayed
-        assert statistics.closed["unclean"] == statistics.replayed
+        assert statistics.closed.get("unclean", 0) == statistics.replayed
+        assert statistics.replayed or statistics.closed["peer_closed"] == 3
 
 
 async def test_a_request_that_may_not_be_repeated_is_not(
