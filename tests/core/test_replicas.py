@@ -247,6 +247,7 @@ async def test_without_a_pool_those_who_come_meanwhile_wait_for_what_is_found() 
 
 def test_without_a_pool_another_event_loop_begins_anew() -> None:
     """The clock of each loop of trio's begins at a time of its own."""
+    pytest.importorskip("trio")
     server = Server()
     calls = 0
 

@@ -131,6 +131,9 @@ class PoolEntry(Generic[TransportT]):
     idle_number: int
     #: since when nobody has used it and no check has asked it
     rested_since: float
+    acquired_at: float
+    opened_at: float
+    idle_since: float
     #: what it is a connection to, as it was given
     remote: Any
     #: which of several replicas that is; None if there is one remote only
