@@ -26,6 +26,8 @@ EXCHANGE_ERRORS = (
     PoolError,
     UnicodeError,
 )
+# How OpenSSL says that the other end has hung up; which one depends on the version of Python.
+_ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 # The first that fits counts.
 _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
     ((socket.gaierror, UnicodeError), "unknown host"),
@@ -110,13 +112,16 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def speaks_no_tls(error: ssl.SSLError) -> bool:
-    """Tell whether what came from the other end is none of TLS."""
-    return getattr(error, "reason", None) in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+    """Tell whether nothing of TLS came from the other end, as far as one can know."""
+    reason = getattr(error, "reason", None)
+    return isinstance(error, _ENDS) or reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 
 
 def _describe_ssl(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: the server's certificate is not trusted: {error.verify_message}"
+    if isinstance(error, _ENDS):
+        return "TLS: the other end has hung up"
     if speaks_no_tls(error):
         return "TLS: the other end does not speak it"
     code: str | None = getattr(error, "reason", None)
