@@ -49,6 +49,7 @@ class PostgreSQLServer(Program):
         end = time.monotonic() + _PATIENCE
         while not self._is_ready():
             assert time.monotonic() < end, self._log.read_text("utf-8", "replace")
+            # It writes that into a file, and tells nobody: look again.
             time.sleep(0.005)
 
     def _is_ready(self) -> bool:
@@ -108,6 +109,7 @@ def _wait_for_the_end(processes: list[int]) -> None:
         # A dead one whose new parent hasn't collected it has no command line left.
         while _command_line_of(process):
             assert time.monotonic() < end
+            # Nobody is told of the end of what is not a child: look again.
             time.sleep(0.005)
 
 

@@ -50,6 +50,7 @@ def unreliable(seed: int, trouble: float) -> Any:
             while peer.has_line and len(lines) < 50:
                 lines.append(peer.receive_line())
             if random.random() < 0.1:
+                # A server that is late now and then, in a thread of its own: nothing waits for it.
                 time.sleep(random.random() / 200)
             reply = b"".join(b"> " + line + b"\n" for line in lines)
             if random.random() < trouble * len(lines):
