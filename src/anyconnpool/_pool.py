@@ -26,7 +26,7 @@ from anyconnpool._engine.exchanges import exchange_again, run_borrowing
 from anyconnpool._engine.hosting import BlockHost
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
-from anyconnpool._engine.reading import reading_exchange
+from anyconnpool._engine.reading import ReadingExchange
 from anyconnpool._exceptions import PoolClosed
 from anyconnpool._formats import (
     FrameFormat,
@@ -40,12 +40,12 @@ from anyconnpool._replicas import Replicas, make_target
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Hook, PoolOptions, RemoteOptions, Settings, describes_settings
 from anyconnpool._statistics import ConnectionInfo, PoolStatistics
-from anyconnpool._streams.framed import (
+from anyconnpool._streams.exchanges import (
     Exchange,
+    FrameExchange,
+    LineExchange,
+    PackageExchange,
     bytes_exchange,
-    frame_exchange,
-    line_exchange,
-    package_exchange,
 )
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import as_bytes, check_count, check_duration, quoted
@@ -405,7 +405,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         :param read: an async function of the connection that receives just the reply, only reading
         :return: what ``read`` returns
         """
-        return await self._exchange(reading_exchange(request, read), timeout, retry)
+        return await self._exchange(ReadingExchange(request, read), timeout, retry)
 
     async def send(
         self, item: bytes, *, timeout: float | None = None, retry: Retry | None = None
@@ -474,7 +474,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     ) -> bytes:
         """Send a line and receive one; see :meth:`FramedStream.send_receive_line`."""
         return await self._exchange(
-            line_exchange(data, newline, max_bytes, self._settings), timeout, retry
+            LineExchange(data, newline, max_bytes, self._settings), timeout, retry
         )
 
     async def send_receive_package(
@@ -486,8 +486,9 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         retry: Retry | None = None,
     ) -> bytes:
         """Send a package and receive one; see :meth:`FramedStream.send_receive_package`."""
-        format = choose_package_format(format, self._settings.package_format)
-        return await self._exchange(package_exchange(data, format), timeout, retry)
+        return await self._exchange(
+            PackageExchange(data, format, self._settings.package_format), timeout, retry
+        )
 
     async def send_receive_frame(
         self,
@@ -498,7 +499,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         retry: Retry | None = None,
     ) -> FrameT:
         """Send a frame and receive one; see :meth:`FramedStream.send_receive_frame`."""
-        return await self._exchange(frame_exchange(data, format), timeout, retry)
+        return await self._exchange(FrameExchange(data, format), timeout, retry)
 
     async def wait_ready(self) -> None:
         """Wait until ``min_idle`` connections are idle.

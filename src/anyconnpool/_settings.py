@@ -236,7 +236,7 @@ class RemoteOptions(PoolOptions, total=False):
     tls_standard_compatible: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """All that can be chosen about a pool except its remote; see :class:`ConnectionPool`."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from operator import attrgetter
 from typing import Any
 
 import anyio
@@ -12,7 +11,6 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, PooledConnection, PoolManager
-from anyconnpool._streams.framed import Exchange
 from tests.cases import table
 
 from .network import MemoryNetwork, check_books, peer_of
@@ -93,7 +91,7 @@ async def by_exchange(pool: ConnectionPool, body: Body) -> None:
         await stream.receive_line()
         await body(stream)
 
-    await attrgetter("_exchange")(pool)(Exchange(b"x\n", read), 9, None)
+    await pool.exchange(b"x\n", read, timeout=9)
 
 
 WAYS: list[Way] = [by_block, by_block_of_its_own, by_finally, by_except, by_run, by_exchange]

@@ -82,10 +82,9 @@ class PoolStateMachine(Generic[TransportT]):
         self.actions: deque[tuple[Action, PoolEntry[TransportT]]] = deque()
         self.totals = Totals()
         self._settings, self._run_actions, self._jitter = settings, run_actions, jitter
-        self._min_idle, self._longest_idle = settings.min_idle, settings.max_idle_time
+        self._min_idle, self._max_uses = settings.min_idle, settings.max_uses
         #: whether to do more when an idle one is granted: for min_idle, or to find a new peak
         self._watches_grants = self._min_idle > 0
-        self._max_waiting, self._max_uses = settings.max_waiting, settings.max_uses
         self._group = self._make_group(slots)
         self.event_lock = lock = event_lock or EventLock()
         self._lock, self._event = lock.lock, LockedEvent(lock, self._finish_event)
@@ -169,7 +168,7 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             self.line.outage.asked_at = now
-            if self._max_waiting < math.inf and not self.supply.may_wait(now):
+            if self._settings.max_waiting < math.inf and not self.supply.may_wait(now):
                 self.totals.refused += 1
                 return False
             waiter.number, waiter.joined_at = next(self._numbers), now
@@ -317,7 +316,7 @@ class PoolStateMachine(Generic[TransportT]):
         :return: whether there may be more
         """
         with self._event:
-            stale = self._idle.pop_stale(now, self._longest_idle, limit)
+            stale = self._idle.pop_stale(now, self._settings.max_idle_time, limit)
             for entry in stale:
                 self._close(entry, CloseReason.IDLE_TIME)
             self.supply.balance(now)
@@ -345,7 +344,7 @@ class PoolStateMachine(Generic[TransportT]):
     def next_expiry(self) -> float:
         """Return when the entry that stood longest will have been idle for too long."""
         with self._event:
-            return self._idle.oldest_since() + self._longest_idle
+            return self._idle.oldest_since() + self._settings.max_idle_time
 
     def check_idle(self, now: float) -> float:
         """Have checked what has been idle for ``check_every``; return when to call this again."""
@@ -511,7 +510,7 @@ class PoolStateMachine(Generic[TransportT]):
 
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
         # What was never used is not asked.
-        rest = self._hooks.longest_rest if entry.borrows else self._longest_idle
+        rest = self._hooks.longest_rest if entry.borrows else self._settings.max_idle_time
         recheck_at = now + rest
         if entry.state is IN_USE:
             # What the group does, without a call for it: this is on the path of every borrow.
@@ -525,7 +524,9 @@ class PoolStateMachine(Generic[TransportT]):
         else:
             self._group.make_idle(entry, now)
             self._watches_grants = True
-            recheck_at = min(entry.rested_since + rest, entry.idle_since + self._longest_idle)
+            recheck_at = min(
+                entry.rested_since + rest, entry.idle_since + self._settings.max_idle_time
+            )
         if (background := self._group.background) is not None:
             background.rest(entry, now)
         entry.recheck_at = recheck_at if recheck_at < entry.expires_at else entry.expires_at

@@ -12,19 +12,19 @@ from anyconnpool._engine.connection import AcquireContext, PooledConnection
 from anyconnpool._engine.leasing import Leasing, Pipelining
 from anyconnpool._engine.replay import Attempt, check_retry, repeat
 from anyconnpool._retry import Retry
-from anyconnpool._streams.framed import Exchange
+from anyconnpool._streams.exchanges import Exchange
 from anyconnpool._util.deadline import Deadline
 
 T = TypeVar("T")
 
 
-async def exchange_again(
+def exchange_again(
     exchange: Exchange[T],
     limit: float,
     retry: Retry,
     find_leasing: Callable[[], Leasing],
     acquire_timeout: float,
-) -> T:
+) -> Awaitable[T]:
     """Do an exchange that may be repeated after something was sent.
 
     :param limit: limit for all tries together, in seconds
@@ -42,16 +42,16 @@ async def exchange_again(
             way = leasing.pipelines
         return way.exchange(exchange, deadline.remaining(), acquire_timeout, attempt)
 
-    return await repeat(attempt_once, deadline, retry, _counter(find_leasing))
+    return repeat(attempt_once, deadline, retry, _counter(find_leasing))
 
 
-async def run_borrowing(
+def run_borrowing(
     function: Callable[[PooledConnection[Any]], Awaitable[T]],
     timeout: float | None,
     retry: Retry | None,
     find_leasing: Callable[[], Leasing],
     acquire_timeout: float,
-) -> T:
+) -> Awaitable[T]:
     """Acquire a connection, call a function with it, and release it.
 
     :param timeout: limit for all tries together, in seconds
@@ -70,7 +70,9 @@ async def run_borrowing(
         limit = min(deadline.remaining(), acquire_timeout)
         leasing = find_leasing()
         acquirer = Elsewhere(leasing, attempt.avoided) if attempt.avoided else leasing
-        async with AcquireContext[Any](acquirer, limit) as connection:
+        # Not made by the class with a type in brackets, which takes as long as all the rest.
+        context: AcquireContext[Any] = AcquireContext(acquirer, limit)
+        async with context as connection:
             try:
                 # Given back within the limit: what was cut short by it is never harmless.
                 with deadline.limit(describe):
@@ -81,7 +83,7 @@ async def run_borrowing(
                 leasing.note_end(connection, error)
                 raise
 
-    return await repeat(attempt_once, deadline, retry, _counter(find_leasing))
+    return repeat(attempt_once, deadline, retry, _counter(find_leasing))
 
 
 class Elsewhere:

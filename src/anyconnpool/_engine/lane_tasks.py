@@ -32,7 +32,7 @@ from anyconnpool._engine.replicas import break_off, note_answer
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.time_limits import TimeLimit
 from anyconnpool._statistics import CloseReason
-from anyconnpool._streams.framed import Exchange
+from anyconnpool._streams.exchanges import Exchange
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.cancellation import ends_program, fence
 from anyconnpool._util.contexts import run_in_context
@@ -403,10 +403,10 @@ class LaneTasks:
         while owed:
             place = owed[0]
             assert isinstance(place, SharedExchange)
-            take = place.exchange.take
-            if take is None or offset + position < place.floor:
+            exchange = place.exchange
+            if not exchange.finds_replies or offset + position < place.floor:
                 break
-            found = take(data, position)
+            found = exchange.take(data, position)
             if found is None:
                 break
             place.reply, position = found

@@ -37,7 +37,7 @@ from anyconnpool._engine.time_limits import TimeLimit, TimeLimits
 from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, ConnectionInfo, PoolStatistics
-from anyconnpool._streams.framed import Exchange
+from anyconnpool._streams.exchanges import Exchange
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.deadline import Deadline, describe_timeout
 from anyconnpool._util.errors import copy_for_caller
@@ -182,10 +182,11 @@ class Leasing:
             self.check()
         # Nothing is owned yet: a cancellation here leaves nothing behind.
         await self._checkpoint_if_cancelled()
-        whole = None if attempt is not None and attempt.avoided else exchange.whole
-        if whole is None or (entry := self._machine.acquire(self.now())) is None:
-            asked = whole is not None
-            return await self._exchange_in_turn(exchange, timeout, acquire_timeout, attempt, asked)
+        quickly = exchange.finds_replies and (attempt is None or not attempt.avoided)
+        if not quickly or (entry := self._machine.acquire(self.now())) is None:
+            return await self._exchange_in_turn(
+                exchange, timeout, acquire_timeout, attempt, asked=quickly
+            )
         entry.borrower = self._current_task()
         if (stream := entry.transport.own) is None or entry.transport.early:
             connection: PooledConnection[Any] = PooledConnection(self, entry)
@@ -202,7 +203,7 @@ class Leasing:
             raise
         if entry.replica is not None and entry.replica.failures:
             note_answer(self._machine.replicas, entry, self.now())
-        reply = whole(chunk)
+        reply = exchange.whole(chunk)
         if reply is None:
             connection = continue_exchange(self, entry, chunk)
             # Kept here, the chunk would be kept until the rest has come.

@@ -14,7 +14,7 @@ from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.replay import Attempt
 from anyconnpool._exceptions import AcquireTimeout
 from anyconnpool._statistics import CloseReason
-from anyconnpool._streams.framed import Exchange
+from anyconnpool._streams.exchanges import Exchange
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool.events import (

@@ -26,7 +26,7 @@ from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.time_limits import TimeLimits
 from anyconnpool._exceptions import PoolFull
 from anyconnpool._statistics import CloseReason
-from anyconnpool._streams.framed import Exchange
+from anyconnpool._streams.exchanges import Exchange
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.deadline import describe_timeout
 from anyconnpool._util.interrupts import defer_interrupts

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.connection import Owner, PooledConnection, SessionT_co
-from anyconnpool._streams.framed import Exchange, FramedStream
+from anyconnpool._streams.exchanges import Exchange, FrameReader
+from anyconnpool._streams.framed import FramedStream
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import as_bytes, quoted
 from anyconnpool._util.functions import as_awaitable
@@ -96,29 +97,37 @@ async def _await(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-def reading_exchange(
-    request: bytes | bytearray | memoryview, read: Callable[[Any], Awaitable[T]]
-) -> Exchange[T]:
-    """Check what :meth:`ConnectionPool.exchange` does.
+class ReadingExchange(Exchange[T]):
+    """Send a request; a function of the user's receives the reply.
 
+    :param request: what to send
+    :param read: the function
     :raises TypeError: if the request is not bytes, or ``read`` can't be called
     """
-    data = as_bytes("the request", request)
-    if not callable(read):
-        raise TypeError(
-            f"read must be an async function of the connection, which receives the reply, given "
-            f"without a call of it, not {quoted(read)}"
-        )
 
-    async def receive(stream: FramedStream) -> T:
-        connection = cast("ReplyConnection[Any]", stream)
+    __slots__ = ("read",)
+
+    may_share = True
+
+    def __init__(
+        self, request: bytes | bytearray | memoryview, read: Callable[[Any], Awaitable[T]]
+    ) -> None:
+        self.request = as_bytes("the request", request)
+        if not callable(read):
+            raise TypeError(
+                f"read must be an async function of the connection, which receives the reply, "
+                f"given without a call of it, not {quoted(read)}"
+            )
+        self.read = read
+
+    async def receive(self, stream: FrameReader) -> T:
+        connection, read = cast("ReplyConnection[Any]", stream), self.read
+        assert read is not None
         connection.is_read = True
         try:
             return await begin_read(read, connection)
         finally:
             connection.is_read = False
-
-    return Exchange(data, receive, read=read, may_share=True)
 
 
 class SharedConnection(ReplyConnection[Any]):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from io import BytesIO
-from typing import Any, NoReturn, SupportsIndex, cast
+from typing import Any, NoReturn, SupportsIndex
 
 from anyio import ClosedResourceError, EndOfStream
 from anyio.abc import AnyByteReceiveStream, AnyByteStream, ByteReceiveStream, ByteStream
@@ -295,12 +295,12 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
 
     async def _receive_chunk(self) -> bytes:
         self._unfinished += 1
-        stream = self._stream
+        stream: Any = self._stream
         chunk = b""
         try:
             while not chunk:
                 if self._limits_chunks:
-                    chunk = await cast("ByteReceiveStream", stream).receive(_CHUNK)
+                    chunk = await stream.receive(_CHUNK)
                 else:
                     chunk = await stream.receive()
         except Exception:

@@ -1,10 +1,9 @@
-"""Lines, packages, frames and whole exchanges over a stream that reads ahead."""
+"""Lines, packages and frames, one by one and in exchanges, over a stream that reads ahead."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from anyio import EndOfStream, move_on_after
 from anyio.abc import AnyByteStream
@@ -19,6 +18,14 @@ from anyconnpool._formats import (
     frame_line,
 )
 from anyconnpool._streams.buffered import TURN_MASK, ReadAheadStream
+from anyconnpool._streams.exchanges import (
+    Exchange,
+    FrameDefaults,
+    FrameExchange,
+    LineExchange,
+    PackageExchange,
+    bytes_exchange,
+)
 from anyconnpool._streams.probes import look_for
 from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._util.checks import (
@@ -42,19 +49,6 @@ _FRAME_BYTES = 65_536
 _PATIENCE = 0.1
 
 
-class FrameDefaults(Protocol):
-    """What frames are like unless that is overridden in the call; a pool's settings say it."""
-
-    @property
-    def package_format(self) -> PackageFormat: ...
-
-    @property
-    def max_line_bytes(self) -> int: ...
-
-    @property
-    def newline(self) -> bytes: ...
-
-
 @dataclass(frozen=True, slots=True)
 class _ChosenDefaults:
     """What was chosen for a stream that no pool knows."""
@@ -62,101 +56,6 @@ class _ChosenDefaults:
     package_format: PackageFormat
     max_line_bytes: int
     newline: bytes
-
-
-# Not frozen: setting the attributes of a frozen object takes three times as long.
-@dataclass(slots=True)
-class Exchange(Generic[T]):
-    """One request and its reply, checked and framed.
-
-    :ivar request: what to send
-    :ivar receive: receives the reply, however many chunks it takes
-    :ivar whole: returns the reply if one chunk is just that, neither more nor less, else ``None``
-    :ivar take: returns the reply and where it ends, if all of it is in a buffer from an index on
-    :ivar read: the function of the user's that receives the reply, if one does
-    :ivar may_share: whether the end of its reply is known, so that others may follow on its
-        connection
-    """
-
-    request: bytes
-    receive: Callable[[FramedStream], Awaitable[T]]
-    whole: Callable[[bytes], T | None] | None = None
-    take: Callable[[bytes, int], tuple[T, int] | None] | None = None
-    read: Callable[[Any], Awaitable[T]] | None = None
-    may_share: bool = False
-
-
-def bytes_exchange(data: bytes, nbytes: int | None) -> Exchange[bytes]:
-    """Check what :meth:`FramedStream.send_receive` does."""
-    data = as_bytes("the request", data)
-    if nbytes is None:
-        return Exchange(data, lambda stream: stream.receive_available())
-    check_size("nbytes", nbytes)
-
-    def whole(chunk: bytes) -> bytes | None:
-        return chunk if len(chunk) == nbytes else None
-
-    def take(data: bytes, start: int) -> tuple[bytes, int] | None:
-        end = start + nbytes
-        return (data[start:end], end) if end <= len(data) else None
-
-    return Exchange(
-        data, lambda stream: stream.receive_exactly(nbytes), whole, take, may_share=True
-    )
-
-
-def line_exchange(
-    data: bytes, chosen_newline: bytes | None, max_bytes: int | None, defaults: FrameDefaults
-) -> Exchange[bytes]:
-    """Check and frame what :meth:`FramedStream.send_receive_line` does."""
-    newline = defaults.newline if chosen_newline is None else chosen_newline
-    limit = defaults.max_line_bytes
-    if max_bytes is not None:
-        check_size("max_bytes", max_bytes)
-        limit = max_bytes
-
-    def whole(chunk: bytes) -> bytes | None:
-        end = chunk.find(newline)
-        fits = end + len(newline) == len(chunk) and 0 <= end <= limit
-        return chunk[:end] if fits else None
-
-    def take(data: bytes, start: int) -> tuple[bytes, int] | None:
-        end = data.find(newline, start, start + limit + len(newline))
-        return (data[start:end], end + len(newline)) if end >= 0 else None
-
-    def receive(stream: FramedStream) -> Awaitable[bytes]:
-        return stream.receive_line(newline=newline, max_bytes=limit)
-
-    return Exchange(frame_line(data, newline), receive, whole, take, may_share=True)
-
-
-def package_exchange(data: bytes, format: PackageFormat) -> Exchange[bytes]:
-    """Check and frame what :meth:`FramedStream.send_receive_package` does."""
-    header = format.header_size
-
-    def whole(chunk: bytes) -> bytes | None:
-        size = int.from_bytes(chunk[:header], format.byteorder) - format.overhead
-        fits = header + size == len(chunk) and 0 <= size <= format.max_size
-        return chunk[header:] if fits else None
-
-    def take(data: bytes, start: int) -> tuple[bytes, int] | None:
-        body = start + header
-        size = int.from_bytes(data[start:body], format.byteorder) - format.overhead
-        fits = body + size <= len(data) and 0 <= size <= format.max_size
-        return (data[body : body + size], body + size) if fits else None
-
-    return Exchange(
-        format.encode(data),
-        lambda stream: stream.receive_package(format),
-        whole,
-        take,
-        may_share=True,
-    )
-
-
-def frame_exchange(data: DataT, format: FrameFormat[DataT, FrameT]) -> Exchange[FrameT]:
-    """Frame what :meth:`FramedStream.send_receive_frame` does."""
-    return Exchange(encode_frame(data, format), lambda stream: stream.receive_frame(format))
 
 
 class FramedStream(ReadAheadStream):
@@ -482,7 +381,7 @@ class FramedStream(ReadAheadStream):
 
         It raises what :meth:`send_line` and :meth:`receive_line` raise.
         """
-        exchange = line_exchange(data, newline, max_bytes, self._defaults)
+        exchange = LineExchange(data, newline, max_bytes, self._defaults)
         return await self._exchange(exchange, timeout)
 
     async def send_receive_package(
@@ -502,9 +401,7 @@ class FramedStream(ReadAheadStream):
 
         It raises what :meth:`send_package` and :meth:`receive_package` raise.
         """
-        exchange = package_exchange(
-            data, choose_package_format(format, self._defaults.package_format)
-        )
+        exchange = PackageExchange(data, format, self._defaults.package_format)
         return await self._exchange(exchange, timeout)
 
     async def send_receive_frame(
@@ -520,7 +417,7 @@ class FramedStream(ReadAheadStream):
 
         It raises what :meth:`send_frame` and :meth:`receive_frame` raise.
         """
-        return await self._exchange(frame_exchange(data, format), timeout)
+        return await self._exchange(FrameExchange(data, format), timeout)
 
     async def _exchange(self, exchange: Exchange[T], timeout: float | None) -> T:
         before = self._bytes_received
