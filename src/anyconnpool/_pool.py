@@ -473,9 +473,8 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         retry: Retry | None = None,
     ) -> bytes:
         """Send a line and receive one; see :meth:`FramedStream.send_receive_line`."""
-        return await self._exchange(
-            LineExchange(data, newline, max_bytes, self._settings), timeout, retry
-        )
+        exchange = LineExchange(data, newline, max_bytes, self._settings)
+        return await self._exchange(exchange, timeout, retry)
 
     async def send_receive_package(
         self,
@@ -486,9 +485,8 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         retry: Retry | None = None,
     ) -> bytes:
         """Send a package and receive one; see :meth:`FramedStream.send_receive_package`."""
-        return await self._exchange(
-            PackageExchange(data, format, self._settings.package_format), timeout, retry
-        )
+        exchange = PackageExchange(data, format, self._settings.package_format)
+        return await self._exchange(exchange, timeout, retry)
 
     async def send_receive_frame(
         self,

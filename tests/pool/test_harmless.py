@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
+from operator import attrgetter
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, PooledConnection, PoolManager
+from anyconnpool._streams.exchanges import Exchange
 from tests.cases import table
 
 from .network import MemoryNetwork, check_books, peer_of
@@ -84,14 +86,20 @@ async def by_run(pool: ConnectionPool, body: Body) -> None:
     await pool.run(body, timeout=9)
 
 
-async def by_exchange(pool: ConnectionPool, body: Body) -> None:
-    """Do an exchange whose reply is read by a function of the caller's."""
+class Conversation(Exchange[None]):
+    """An exchange whose reply is a line, and whatever a body does after that."""
 
-    async def read(stream: Any) -> None:
+    def __init__(self, body: Body) -> None:
+        super().__init__(b"x\n")
+        self.body = body
+
+    async def receive(self, stream: Any) -> None:
         await stream.receive_line()
-        await body(stream)
+        await self.body(stream)
 
-    await pool.exchange(b"x\n", read, timeout=9)
+
+async def by_exchange(pool: ConnectionPool, body: Body) -> None:
+    await attrgetter("_exchange")(pool)(Conversation(body), 9, None)
 
 
 WAYS: list[Way] = [by_block, by_block_of_its_own, by_finally, by_except, by_run, by_exchange]

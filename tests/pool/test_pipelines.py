@@ -831,6 +831,20 @@ async def test_a_read_that_reads_nothing_closes_the_connection() -> None:
         assert isinstance(callers.outcomes[b"4"], BrokenResourceError)
 
 
+@pytest.mark.parametrize("pipeline", [1, 4])
+async def test_what_a_plain_read_function_raises_is_no_reply(pipeline: int) -> None:
+    """StopIteration is what a coroutine ends with that has a result."""
+    network = MemoryNetwork()
+
+    def read(connection: PooledConnection[Any]) -> Any:
+        raise StopIteration(b"no reply")
+
+    async with ConnectionPool(network, max_size=1, pipeline=pipeline) as pool:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await pool.exchange(b"1\n", read, timeout=3)
+        assert await pool.exchange(b"2\n", read_line, timeout=3) == b"2"
+
+
 async def test_an_error_that_a_read_hides_breaks_the_others_at_once() -> None:
     """Nobody knows then where the next reply begins."""
     network = quiet_network()

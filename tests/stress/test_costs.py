@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from anyio import create_task_group, wait_all_tasks_blocked
 
-from anyconnpool import AcquireTimeout, ConnectionPool, FramedStream, PackageFormat
+from anyconnpool import AcquireTimeout, ConnectionPool, FramedStream, PackageFormat, PoolManager
 from tests.pool.conftest import anyio_backend as anyio_backend
 from tests.pool.network import MemoryNetwork, fill
 
@@ -61,6 +62,20 @@ async def test_an_operation_makes_no_more_calls_than_it_did(
         with meter:
             await operation(pool)
     assert meter.count <= most + _SLACK
+
+
+@pytest.mark.parametrize("managed", [False, True])
+async def test_what_every_exchange_uses_has_few_attributes(managed: bool) -> None:
+    """CPython keeps up to 30 attributes with the object itself, where it finds them fastest."""
+    network = MemoryNetwork()
+    async with PoolManager(max_total=2, pipeline=2) as manager, ConnectionPool(network) as alone:
+        await manager.send_receive(network, b"x", 1)
+        pool: Any = manager.pool(network) if managed else alone
+        async with pool.acquire() as connection:
+            leasing = vars(pool)["_leasing"]
+            machine = vars(leasing)["_machine"]
+            for used in (pool, connection, leasing, machine, vars(machine)["_group"]):
+                assert len(vars(used)) <= 30, used
 
 
 async def test_replicas_cost_a_borrow_one_call(meter: CostMeter) -> None:

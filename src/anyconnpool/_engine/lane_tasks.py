@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from functools import partial
 from typing import Any, Protocol
 
 from anyio import BrokenResourceError, CancelScope, get_cancelled_exc_class
@@ -26,7 +25,7 @@ from anyconnpool._core.sharing import Sharing
 from anyconnpool._core.states import PoolEntry
 from anyconnpool._engine.event_loop import Signal
 from anyconnpool._engine.leasing import Leasing
-from anyconnpool._engine.reading import SharedConnection, begin_read
+from anyconnpool._engine.reading import SharedConnection, start_read
 from anyconnpool._engine.replay import Attempt
 from anyconnpool._engine.replicas import break_off, note_answer
 from anyconnpool._engine.spawning import PoolTasks
@@ -35,7 +34,7 @@ from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.exchanges import Exchange
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.cancellation import ends_program, fence
-from anyconnpool._util.contexts import run_in_context
+from anyconnpool._util.contexts import RestInContext
 from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import Liveness
@@ -361,11 +360,10 @@ class LaneTasks:
         self._reading = True
         try:
             while owed and not self._ended:
-                self._take_buffered()
-                if not owed:
-                    break
                 place = owed[0]
                 assert isinstance(place, SharedExchange)
+                if place.exchange.finds_replies and self._take_buffered():
+                    continue
                 connection = self.connection
                 before = connection.consumed
                 if before < place.floor:
@@ -392,14 +390,16 @@ class LaneTasks:
         finally:
             self._reading = False
 
-    def _take_buffered(self) -> None:
+    def _take_buffered(self) -> bool:
         """Give the first of those that are owed replies theirs, as far as these are buffered.
 
         That is the short way, which nearly all replies take: a call more for each would show.
+
+        :return: whether there was any
         """
         owed, connection = self.lane.owed, self.connection
         data, position = connection.buffered
-        offset = connection.bytes_received - len(data)
+        first, offset = position, connection.bytes_received - len(data)
         while owed:
             place = owed[0]
             assert isinstance(place, SharedExchange)
@@ -418,6 +418,7 @@ class LaneTasks:
             else:
                 place.wake()
         connection.move_to(position)
+        return position > first
 
     async def _call(self, place: SharedExchange, connection: SharedConnection) -> object:
         """Have the caller's function read the reply, in the caller's context."""
@@ -425,8 +426,12 @@ class LaneTasks:
         assert context is not None
         assert read is not None
         try:
-            begin = partial(begin_read, read)
-            return await run_in_context(context, begin, connection, self._count_replies)
+            try:
+                coroutine, asked = context.run(start_read, read, connection)
+            except StopIteration as stop:
+                return stop.value
+            self._count_replies()
+            return await RestInContext(context, coroutine, asked)
         finally:
             # Whoever has kept it reads nothing with it any more.
             self.connection = connection.renew()

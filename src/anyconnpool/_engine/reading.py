@@ -93,6 +93,23 @@ def begin_read(
     return _await(as_awaitable(result, read, "the read function"))
 
 
+def start_read(
+    read: Callable[[Any], Awaitable[T]], connection: ReplyConnection[Any]
+) -> tuple[Coroutine[Any, Any, T], object]:
+    """Call a function of the user's that reads a reply, and run it until it waits.
+
+    :return: the rest of it, and what it has asked the event loop for
+    :raises StopIteration: with the reply, if all of it was there
+    :raises TypeError: if it is not an async function
+    """
+    try:
+        coroutine = begin_read(read, connection)
+    except StopIteration as error:
+        # From a plain function: it is no reply.
+        raise RuntimeError("the read function raised StopIteration") from error
+    return coroutine, coroutine.send(None)
+
+
 async def _await(awaitable: Awaitable[T]) -> T:
     return await awaitable
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from contextvars import Context
 from typing import Any
 
@@ -34,26 +34,3 @@ class RestInContext:
                     asked = run(coroutine.send, answer)
         except StopIteration as stop:
             return stop.value
-
-
-async def run_in_context(
-    context: Context,
-    function: Callable[..., Coroutine[Any, Any, object]],
-    argument: object,
-    before_waiting: Callable[[], object],
-) -> Any:
-    """Call a function in a context, and await there what it returns.
-
-    :param context: the context
-    :param function: the function, which returns a coroutine
-    :param argument: its argument
-    :param before_waiting: called before it waits for the first time, if it does
-    :return: what the coroutine returns
-    """
-    coroutine = context.run(function, argument)
-    try:
-        asked = context.run(coroutine.send, None)
-    except StopIteration as stop:
-        return stop.value
-    before_waiting()
-    return await RestInContext(context, coroutine, asked)
