@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -68,13 +69,13 @@ async def test_an_operation_makes_no_more_calls_than_it_did(
 async def test_what_every_exchange_uses_has_few_attributes(managed: bool) -> None:
     """CPython keeps up to 30 attributes with the object itself, where it finds them fastest."""
     network = MemoryNetwork()
+    leasing, machine, group = (attrgetter(name) for name in ("_leasing", "_machine", "_group"))
     async with PoolManager(max_total=2, pipeline=2) as manager, ConnectionPool(network) as alone:
         await manager.send_receive(network, b"x", 1)
-        pool: Any = manager.pool(network) if managed else alone
+        pool = manager.pool(network) if managed else alone
         async with pool.acquire() as connection:
-            leasing = vars(pool)["_leasing"]
-            machine = vars(leasing)["_machine"]
-            for used in (pool, connection, leasing, machine, vars(machine)["_group"]):
+            inner: list[Any] = [leasing(pool), machine(pool), group(machine(pool))]
+            for used in (pool, connection, *inner):
                 assert len(vars(used)) <= 30, used
 
 
