@@ -54,9 +54,7 @@ class PipelineEvents(RuleBasedStateMachine):
         chosen["min_idle"] = min(chosen["min_idle"], chosen["max_size"])
         self.settings = make_settings(**chosen)
         self.slots = SetSlots(self.settings.max_size)
-        self.machine: PoolStateMachine[int] = PoolStateMachine(
-            self.settings, self.slots, lambda: None, jitter=lambda: 0.5
-        )
+        self.machine = self.make_machine()
         assert self.machine.sharing is not None
         self.sharing: Sharing[int] = self.machine.sharing
         self.now = 0.0
@@ -73,7 +71,14 @@ class PipelineEvents(RuleBasedStateMachine):
         self.ended = False
         self.left: set[Lane[int]] = set()
         self.closed_to_requests: set[Lane[int]] = set()
+        self.prepare()
         self.machine.refill(self.now)
+
+    def make_machine(self) -> PoolStateMachine[int]:
+        return PoolStateMachine(self.settings, self.slots, lambda: None, jitter=lambda: 0.5)
+
+    def prepare(self) -> None:
+        """Do what comes before anything is opened."""
 
     # What the tasks of a pool do.
 

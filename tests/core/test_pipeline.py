@@ -437,6 +437,35 @@ def test_a_stream_to_one_remote_makes_way_for_another_remotes_waiter() -> None:
     assert late.lane is not None, "and the other way round"
 
 
+def test_a_stream_makes_way_whatever_was_to_make_way_before() -> None:
+    """What has left for others already is not counted again: the stream's own has to leave."""
+    limit: SharedLimit[int] = SharedLimit(1)
+    settings = make_settings(max_size=4, pipeline=4)
+    one, two = Member(limit, settings), Member(limit, settings)
+    first = two.ask()
+    two.carry_out()
+    # Two are denied, and there is one connection that can leave.
+    borrowers = [one.borrow(), one.borrow()]
+    assert limit.yielding == 1
+    stream = one.ask()
+    assert first.lane is not None
+    two.answer(first.lane)
+    two.carry_out()
+    one.carry_out()
+    last = two.borrow()
+    for borrower in borrowers:
+        assert borrower.entry is not None
+        one.machine.release(borrower.entry, 0, None)
+    assert stream.lane is not None
+    for _ in range(8):
+        one.ask()
+        if stream.lane is not None:
+            one.answer(stream.lane)
+    one.carry_out()
+    two.carry_out()
+    assert last.entry is not None, "nobody is starved by requests that come after him"
+
+
 def test_a_shared_connection_of_a_manager_goes_on_when_nobody_needs_its_room() -> None:
     """What was to make way takes requests again if the one who waited is gone."""
     limit: SharedLimit[int] = SharedLimit(1)

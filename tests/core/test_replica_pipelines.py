@@ -22,14 +22,22 @@ NAMES = ["a", "b", "c"]
 HANG_UP = ConnectionResetError("gone")
 
 
+def pause(failures: int) -> float:
+    return float(min(2**failures, 8))
+
+
 class ReplicaPipelineEvents(PipelineEvents):
     """The same events, with replicas that fail, hang, leave and return."""
 
+    in_order = False
+
     @initialize(chosen=st.fixed_dictionaries(SETTINGS), in_order=st.booleans())
     def enter(self, chosen: dict[str, Any], in_order: bool = False) -> None:
-        # Nothing is opened before it is known where to.
-        PipelineEvents.enter(self, {**chosen, "min_idle": 0})
-        self.health = Health(lambda failures: float(min(2**failures, 8)), 1.0, in_order=in_order)
+        self.in_order = in_order
+        PipelineEvents.enter(self, chosen)
+
+    def prepare(self) -> None:
+        self.health = Health(pause, 1.0, in_order=self.in_order)
         self.health.update(map(self.make, NAMES), 0.0)
         self.machine.use_replicas(self.health)
         assert self.machine.replicas is not None

@@ -146,6 +146,8 @@ class SharedLimit(Generic[TransportT]):
         """
         # Who gets a place needs no room any more.
         self._settle(changed)
+        if self.yielding:
+            self._take_back_yields()
         denied = 0
         if not self.has_room():
             denied = sum(member.count_denied() for member in self._listed) - self.closing
@@ -155,13 +157,23 @@ class SharedLimit(Generic[TransportT]):
                 break
             self.yielding += 1
             member.yields += 1
+            # At once: then it shows which connections are left.
             self.unsettled[member] = None
+            self._settle(changed)
         while self.yielding > max(denied, 0):
             member = next(member for member in self.sharing if member.yields)
             self.yielding -= 1
             member.yields -= 1
             self.unsettled[member] = None
         self._settle(changed)
+
+    def _take_back_yields(self) -> None:
+        """Rely no longer on connections that are shared no more, or leave for another reason."""
+        for member in self.sharing:
+            gone = member.yields - member.count_shared()
+            if gone > 0:
+                self.yielding -= gone
+                member.yields -= gone
 
     def _settle(self, changed: dict[SharedPoolStateMachine[TransportT], None]) -> None:
         """Give places to those who may have one now."""
@@ -421,6 +433,12 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
     def shares(self) -> bool:
         """Return whether any connection is shared."""
         return self.sharing is not None and bool(self.sharing.pipeline.lanes)
+
+    def count_shared(self) -> int:
+        """Count the shared connections, except those that will never take new requests."""
+        if self.sharing is None:
+            return 0
+        return len(self.sharing.pipeline.lanes) - self.sharing.pipeline.worn
 
     def least_load(self) -> float:
         """Return how many are in flight on the open connection that has the fewest."""
