@@ -465,17 +465,23 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
 
     async def _sweep(self) -> None:
         for pool, running in list(self._running.items()):
-            now = current_time()
-            if not running.machine.unused():
+            now, machine = current_time(), running.machine
+            assert isinstance(machine, SharedPoolStateMachine)
+            if machine.is_wanted():
                 self._empty_since.pop(pool, None)
                 continue
             # One that may fail fast is kept as long as anybody asks, even in vain.
-            since = running.machine.line.outage.unasked_since()
+            since = machine.line.outage.unasked_since()
             if since is None:
                 since = self._empty_since.setdefault(pool, now)
-            if now - since >= self._max_idle_time:
+            if now - since < self._max_idle_time:
+                continue
+            if machine.unused():
                 self._drop(pool, running)
                 await checkpoint()
+            else:
+                # What it tries by itself may hang: the next sweep drops it.
+                machine.give_up(now)
 
     def _drop(self, pool: ManagedPool[Any], running: RunningPool) -> None:
         del self._running[pool]

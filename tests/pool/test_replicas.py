@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from typing import Any
 
 import anyio
@@ -782,6 +783,81 @@ async def test_a_replica_comes_back_in_a_manager_whose_limit_it_uses_up() -> Non
             await work(pool, anyio.current_time() + 5, tasks=tasks)
             await anyio.sleep(3)
             assert service.sizes() == ([2, 2] if tasks else [3, 1])
+
+
+@pytest.mark.parametrize("fail_fast_after", [math.inf, 10])
+@pytest.mark.parametrize("way", ["swallowing", "silent", "hangs up", "hangs in on_connect"])
+async def test_what_a_manager_tries_by_itself_keeps_no_pool(
+    way: str, fail_fast_after: float
+) -> None:
+    """A pool that nobody has asked for max_idle_time is dropped, and its places are free."""
+    service = Service(2, rest=Retry(0, interval=1, max_interval=30, jitter=0))
+    single = MemoryNetwork()
+    settings: dict[str, Any] = {"max_idle_time": 60, "fail_fast_after": fail_fast_after}
+
+    async def log_in(connection: Any) -> None:
+        if way == "hangs in on_connect":
+            await connection.receive()
+
+    async with create_task_group() as tasks:
+
+        async def hang_up(number: int) -> None:
+            tasks.start_soon(end_soon)
+
+        async def end_soon() -> None:
+            await anyio.sleep(6)
+            for server in service.servers:
+                server.hang_up()
+
+        for server in service.servers:
+            if way == "hangs up":
+                server.mood = "silent"
+                server.network.on_connect = hang_up
+            elif way != "hangs in on_connect":
+                server.mood = "swallowing" if way == "swallowing" else "silent"
+        async with PoolManager(max_total=2, on_connect=log_in, **settings) as manager:
+            with pytest.raises((TimeoutError, anyio.IncompleteRead)):
+                await manager.send_receive(service.replicas, b"a", 1, timeout=10)
+            asked_at = anyio.current_time()
+            # The attempt for who has asked goes on: with two replicas, for twice connect_timeout.
+            while service.replicas in manager.statistics():
+                await anyio.sleep(1)
+                assert anyio.current_time() < asked_at + 85
+            assert anyio.current_time() >= asked_at + 50
+            assert [server.open_now for server in service.servers] == [0, 0]
+            await anyio.sleep(100)
+            attempts = [server.network.attempts for server in service.servers]
+            await anyio.sleep(100)
+            assert [server.network.attempts for server in service.servers] == attempts
+            way = "well"
+            held = await hold(manager.pool(single), 2)
+            await give_back(held)
+            # Asked for again, it is what it was.
+            for server in service.servers:
+                server.mood, server.network.on_connect = "well", None
+            assert await manager.send_receive(service.replicas, b"a", 1) == b"a"
+        tasks.cancel_scope.cancel()
+
+
+async def test_who_asks_a_pool_that_has_given_up_is_served() -> None:
+    """What is interrupted since nobody asks leaves nothing behind, and keeps nobody waiting."""
+    for turns in range(12):
+        service = Service(2)
+        for server in service.servers:
+            server.mood = "swallowing"
+        async with PoolManager(max_total=2, max_idle_time=60) as manager:
+            pool = manager.pool(service.replicas)
+            began = anyio.current_time()
+            with pytest.raises(AcquireTimeout):
+                await pool.acquire(timeout=5)
+            await anyio.sleep_until(began + 60 + 5 * turns / 2)
+            for server in service.servers:
+                server.mood = "well"
+            await settle(turns)
+            # Attempts may be under way that hang.
+            with anyio.fail_after(31):
+                assert await pool.send_receive(b"a", 1) == b"a"
+            assert len(manager.statistics()) == 1
 
 
 async def test_replicas_that_have_left_are_forgotten() -> None:

@@ -60,12 +60,16 @@ class Outage:
             self._counted_from = number
             self._retry_at = now + entry.rest
 
-    def begin(self, now: float) -> None:
-        """Take note that connecting fails, if that is new."""
+    def begin(self, now: float, *, is_used: bool = True) -> None:
+        """Take note that connecting fails, if that is new.
+
+        :param is_used: whether anybody has used the pool since the last time
+        """
         if self.since is None:
             self.since = now
-            # A refill is as good a reason to try as somebody who has asked.
-            self.asked_at = max(self.asked_at, now)
+            if is_used or self.asked_at == -math.inf:
+                # A refill is as good a reason to try as somebody who has asked.
+                self.asked_at = max(self.asked_at, now)
 
     def succeed(self) -> None:
         """Take note that connecting doesn't fail any more."""

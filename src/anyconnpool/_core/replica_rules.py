@@ -81,6 +81,8 @@ class ReplicaRules(Generic[TransportT]):
         self._newest = -1
         #: how often anything had been lent when a lost trial was due last
         self._acquired = 0
+        #: how often anything had been lent when an outage was seen last
+        self._acquired_before = 0
         self._group, self._idle, self._line, self._totals = group, group.idle, line, totals
         self._event, self._supply, self._steps = event, supply, supply.steps
         self._level = attrgetter("rank" if health.in_order else "in_use")
@@ -346,8 +348,10 @@ class ReplicaRules(Generic[TransportT]):
 
     def _follow_outage(self, now: float) -> None:
         """Let an outage last as long as all rest."""
-        outage = self._line.outage
+        outage, acquired = self._line.outage, self._totals.acquired
         if self.health.all_rest():
-            outage.begin(now)
+            # One that accepts and hangs up ends it each time: that is no reason to go on for ever.
+            outage.begin(now, is_used=acquired != self._acquired_before)
+            self._acquired_before = acquired
         elif self.health.replicas and outage.since is not None:
             outage.succeed()

@@ -282,11 +282,14 @@ class SharedSupply(Supply[TransportT]):
         super().__init__(settings, group, line, hooks, steps, numbers)
         self._machine = machine
         self._shared_limit = shared_limit
+        #: whether nobody has asked for so long that the pool does nothing by itself any more
+        self.is_dormant = False
 
     def balance(self, now: float) -> None:
         """Refill where nobody needs the room more; the shared limit opens for waiters."""
         group, line, shared_limit = self.group, self.line, self._shared_limit
-        if group.ended:
+        self.is_dormant = self.is_dormant and not (line.waiters or line.watchers)
+        if group.ended or self.is_dormant:
             return
         shared_limit.now = now
         if self.replicas is not None:
@@ -376,7 +379,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         return SharedConnectionGroup(slots, self._settings.max_size, self, self._shared_limit)
 
     def _make_supply(self) -> Supply[TransportT]:
-        return SharedSupply(
+        self._shared_supply = supply = SharedSupply(
             self._settings,
             self._group,
             self.line,
@@ -386,6 +389,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             machine=self,
             shared_limit=self._shared_limit,
         )
+        return supply
 
     def end(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
         super().end(error, drained)
@@ -393,6 +397,33 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             # A manager's pools come and go.
             self._shared_limit.forget(self)
             self.yields = 0
+
+    def is_wanted(self) -> bool:
+        """Return whether somebody waits, or anything is open that somebody has used or may use.
+
+        Not what the pool has opened by itself for its replicas, as long as nobody has used it.
+        """
+        with self._lock:
+            if self._waiters or self._watchers:
+                return True
+            if not self._group.any_open():
+                return False
+            if self._group.in_use() or self._group.passing[State.CHECKING]:
+                return True
+            idle = (entry for entry in self._idle.entries if entry.state is State.IDLE)
+            return any(entry.borrows or not entry.own for entry in idle)
+
+    def give_up(self, now: float) -> None:
+        """Do nothing by itself until somebody asks again, since nobody has asked for long.
+
+        What is under way is interrupted, and what was never used is closed.
+        """
+        with self._event:
+            self._shared_supply.is_dormant = True
+            for entry in self.line.under_way():
+                self._request(Action.INTERRUPT, entry)
+            while self._close_oldest(CloseReason.IDLE_TIME):
+                pass
 
     def needy(self) -> Iterator[int]:
         """Yield the numbers of the waiters for whom there is room here and nothing under way."""
