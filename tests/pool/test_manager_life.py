@@ -9,11 +9,11 @@ import anyio
 import pytest
 from anyio import get_running_tasks
 
-from anyconnpool import PoolClosed, PoolManager
+from anyconnpool import PoolClosed, PoolManager, Replicas, Retry
 from anyconnpool.events import PoolEnded, PoolEvent
 from tests.cases import table
 
-from .network import MemoryNetwork, delayed, fill, hang, settle
+from .network import MemoryNetwork, delayed, failing, fill, hang, settle
 
 
 async def test_an_unused_pool_is_dropped_after_max_idle_time_and_made_again_on_use() -> None:
@@ -81,6 +81,29 @@ async def test_a_dropped_pool_that_nobody_keeps_is_forgotten(pipeline: int) -> N
         gc.collect()
         assert dropped() is None
         assert remote() is None, "nor is anything else of it"
+
+
+@pytest.mark.parametrize("pipeline", [1, 2])
+async def test_a_dropped_pool_is_forgotten_whatever_was_to_be_done_later(pipeline: int) -> None:
+    """What a pool has planned for tomorrow keeps nothing of it."""
+    day = 86_400
+    network, other = MemoryNetwork(), MemoryNetwork()
+    replicas = Replicas([network, other], rest=Retry(0, interval=day, max_interval=day))
+    async with PoolManager(max_idle_time=10, pipeline=pipeline, stall_timeout=day) as manager:
+        pool = manager.pool(replicas)
+        for each in (network, other):
+            each.on_connect = failing(ConnectionRefusedError("no"))
+        with pytest.raises(anyio.ConnectionFailed):
+            await pool.send_receive_line(b"?")
+        for each in (network, other):
+            each.on_connect = None
+        assert await pool.send_receive_line(b"?", timeout=day) == b"?"
+        pool.retire(within=day)
+        remotes = [ref(network), ref(other)]
+        del pool, network, other, each, replicas
+        await anyio.sleep(60)
+        gc.collect()
+        assert [remote() for remote in remotes] == [None, None]
 
 
 async def test_a_pool_with_a_waiter_is_not_dropped() -> None:

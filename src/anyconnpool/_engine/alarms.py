@@ -30,6 +30,11 @@ class Alarm:
         if at < math.inf:
             self._alarms.add(at, self)
 
+    def end(self) -> None:
+        """Call nothing any more, and keep nothing: the alarms still know of its former times."""
+        self.rings_at = math.inf
+        self.ring = bool
+
 
 class Alarms:
     """Let alarms ring, in a task that is started when the first of them is set.

@@ -163,6 +163,9 @@ class RunningPool:
     def ended(self) -> None:
         """Notify the observers that everything is closed."""
         self._time_limits.stop()
+        self._connection_tasks.end_alarm()
+        if self._pipelines is not None:
+            self._pipelines.end_alarm()
         if self._replicas is not None:
             self._replicas.end()
         self._notify(PoolEnded(self._settings.name, self.leasing.statistics))

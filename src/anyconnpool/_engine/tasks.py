@@ -142,6 +142,10 @@ class ConnectionTasks:
         for scope in self._scopes.values():
             scope.cancel()
 
+    def end_alarm(self) -> None:
+        """Let the alarm keep nothing of a pool that has ended."""
+        self._alarm.end()
+
     async def wait_closed(self) -> None:
         """Wait, after :meth:`stop`, until everything is closed; nothing may be borrowed."""
         if not self._machine.unused():
