@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from anyconnpool._core.pipeline import LEAVING, OPEN, WORN, Place
+from anyconnpool._core.pipeline import LEAVING, OPEN, WORN, Lane, Place
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry, State
@@ -48,6 +48,7 @@ class Member(PipelineEvents):
 
     def begin(self, group: JointPools, chosen: dict[str, Any]) -> None:
         self.group = group
+        self.interrupted: list[PoolEntry[int]] = []
         self.enter(dict(chosen))
 
     @property
@@ -90,11 +91,21 @@ class Member(PipelineEvents):
     def tick(self) -> None:
         self.machine.tick(self.now)
 
+    def _take_up(self) -> list[Lane[int]]:
+        self.interrupted += [
+            entry for action, entry in self.machine.actions if action is Action.INTERRUPT
+        ]
+        return super()._take_up()
+
     def lose(self, pick: int) -> None:
-        """The task that opens a connection is cancelled."""
+        """The task that opens a connection is cancelled, or was interrupted."""
         opening = self.orders[Action.OPEN]
         if opening:
-            self.machine.lost(opening.pop(pick % len(opening)), self.now)
+            entry = opening[pick % len(opening)]
+            for other in self.interrupted:
+                entry = other if other in opening else entry
+            opening.remove(entry)
+            self.machine.lost(entry, self.now)
 
     def end(self, really: bool = True) -> None:
         """Pools end by themselves only where nobody uses them; see :meth:`sweep`."""

@@ -418,6 +418,56 @@ async def test_in_a_full_pool_an_idle_connection_gives_way_to_the_attempt() -> N
             await give_back(held)
 
 
+@pytest.mark.parametrize("pipeline", [1, 4])
+@pytest.mark.parametrize("size", [1, 2])
+async def test_attempts_of_its_own_keep_nobody_waiting_for_long(size: int, pipeline: int) -> None:
+    """Where they hold all slots and may hang, one is given up, and its replica rests for longer."""
+    service = Service(3, order="in_order", rest=Retry(0, interval=1, max_interval=8, jitter=0))
+    dead = service.servers[:size]
+    for server in dead:
+        server.mood = "swallowing"
+    waited: list[float] = []
+    async with service.pool(max_size=size, pipeline=pipeline) as pool:
+        await pool.send_receive_line(b"a")
+        back_at = anyio.current_time() + 40
+
+        async def one() -> None:
+            while anyio.current_time() < back_at + 50:
+                began = anyio.current_time()
+                assert await pool.send_receive_line(b"a") == b"a"
+                waited.append(anyio.current_time() - began)
+                await anyio.sleep(0.1)
+
+        async with create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(one)
+            await anyio.sleep_until(back_at)
+            tried = len(dead[0].asked_at)
+            assert 4 <= tried <= 8, "the rests grow"
+            error = service.replicas.states()[dead[0].network].last_error
+            assert "given up" in str(error) or size > 1
+            for server in dead:
+                server.mood, server.slowness = "well", 0.9
+        assert service.sizes() == [size, 0, 0]
+    assert max(waited) < 2.5
+
+
+async def test_an_attempt_of_its_own_gives_way_to_another_pool_of_a_manager() -> None:
+    """Where nobody can use anything of the pool, after a second; not if nobody needs its place."""
+    service, single = Service(2), MemoryNetwork()
+    service.servers[0].mood = service.servers[1].mood = "swallowing"
+    async with PoolManager(max_total=1, connect_timeout=20) as manager:
+        with pytest.raises(AcquireTimeout):
+            await manager.acquire(service.replicas, timeout=1)
+        # 40 s for who has asked, 1 s of rest; then its own attempt.
+        await anyio.sleep_until(55)
+        assert sum(service.failures()) == 2
+        assert sum(server.open_now for server in service.servers) == 1
+        await manager.send_receive(single, b"a", 1)
+        assert anyio.current_time() <= 56
+        assert sum(service.failures()) == 3
+
+
 async def test_while_all_rest_the_one_whose_rest_ends_first_is_tried() -> None:
     """At once for whoever asks, and then the others, one attempt at a time for each."""
     service = Service(2)

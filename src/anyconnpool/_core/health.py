@@ -316,6 +316,12 @@ class Health:
             replica.close_all()
         return True
 
+    def give_up(self, entry: PoolEntry[Any], now: float) -> None:
+        """Let an attempt count as failed that goes on, and that others have waited for too long."""
+        replica = entry.replica
+        text = f"connecting to {replica.name} was given up: it took long, and others needed its slot"
+        self._rest(replica, TimeoutError(text), now)
+
     def all_rest(self) -> bool:
         """Return whether there are replicas and all of them rest."""
         return all(replica.resting for replica in self.replicas) and bool(self.replicas)

@@ -9,6 +9,8 @@ The rules that are added to those of a pool with one remote:
 - What the pool opens by itself, for a rest that is over or for a share, comes before what those
   need who wait. If there is no room for the former, idle connections give way, or the next ones
   that come back.
+- Where such attempts hold all slots, and one of them may hang, it is given up after a second if
+  somebody needs its slot: whoever waits may be served by another replica.
 - An attempt that has failed everywhere concerns those who wait only if nothing is well, on trial or
   under way. A pool fails fast by the time in which all its replicas rest.
 
@@ -41,6 +43,10 @@ from anyconnpool._statistics import CloseReason
 
 if TYPE_CHECKING:
     from anyconnpool._core.supply import Supply
+
+
+# How long an attempt of the pool's own may hold a slot that nobody else has, in seconds.
+_GRACE = 1.0
 
 
 class ReplicaRules(Generic[TransportT]):
@@ -280,6 +286,7 @@ class ReplicaRules(Generic[TransportT]):
             if supply.may_open():
                 supply.open_one(now, replica)
         self._renew_trials(now)
+        self._give_up_attempt(now)
         for replica in health.replicas:
             while replica.wants and supply.may_open():
                 supply.open_one(now, replica)
@@ -313,6 +320,25 @@ class ReplicaRules(Generic[TransportT]):
             for replica in due:
                 if self._supply.may_open():
                     self._supply.open_one(now, replica)
+
+    def _give_up_attempt(self, now: float) -> None:
+        """Give up an attempt of the pool's own if there is nothing else that could serve others."""
+        group, supply = self._group, self._supply
+        if group.any_open() or supply.has_room():
+            return
+        own = [entry for entry in self._line.under_way() if entry.own]
+        if not own or len(own) < group.size or any(entry.epoch != entry.replica.epoch for entry in own):
+            # Something else will make room, or one that was given up.
+            return
+        oldest = min(own, key=_NUMBER)
+        if (at := oldest.slow_at + _GRACE) > now:
+            self._steps.set_alarm(at)
+        elif supply.needs_room():
+            self.health.give_up(oldest, now)
+            self._steps.request(Action.INTERRUPT, oldest)
+        else:
+            # Others of a manager may come, of whom this pool hears nothing.
+            self._steps.set_alarm(now + _GRACE)
 
     def _pop_best(self) -> PoolEntry[TransportT]:
         """Take out the first of the entries whose replica is to lend."""
@@ -355,3 +381,6 @@ class ReplicaRules(Generic[TransportT]):
             self._acquired_before = acquired
         elif self.health.replicas and outage.since is not None:
             outage.succeed()
+
+
+_NUMBER = attrgetter("number")

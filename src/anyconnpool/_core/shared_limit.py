@@ -315,6 +315,10 @@ class SharedSupply(Supply[TransportT]):
         """Return whether a connection may be opened without another one being closed."""
         return super().has_room() and self._shared_limit.has_room()
 
+    def needs_room(self) -> bool:
+        """Return whether somebody waits for whom a connection could be opened if there was room."""
+        return super().needs_room() or self._shared_limit.claims(math.inf)
+
     def may_open(self) -> bool:
         """Return whether the pool may open a connection by itself."""
         return super().may_open() and self._shared_limit.has_spare_room()

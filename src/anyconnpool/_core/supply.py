@@ -171,6 +171,10 @@ class Supply(Generic[TransportT]):
         """Return whether a connection may be opened without another one being closed."""
         return self.group.size < self.group.max_size
 
+    def needs_room(self) -> bool:
+        """Return whether somebody waits for whom a connection could be opened if there was room."""
+        return self.wanted() > 0
+
     def may_open(self) -> bool:
         """Return whether the pool may open a connection by itself."""
         return self.group.size < self.group.max_size and self.line.may_begin()
