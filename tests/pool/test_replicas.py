@@ -610,6 +610,33 @@ async def test_a_returned_primary_gets_back_what_stand_bys_have() -> None:
         assert pool.statistics().closed == {"gave_way": 1, "retired": 7}
 
 
+@pytest.mark.parametrize("order", ["balanced", "in_order"])
+async def test_nothing_is_closed_for_a_replica_that_has_failed_again(order: Any) -> None:
+    """What was to make way for it serves on when it comes back."""
+    service = Service(2, order=order)
+    first = service.servers[0]
+    async with service.pool(max_size=8) as pool:
+        first.mood = "refusing"
+        held = await hold(pool, 8)
+        first.mood = "well"
+        await anyio.sleep(1.1)
+        await held.pop().aclose()
+        await settle()
+        await ask(pool)
+        # Half of the others or more are to leave for it, as soon as they come back.
+        await anyio.sleep(1.8)
+        assert service.sizes() == [1, 7]
+        await held.pop().aclose()
+        await settle()
+        first.die()
+        await settle()
+        held += await hold(pool, 8 - len(held))
+        assert service.failures() == [1, 0]
+        await give_back(held)
+        await settle()
+        assert service.sizes() == [0, 8]
+
+
 async def test_a_repeat_goes_to_another_replica() -> None:
     """To an idle connection or a new one there; in the line it takes what comes."""
     service = Service(2)

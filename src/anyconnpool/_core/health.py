@@ -39,6 +39,7 @@ _RESTING_RANK = 1 << 32
 
 _FEWEST = attrgetter("size", "chosen_at")
 _RESTS_UNTIL = attrgetter("rests_until")
+_OWES = attrgetter("owes")
 
 
 class Replica:
@@ -407,8 +408,19 @@ class Health:
         self.news.append((replica, error, pause))
 
     def _forget_plans(self, replica: Replica) -> None:
+        """Plan nothing for a replica any more; others keep what they would have given to it."""
+        spared = replica.wants
         replica.is_growing = False
         replica.wants = replica.owes = 0
+        if self.in_order:
+            later = self._later()
+            for each in self.replicas:
+                if each not in later:
+                    each.owes = 0
+            return
+        for _ in range(spared):
+            giver = max(self.replicas, key=_OWES, default=replica)
+            giver.owes = max(giver.owes - 1, 0)
 
     def _rank(self) -> None:
         for place, replica in enumerate(self.replicas):
