@@ -202,8 +202,8 @@ class Replicas(RemoteGroup):
         if self._kind.discover is not None:
             raise RuntimeError("set() has no use where an async function finds the remotes")
         checked = check_remotes(remotes)
-        if self._use.bound is not None:
-            self._use.bound.set(checked)
+        if (bound := self._use.running()) is not None:
+            bound.set(checked)
         self._alone.set(checked)
         self._use.remotes = checked
 
@@ -213,7 +213,7 @@ class Replicas(RemoteGroup):
         A remote is found in whatever form it is written, as an address or as a connectable. While
         a pool uses the replicas, this is what it knows.
         """
-        bound = self._use.bound
+        bound = self._use.running()
         health = self._alone.health if bound is None else bound.health
         return ByRemote([(each.remote, _state_of(each)) for each in [*health.replicas]])
 
@@ -269,6 +269,11 @@ class _Use:
     remotes: list[Remote]
     bound: BoundReplicas | None = None
 
+    def running(self) -> BoundReplicas | None:
+        """Return what the pool that uses them now uses, if one does."""
+        bound = self.bound
+        return None if bound is None or bound.is_lost() else bound
+
 
 class BoundReplicas:
     """Replicas as one pool connects to them.
@@ -290,20 +295,25 @@ class BoundReplicas:
         self.refresh = kind.refresh
         self.find = None if kind.discover is None else self._find
         self._update: Callable[[Sequence[Replica]], object] | None = None
+        #: whether the pool that it belongs to can't run any more
+        self.is_lost: Callable[[], bool] = bool
         self.health = self._make_health()
 
-    def begin(self, update: Callable[[Sequence[Replica]], object]) -> Health:
+    def begin(
+        self, update: Callable[[Sequence[Replica]], object], is_lost: Callable[[], bool]
+    ) -> Health:
         """Belong to a pool from now on, and return what decides about its replicas.
 
         :param update: takes other replicas than those
+        :param is_lost: returns whether the pool can't run any more, although it has not ended
         :raises RuntimeError: if another pool uses them
         """
-        if self._use.bound is not None:
+        if self._use.running() is not None:
             raise RuntimeError(
                 "these Replicas are used by another pool at the moment: make a Replicas for each "
                 "pool"
             )
-        self._use.bound, self._update = self, update
+        self._use.bound, self._update, self.is_lost = self, update, is_lost
         self.health = self._make_health()
         return self.health
 
@@ -311,6 +321,7 @@ class BoundReplicas:
         """Belong to no pool any more."""
         if self._use.bound is self:
             self._use.bound = self._update = None
+            self.is_lost = bool
 
     def reset(self) -> None:
         """Forget what is known of the replicas."""

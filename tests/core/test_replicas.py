@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import math
 from pathlib import Path
 from typing import Any
@@ -243,6 +245,34 @@ async def test_without_a_pool_those_who_come_meanwhile_wait_for_what_is_found() 
         await replicas.connect()
         tasks.cancel_scope.cancel()
     assert len(calls) == 4
+
+
+def test_a_pool_that_was_left_in_a_closed_loop_uses_them_no_more() -> None:
+    """Nobody can end it there, and another pool can have its replicas."""
+    server = Server()
+    replicas = Replicas([server.network])
+
+    async def use(pool: ConnectionPool) -> int:
+        await pool.send_receive(b"a", 1)
+        return replicas.states()[server.network].connections
+
+    loop = asyncio.new_event_loop()
+    lost = loop.run_until_complete(ConnectionPool(replicas).open())
+    assert loop.run_until_complete(use(lost)) == 1
+    loop.stop()
+    loop.run_forever()
+    loop.close()
+    assert replicas.states()[server.network].connections == 0
+    replicas.set([server.network])
+
+    async def begin_anew() -> None:
+        async with ConnectionPool(replicas) as pool:
+            assert await use(pool) == 1
+
+    anyio.run(begin_anew)
+    with pytest.warns(ResourceWarning, match="was never closed"):
+        del lost
+        gc.collect()
 
 
 def test_without_a_pool_another_event_loop_begins_anew() -> None:

@@ -15,7 +15,7 @@ from threading import Thread
 
 import anyio
 
-from anyconnpool import ConnectionPool, PoolError, PoolManager
+from anyconnpool import ConnectionPool, PoolError, PoolManager, Replicas
 from tests.conftest import BACKENDS
 
 
@@ -49,6 +49,13 @@ USES: tuple[Callable[[ConnectionPool, PoolManager], Awaitable[None]], ...] = (
 )
 
 
+async def enter_a_pool_of_its_own(replicas: Replicas) -> None:
+    async with ConnectionPool(replicas) as pool:
+        reply = await pool.send_receive_line(b"child")
+        connections = sum(state.connections for state in replicas.states().values())
+        print(f"own: {reply.decode()}, {connections} connection")
+
+
 async def try_all(pool: ConnectionPool, manager: PoolManager) -> None:
     for use in USES:
         try:
@@ -77,15 +84,17 @@ def run_on(backend: str, function: Callable[..., Awaitable[None]], *args: object
     anyio.run(function, *args, backend=name, backend_options=options)
 
 
-def fork_a_worker(pool: ConnectionPool, manager: PoolManager, backend: str) -> None:
+def fork_a_worker(
+    pool: ConnectionPool, manager: PoolManager, backend: str, replicas: Replicas
+) -> None:
     """Start a worker as multiprocessing does, with an event loop of its own."""
 
     def work() -> None:
-        # AnyIO takes the child's main thread to be in the parent's event loop.
-        run = partial(run_on, backend, try_all, pool, manager)
-        thread = Thread(target=run)
-        thread.start()
-        thread.join()
+        for function, *args in ((try_all, pool, manager), (enter_a_pool_of_its_own, replicas)):
+            # AnyIO takes the child's main thread to be in the parent's event loop.
+            thread = Thread(target=partial(run_on, backend, function, *args))
+            thread.start()
+            thread.join()
 
     worker = multiprocessing.get_context("fork").Process(target=work)
     worker.start()
@@ -94,13 +103,14 @@ def fork_a_worker(pool: ConnectionPool, manager: PoolManager, backend: str) -> N
 
 
 async def main(port: int, place: str, backend: str) -> None:
-    async with PoolManager() as manager, ConnectionPool(("127.0.0.1", port)) as pool:
+    replicas = Replicas([("127.0.0.1", port)])
+    async with PoolManager() as manager, ConnectionPool(replicas) as pool:
         await pool.send_receive_line(b"before")
         sys.stdout.flush()
         if place == "loop":
             fork_within_the_loop(pool, manager)
         else:
-            fork_a_worker(pool, manager, backend)
+            fork_a_worker(pool, manager, backend, replicas)
         reply = await pool.send_receive_line(b"after")
         print(f"parent: {reply.decode()}, {pool.statistics().opened} opened")
 

@@ -144,6 +144,12 @@ class HomeLoop:
             return "has been closed: aclose() was called, or the task of its block was cancelled"
         return "has been left: its async with block has ended"
 
+    def is_lost(self) -> bool:
+        """Return whether nothing runs here any more: in a closed loop, or in a forked child."""
+        token = self.token
+        closed = isinstance(token, asyncio.AbstractEventLoop) and token.is_closed()
+        return closed or token is _PARENT_PROCESS
+
     def call_soon(self, function: Callable[[], object]) -> bool:
         """Have a function called in asyncio's event loop, from any thread and at any moment.
 

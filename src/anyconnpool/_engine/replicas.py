@@ -37,10 +37,13 @@ class ReplicaSource(Protocol):
         """How often to find them, in seconds."""
         ...
 
-    def begin(self, update: Callable[[Sequence[Replica]], object]) -> Health:
+    def begin(
+        self, update: Callable[[Sequence[Replica]], object], is_lost: Callable[[], bool]
+    ) -> Health:
         """Belong to a pool from now on, and return what decides about its replicas.
 
         :param update: takes other replicas than those
+        :param is_lost: returns whether the pool can't run any more, although it has not ended
         :raises RuntimeError: if it belongs to another pool
         """
         ...
@@ -67,7 +70,7 @@ class RunningReplicas:
         home: HomeLoop,
     ) -> None:
         self._source, self._machine, self._home = source, machine, home
-        health = source.begin(self.update)
+        health = source.begin(self.update, home.is_lost)
         machine.use_replicas(health)
         #: finds them, if they were not given
         self.discovery: Discovery | None = None
