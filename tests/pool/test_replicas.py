@@ -610,6 +610,26 @@ async def test_a_returned_primary_gets_back_what_stand_bys_have() -> None:
         assert pool.statistics().closed == {"gave_way": 1, "retired": 7}
 
 
+async def test_not_more_than_half_of_them_come_back_from_a_stand_by_at_once() -> None:
+    """However long they were borrowed, and however many come back together."""
+    service = Service(2, order="in_order")
+    service.servers[0].mood = "refusing"
+    async with service.pool(max_size=10) as pool:
+        held = await hold(pool, 9)
+        assert service.sizes() == [0, 9]
+        service.servers[0].mood = "well"
+        await anyio.sleep(1.1)
+        await ask(pool)
+        await anyio.sleep(5.3)
+        await give_back(held)
+        await settle()
+        sizes = [service.sizes()]
+        for _ in range(4):
+            await anyio.sleep(1)
+            sizes.append(service.sizes())
+        assert sizes == [[1, 4], [1, 2], [1, 1], [1, 0], [1, 0]]
+
+
 @pytest.mark.parametrize("order", ["balanced", "in_order"])
 async def test_nothing_is_closed_for_a_replica_that_has_failed_again(order: Any) -> None:
     """What was to make way for it serves on when it comes back."""

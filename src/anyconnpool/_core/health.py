@@ -455,7 +455,9 @@ class Health:
         """Plan to close half of the connections that belong to the first one that is well."""
         givers: list[Replica] = []
         later = self._later()
-        for _ in range(math.ceil(sum(each.expected_size() for each in later) / 2)):
+        # What is still owed from the last time is part of it: it may all come back at once.
+        half = math.ceil(sum(each.size for each in later) / 2)
+        for _ in range(half - sum(each.owes for each in later)):
             giver = next(each for each in reversed(later) if each.expected_size() > 0)
             giver.owes += 1
             givers.append(giver)
