@@ -582,6 +582,54 @@ async def test_a_returned_replica_gets_its_share_under_load() -> None:
         assert pool.statistics().closed["gave_way"] < 10
 
 
+@pytest.mark.parametrize("way", ["connect", "detach"])
+async def test_what_leaves_the_pool_tells_of_its_replica_too(way: str) -> None:
+    """A reply on it is a reply: a replica that is back gets its share. So is a hang-up on it."""
+    service = Service(2)
+    first = service.servers[0]
+
+    async def use(pool: ConnectionPool) -> None:
+        if way == "connect":
+            async with await pool.connect() as connection:
+                await connection.send(b"a")
+                await connection.receive()
+                await anyio.sleep(0.05)
+        else:
+            async with pool.acquire() as connection:
+                await connection.send_receive(b"a", 1)
+                detached = connection.detach()
+            await anyio.sleep(0.05)
+            await detached.aclose()
+
+    async def work_so(pool: ConnectionPool, until: float) -> None:
+        while anyio.current_time() < until:
+            await use(pool)
+
+    async with service.pool(max_size=6) as pool, create_task_group() as tasks:
+        first.mood = "refusing"
+        for _ in range(8):
+            tasks.start_soon(work_so, pool, 6)
+        await anyio.sleep(1.5)
+        assert service.failures() == [2, 0]
+        first.mood = "well"
+        await anyio.sleep(3.6)
+        assert service.failures() == [0, 0]
+        assert way == "detach" or min(service.sizes()) >= 2
+    if way == "connect":
+        first.mood = "silent"
+        async with service.pool(max_size=2) as pool:
+            with move_on_after(1):
+                await use(pool)
+            assert service.failures() == [0, 0], "a cancellation says nothing"
+            await use(pool)
+            with pytest.raises(TimeoutError):
+                async with await pool.connect() as connection:
+                    with anyio.fail_after(1):
+                        await connection.send(b"a")
+                        await connection.receive()
+            assert service.failures() == [1, 0]
+
+
 async def test_a_returned_primary_gets_back_what_stand_bys_have() -> None:
     """Half of it in each interval, idle ones at once, others when they come back."""
     service = Service(2, order="in_order")

@@ -187,7 +187,7 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
         """
         raised = sys.exc_info()[1]
         if not self._ended:
-            if raised is None or _number_of(raised) == self._handled:
+            if raised is None or self._was_handled(raised):
                 self._finish(self._find_fault())
             else:
                 self._finish_after(raised)
@@ -227,6 +227,7 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
         """
         self._check_open()
         self._owner.check_home()
+        self._note_end(None)
         buffered = self.buffer
         stream = self._end()
         if not self._owner.detach(self._entry):
@@ -239,6 +240,14 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
         )
         framed.feed_data(buffered)
         return framed
+
+    def _was_handled(self, raised: BaseException) -> bool:
+        return _number_of(raised) == self._handled
+
+    def _note_end(self, raised: BaseException | None) -> None:
+        """Take note of how the borrow ends, for the sake of the replica that it is one to."""
+        if self._entry.replica is not None:
+            self._owner.note_end(self, raised)
 
     def _find_fault(self) -> CloseReason | None:
         if self._unfinished:
@@ -253,8 +262,7 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
     def _finish_after(self, raised: BaseException | None) -> None:
         """Give back the connection of a borrower who has raised something."""
         reason: CloseReason | None = CloseReason.UNCLEAN
-        if self._entry.replica is not None:
-            self._owner.note_end(self, raised)
+        self._note_end(raised)
         try:
             if isinstance(raised, self._owner.settings.harmless):
                 reason = self._find_fault()
@@ -295,6 +303,8 @@ class ConnectedStream(PooledConnection[SessionT_co]):
         if self._ended:
             return
         self._owner.check_home()
+        raised = sys.exc_info()[1]
+        self._note_end(None if raised is None or self._was_handled(raised) else raised)
         stream = self._end()
         try:
             await stream.aclose()
