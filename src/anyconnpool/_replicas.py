@@ -88,7 +88,8 @@ class Replicas(RemoteGroup):
     with one replica, it is the error as it is.
 
     **Return.** When its rest is over, the pool opens one connection to the replica by itself, and
-    asks ``check`` on it, if there is one. Until a reply has come on that, the replica has no other
+    asks ``check`` on it, if there is one. Where such attempts hold all slots, and somebody needs
+    one, they are given up after a second. Until a reply has come on that, the replica has no other
     new one, as long as another replica is well. Then it gets its share of the connections within
     two seconds, under load too: others give way to it. If all rest, the one whose rest ends first
     is tried at once for whoever asks.

@@ -452,6 +452,38 @@ async def test_attempts_of_its_own_keep_nobody_waiting_for_long(size: int, pipel
     assert max(waited) < 2.5
 
 
+@pytest.mark.parametrize("limit", ["max_size", "max_connecting"])
+async def test_an_attempt_of_its_own_gives_way_to_the_only_one_who_waits(limit: str) -> None:
+    """Whether he came before or after it, and whether slots or turns to connect are lacking."""
+    service = Service(2)
+    async with service.pool(**{limit: 1}) as pool, create_task_group() as tasks:
+        held = await hold(pool, 1)
+        number = service.number_of(held[0])
+        dead = service.servers[1 - number]
+        dead.mood = "refusing"
+        if limit == "max_connecting":
+            held += await hold(pool, 1)
+            assert service.number_of(held[1]) == number
+        else:
+            # Nothing else leads to the other one while there is one slot.
+            await held.pop().aclose()
+            pool.retire()
+            await settle()
+            held += await hold(pool, 1)
+        dead.mood = "swallowing"
+        await anyio.sleep(1.5)
+        began = anyio.current_time()
+        tasks.start_soon(ask, pool)
+        await settle()
+        if limit == "max_size":
+            await held.pop().aclose()
+        await anyio.sleep(1.5)
+        assert pool.statistics().tasks_waiting == 0
+        assert service.failures()[1 - number] == 2
+        assert anyio.current_time() == began + 1.5
+        await give_back(held)
+
+
 async def test_an_attempt_of_its_own_gives_way_to_another_pool_of_a_manager() -> None:
     """Where nobody can use anything of the pool, after a second; not if nobody needs its place."""
     service, single = Service(2), MemoryNetwork()

@@ -9,8 +9,8 @@ The rules that are added to those of a pool with one remote:
 - What the pool opens by itself, for a rest that is over or for a share, comes before what those
   need who wait. If there is no room for the former, idle connections give way, or the next ones
   that come back.
-- Where such attempts hold all slots, and one of them may hang, it is given up after a second if
-  somebody needs its slot: whoever waits may be served by another replica.
+- Where such attempts hold all slots, or all that ``max_connecting`` allows, and one of them may hang,
+  it is given up after a second if somebody waits: another replica may serve him.
 - An attempt that has failed everywhere concerns those who wait only if nothing is well, on trial or
   under way. A pool fails fast by the time in which all its replicas rest.
 
@@ -323,11 +323,16 @@ class ReplicaRules(Generic[TransportT]):
 
     def _give_up_attempt(self, now: float) -> None:
         """Give up an attempt of the pool's own if there is nothing else that could serve others."""
-        group, supply = self._group, self._supply
-        if group.any_open() or supply.has_room():
+        group, supply, line = self._group, self._supply, self._line
+        if supply.has_room():
+            # Unless max_connecting is in the way, others can be made.
+            held = line.attempts if not line.may_begin() else math.inf
+        else:
+            held = math.inf if group.any_open() else group.size
+        if held == math.inf:
             return
-        own = [entry for entry in self._line.under_way() if entry.own]
-        if not own or len(own) < group.size or any(entry.epoch != entry.replica.epoch for entry in own):
+        own = [entry for entry in line.under_way() if entry.own]
+        if not own or len(own) < held or any(entry.epoch != entry.replica.epoch for entry in own):
             # Something else will make room, or one that was given up.
             return
         oldest = min(own, key=_NUMBER)

@@ -173,7 +173,7 @@ class Supply(Generic[TransportT]):
 
     def needs_room(self) -> bool:
         """Return whether somebody waits for whom a connection could be opened if there was room."""
-        return self.wanted() > 0
+        return bool(self.line.waiters) and (self.replicas is None or self.replicas.can_open())
 
     def may_open(self) -> bool:
         """Return whether the pool may open a connection by itself."""
