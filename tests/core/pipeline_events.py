@@ -335,6 +335,7 @@ class PipelineEvents(RuleBasedStateMachine):
         requests = [w for w in self.waiting[line.count_fresh() :] if isinstance(w, Place)]
         assert not (space and requests), "who may share has a place, if there is one"
         facts = self.machine.statistics()
+        assert not (self.waiting and facts.idle), "nobody waits while something is idle"
         freeing = facts.closing - max(facts.size - int(facts.max_size), 0)
         worn = self.sharing.pipeline.worn
         sure = line.provided() + max(freeing, 0) + worn

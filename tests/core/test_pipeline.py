@@ -437,6 +437,27 @@ def test_a_stream_to_one_remote_makes_way_for_another_remotes_waiter() -> None:
     assert late.lane is not None, "and the other way round"
 
 
+def test_what_was_not_sent_takes_what_is_idle() -> None:
+    """A request whose connection fails goes on at once, although others are idle or opened."""
+    pool = SharedPool(max_size=3, pipeline=2)
+    lanes = []
+    for _ in range(3):
+        pool.ask()
+        lanes.append(pool.open_shared())
+    for lane in lanes:
+        pool.answer(lane)
+    moved = [pool.ask(), pool.ask()]
+    lane = moved[1].lane
+    assert lane is not None
+    assert pool.sharing.dissolve(lane, 0.0) == []
+    pool.machine.release(lane.entry, 0.0, CloseReason.UNCLEAN)
+    assert moved[1].lane not in (None, lane)
+    pool.sharing.move_unsent(moved[0].lane, 0.0)
+    assert moved[0].lane is moved[1].lane, "nothing is idle"
+    facts = pool.machine.statistics()
+    assert (facts.idle, facts.in_use, facts.closed) == (0, 2, {})
+
+
 def test_a_stream_makes_way_whatever_was_to_make_way_before() -> None:
     """What has left for others already is not counted again: the stream's own has to leave."""
     limit: SharedLimit[int] = SharedLimit(1)

@@ -320,7 +320,7 @@ class Health:
     def give_up(self, entry: PoolEntry[Any], now: float) -> None:
         """Let an attempt count as failed that goes on, and that others have waited for too long."""
         replica = entry.replica
-        text = f"connecting to {replica.name} was given up: it took long, and others needed its slot"
+        text = f"connecting to {replica.name} was given up, since others needed its slot"
         self._rest(replica, TimeoutError(text), now)
 
     def all_rest(self) -> bool:

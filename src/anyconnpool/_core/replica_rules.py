@@ -9,8 +9,8 @@ The rules that are added to those of a pool with one remote:
 - What the pool opens by itself, for a rest that is over or for a share, comes before what those
   need who wait. If there is no room for the former, idle connections give way, or the next ones
   that come back.
-- Where such attempts hold all slots, or all that ``max_connecting`` allows, and one of them may hang,
-  it is given up after a second if somebody waits: another replica may serve him.
+- Where such attempts hold all slots, or are all that ``max_connecting`` allows, one that may hang
+  is given up after a second if somebody waits: another replica may serve him.
 - An attempt that has failed everywhere concerns those who wait only if nothing is well, on trial or
   under way. A pool fails fast by the time in which all its replicas rest.
 

@@ -288,10 +288,14 @@ class SharedSupply(Supply[TransportT]):
     def balance(self, now: float) -> None:
         """Refill where nobody needs the room more; the shared limit opens for waiters."""
         group, line, shared_limit = self.group, self.line, self._shared_limit
-        self.is_dormant = self.is_dormant and not (line.waiters or line.watchers)
-        if group.ended or self.is_dormant:
+        if group.ended:
             return
         shared_limit.now = now
+        if self.is_dormant and not (line.waiters or line.watchers):
+            # What is closed makes room for others.
+            self.steps.note_due()
+            return
+        self.is_dormant = False
         if self.replicas is not None:
             self.replicas.tend(now)
         line.pass_time(now)

@@ -20,6 +20,7 @@ to come: until then it carries one request. The same goes for one that may hang 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from functools import partial
 from operator import attrgetter
@@ -40,6 +41,7 @@ class Sharing(Generic[TransportT]):
     :param settings: the pool's settings
     :param supply: opens connections
     :param acquire: acquires an idle connection, if there is a good one
+    :param take_back: undoes that
     :param event: holds the machine's lock for one event
     """
 
@@ -48,6 +50,7 @@ class Sharing(Generic[TransportT]):
         settings: Settings,
         supply: Supply[TransportT],
         acquire: Callable[[float], PoolEntry[TransportT] | None],
+        take_back: Callable[[PoolEntry[TransportT], float], object],
         event: LockedEvent,
     ) -> None:
         self.pipeline: Pipeline[TransportT] = Pipeline(settings)
@@ -59,7 +62,7 @@ class Sharing(Generic[TransportT]):
         self._waiters, self._sharers = supply.line.waiters, supply.line.sharers
         self._idle_entries = supply.group.idle.entries
         self._steps, self._numbers = supply.steps, supply.numbers
-        self._acquire = acquire
+        self._acquire, self._take_back = acquire, take_back
         self._event_lock, self._lock = event.lock, event.lock.lock
         self._event = event
         supply.settle, supply.settle_at_once = self.settle, partial(self.settle, at_once=True)
@@ -221,8 +224,9 @@ class Sharing(Generic[TransportT]):
                 return failed + unsent
             if unsent:
                 self._line.add_again(unsent)
-                self._supply.balance(now)
-            return failed
+        if unsent:
+            self._serve_again(now)
+        return failed
 
     def move_unsent(self, lane: Lane[TransportT], now: float) -> None:
         """Let a connection take no new requests on which none can be sent any more.
@@ -237,6 +241,18 @@ class Sharing(Generic[TransportT]):
                 unsent = self.pipeline.take_unsent(lane)
                 if unsent:
                     self._line.add_again(unsent)
+        self._serve_again(now)
+
+    def _serve_again(self, now: float) -> None:
+        """Give those who stand in line again what is idle; have more opened if need be."""
+        waiting: float = math.inf
+        while self._idle_entries and 0 < len(self._waiters) < waiting:
+            waiting = len(self._waiters)
+            entry = self._acquire(now)
+            if entry is not None:
+                # It is one more than they are.
+                self._take_back(entry, now)
+        with self._event:
             self._supply.balance(now)
 
     def note_silence(self, lane: Lane[TransportT], now: float) -> None:
@@ -347,7 +363,10 @@ def make_sharing(
     settings: Settings,
     supply: Supply[TransportT],
     acquire: Callable[[float], PoolEntry[TransportT] | None],
+    take_back: Callable[[PoolEntry[TransportT], float], object],
     event: LockedEvent,
 ) -> Sharing[TransportT] | None:
     """Return what lets requests share connections, in a pool that pipelines."""
-    return Sharing(settings, supply, acquire, event) if settings.pipeline > 1 else None
+    if settings.pipeline == 1:
+        return None
+    return Sharing(settings, supply, acquire, take_back, event)

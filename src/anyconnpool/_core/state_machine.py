@@ -105,7 +105,8 @@ class PoolStateMachine(Generic[TransportT]):
         #: what several replicas add; None if there is one remote
         self.replicas: ReplicaRules[TransportT] | None = None
         #: lets requests share connections; None in a pool that doesn't pipeline
-        self.sharing = make_sharing(settings, self.supply, self.acquire, self._event)
+        take = self.acquire, self.take_back
+        self.sharing = make_sharing(settings, self.supply, *take, self._event)
         self._drained: Callable[[], object] | None = None
 
     def _make_group(self, slots: Slots) -> ConnectionGroup[TransportT]:
@@ -145,8 +146,7 @@ class PoolStateMachine(Generic[TransportT]):
                     if asked:
                         self._idle_entries.append(entry)
                         return None
-                    # One check for one request. Of the others, the one that was used last may be
-                    # good without a check.
+                    # One check for one request; what was used last may be good without one.
                     self._hooks.begin(entry, Action.CHECK, now)
                     pop_idle, asked = self._idle_entries.pop, True
                     continue
