@@ -296,3 +296,28 @@ def test_without_a_maximum_every_waiter_gets_a_connection_at_once() -> None:
     assert len(pools.served) == 21
     assert pools.shared_limit.idle
     assert not pools.shared_limit.claims(math.inf)
+
+
+def test_what_a_pool_gives_up_makes_room_for_others() -> None:
+    """At once, when what was under way has ended; asked again, it is as before."""
+    pools = Pools(1, 1, 1)
+    given_up = pools.machines[0]
+    waiter = pools.join(0)
+    given_up.abandon(waiter, pools.now)
+    ((_, entry, _),) = pools.actions
+    pools.actions.clear()
+    assert not given_up.is_wanted()
+    given_up.give_up(pools.now)
+    pools.run_actions(given_up)
+    assert pools.ordered() == [(Action.INTERRUPT, 0)]
+    pools.actions.clear()
+    other = pools.join(1)
+    given_up.lost(entry, pools.now)
+    assert pools.ordered() == [(Action.OPEN, 1)]
+    pools.finish()
+    assert other.entry is not None
+    again = pools.join(0)
+    pools.machines[1].retire(pools.now)
+    pools.release(1, other.entry)
+    pools.finish()
+    assert again.entry is not None
