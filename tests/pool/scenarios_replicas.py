@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 from anyio.abc import ByteStreamConnectable
 
-from anyconnpool import Replicas, Retry
+from anyconnpool import FramedStream, Replicas, Retry
 
 from .network import MemoryNetwork, MemoryStream, delayed, failing, fill
 from .scenarios import acquire_and_exchange, another, exchange, held, only_served
@@ -123,6 +123,27 @@ async def swap(stage: Stage) -> None:
     await acquire_and_exchange(stage)
 
 
+async def one_hangs_in_the_only_slot(stage: Stage) -> None:
+    """Have an attempt at the first one hang that holds the only slot, until it is given up."""
+
+    async def connect(number: int) -> None:
+        if number == 1:
+            raise REFUSED
+        if number == 3:
+            await anyio.sleep_forever()
+
+    stage.network.on_connect = connect
+    await fill(stage.pool, 1)
+    await anyio.sleep(0.05)
+    stage.tasks.start_soon(another, stage)
+
+
+async def log_in(connection: FramedStream) -> None:
+    """Be an on_connect hook or a check that takes two steps."""
+    await connection.send_line(b"hello")
+    assert await connection.receive_line() == b"hello"
+
+
 async def enter_and_leave(stage: Stage) -> None:
     """Run a pool to its end while an attempt of its own is under way."""
     stage.network.on_connect = failing(REFUSED, only=lambda number: number == 1)
@@ -150,6 +171,20 @@ REPLICA_SCENARIOS = {
         prepare=one_comes_back,
         others=only_served,
         remote=three,
+    ),
+    "replicas-checked": Scenario(
+        exchange_for_a_while,
+        {"max_size": 2, "on_connect": log_in, "check": log_in},
+        prepare=one_comes_back,
+        others=only_served,
+        remote=three,
+    ),
+    "replicas-give-up": Scenario(
+        exchange_for_a_while,
+        {"max_size": 1},
+        prepare=one_hangs_in_the_only_slot,
+        others=only_served,
+        remote=in_order,
     ),
     "replicas-in-order": Scenario(
         exchange_for_a_while, prepare=two_attempts_fail, others=served_or_failed, remote=in_order
