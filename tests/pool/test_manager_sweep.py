@@ -11,7 +11,7 @@ import pytest
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from anyconnpool import ConnectionPool, PoolClosed, PoolManager
+from anyconnpool import ConnectionPool, PoolClosed, PoolManager, Replicas, Retry
 
 from .metering import Meter, run_on_asyncio, run_on_trio
 from .network import MemoryNetwork, delayed, fill
@@ -25,19 +25,23 @@ class Play:
     """What a scenario plays on: a manager of three remotes, with room for two connections.
 
     :param tasks: for the other tasks
+    :param pipeline: how many exchanges share a connection
     """
 
-    def __init__(self, tasks: TaskGroup) -> None:
+    def __init__(self, tasks: TaskGroup, pipeline: int) -> None:
         self.tasks = tasks
         self.most = 0
         self.networks = [
-            MemoryNetwork(on_connect=self._note, on_close=delayed(0.01)) for _ in range(3)
+            MemoryNetwork(on_connect=self.note, on_close=delayed(0.01)) for _ in range(3)
         ]
-        self.manager = PoolManager(max_total=MAX_TOTAL, close_timeout=1)
+        self.manager = PoolManager(max_total=MAX_TOTAL, close_timeout=1, pipeline=pipeline)
+        rest = Retry(0, interval=0.02, max_interval=0.05, jitter=0)
+        #: two of the remotes as one
+        self.replicas = Replicas(self.networks[:2], rest=rest)
         self.served = 0
         self.others = 0
 
-    async def _note(self, number: int) -> None:
+    async def note(self, number: int) -> None:
         self.most = max(self.most, sum(network.open_now for network in self.networks))
 
     async def exchange(self, index: int) -> None:
@@ -103,6 +107,26 @@ async def leave_borrowers(play: Play) -> None:
         await anyio.sleep(0.05)
 
 
+async def use_replicas(play: Play) -> None:
+    """Do some exchanges with two of the remotes as one, while a third one is in use."""
+    for _ in range(3):
+        assert await play.manager.send_receive_line(play.replicas, b"ping") == b"ping"
+        await anyio.sleep(0.03)
+
+
+async def one_fails(play: Play) -> None:
+    """Have one of the replicas refuse twice, and the other remote be asked meanwhile."""
+
+    async def refuse(number: int) -> None:
+        await play.note(number)
+        if number <= 2:
+            raise ConnectionRefusedError("no")
+
+    play.networks[0].on_connect = refuse
+    play.start_other(2, 0.05)
+    play.start_other(2, 0.02)
+
+
 async def nothing(play: Play) -> None:
     """Do nothing."""
 
@@ -112,6 +136,8 @@ SCENARIOS: dict[str, tuple[Act, Act, bool]] = {
     "wait in line": (wait_in_line, all_borrowed, False),
     "enter and leave": (enter_and_leave, nothing, True),
     "leave borrowers": (leave_borrowers, nothing, True),
+    "replicas": (use_replicas, one_fails, False),
+    "shared replicas": (use_replicas, one_fails, False),
 }
 
 
@@ -119,7 +145,7 @@ async def play_once(name: str, meter: Meter, blow: Blow) -> None:
     victim, prepare, own_block = SCENARIOS[name]
     async with AsyncExitStack() as stack:
         tasks = anyio.create_task_group()
-        play = Play(tasks)
+        play = Play(tasks, 3 if name.startswith("shared") else 1)
         cancelled = False
         if not own_block:
             await stack.enter_async_context(play.manager)
@@ -144,6 +170,7 @@ async def check_that_all_is_well(play: Play) -> None:
     """Check that each remote can have all places, also those of a manager entered again."""
     await anyio.sleep(3)
     for network in play.networks:
+        network.on_connect = play.note
         pool = play.manager.pool(network)
         with anyio.fail_after(1):
             connections = [await pool.acquire() for _ in range(MAX_TOTAL)]
