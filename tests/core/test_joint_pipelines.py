@@ -18,7 +18,6 @@ from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry, State
 
-from .machine_fakes import make_settings
 from .pipeline_events import EVENTS, PICKS, SETTINGS, PipelineEvents
 from .test_replica_pipelines import NAMES, ReplicaPipelineEvents
 
@@ -51,7 +50,7 @@ class Member(PipelineEvents):
         self.enter(dict(chosen))
 
     @property
-    def now(self) -> float:  # type: ignore[override]
+    def now(self) -> float:
         return self.group.now
 
     @now.setter

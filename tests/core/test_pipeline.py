@@ -447,12 +447,13 @@ def test_what_was_not_sent_takes_what_is_idle() -> None:
     for lane in lanes:
         pool.answer(lane)
     moved = [pool.ask(), pool.ask()]
-    lane = moved[1].lane
-    assert lane is not None
-    assert pool.sharing.dissolve(lane, 0.0) == []
-    pool.machine.release(lane.entry, 0.0, CloseReason.UNCLEAN)
-    assert moved[1].lane not in (None, lane)
-    pool.sharing.move_unsent(moved[0].lane, 0.0)
+    first, second = moved[0].lane, moved[1].lane
+    assert first is not None
+    assert second is not None
+    assert pool.sharing.dissolve(second, 0.0) == []
+    pool.machine.release(second.entry, 0.0, CloseReason.UNCLEAN)
+    assert moved[1].lane not in (None, second)
+    pool.sharing.move_unsent(first, 0.0)
     assert moved[0].lane is moved[1].lane, "nothing is idle"
     facts = pool.machine.statistics()
     assert (facts.idle, facts.in_use, facts.closed) == (0, 2, {})

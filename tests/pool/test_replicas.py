@@ -986,12 +986,11 @@ async def test_what_a_manager_tries_by_itself_keeps_no_pool(
             for server in service.servers:
                 server.hang_up()
 
+        moods: dict[str, Any] = {"swallowing": "swallowing", "hangs in on_connect": "well"}
         for server in service.servers:
+            server.mood = moods.get(way, "silent")
             if way == "hangs up":
-                server.mood = "silent"
                 server.network.on_connect = hang_up
-            elif way != "hangs in on_connect":
-                server.mood = "swallowing" if way == "swallowing" else "silent"
         async with PoolManager(max_total=2, on_connect=log_in, **settings) as manager:
             with pytest.raises((TimeoutError, anyio.IncompleteRead)):
                 await manager.send_receive(service.replicas, b"a", 1, timeout=10)
