@@ -274,8 +274,8 @@ class ReplicaBack(PoolEvent):
     rested: float
 
 
-#: What a pool calls with each event, in its event loop: it must not block. What it returns is
-#: ignored, and what it raises is logged once and then counted. Async functions are refused.
+#: A function that a pool calls with each event, in its event loop: it must not block. Its result is
+#: ignored. Its first exception is logged, later ones are counted. Async functions are refused.
 Observer: TypeAlias = Callable[[PoolEvent], object]
 
 

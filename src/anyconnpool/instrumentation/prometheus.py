@@ -92,7 +92,8 @@ class PoolCollector(PoolObserver, Collector):
     :param registry: where to register; by default nowhere:
         ``REGISTRY.register(PoolCollector())`` does it later
     :param namespace: the beginning of all names, before an underscore
-    :param buckets: upper bounds of the histograms' buckets, in seconds
+    :param buckets: upper bounds of the histograms' buckets, in seconds; by default 16 from
+        0.0001 to 10
     :param max_pools: how many names of pools to report at most, besides ``other``
     :raises ValueError: if ``max_pools`` is less than 1
     """
