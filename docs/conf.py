@@ -131,7 +131,8 @@ def show_defaults(
         signature = signature.replace(" ssl.SSLContext", " ~ssl.SSLContext")
     # Where it stands in another type, Sphinx shows an alias as an object of a class of its own.
     alias = r"~?(?:[\w.]+\.)?TypeAliasForwardRef\('(\w+)'\)"
-    return signature and re.sub(alias, r"\1", signature), returned and re.sub(alias, r"\1", returned)
+    signature, returned = (text and re.sub(alias, r"\1", text) for text in (signature, returned))
+    return signature, returned
 
 
 def expand_private_bases(
