@@ -232,7 +232,8 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
     def pool(self, remote: Remote) -> ConnectionPool[SessionT_co]:
         """Return the pool of a remote; it is made if there is none.
 
-        :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable
+        :param remote: ``(host, port)``, the path of a UNIX socket, a :class:`Replicas`, or any
+            other AnyIO connectable except a pool
         :return: the pool, which lives in the manager's block: use it without entering it
         :raises PoolClosed: outside the manager's block
         :raises TypeError: if the remote is of the wrong type
