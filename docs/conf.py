@@ -59,6 +59,7 @@ intersphinx_mapping = {
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {"Remote": "Remote", "Discover": "Discover"}
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 96
 add_module_names = False
@@ -71,6 +72,8 @@ html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 html_copy_source = False
+# Of one module; the general index has it, too.
+html_domain_indices = False
 html_show_sphinx = False
 
 ROOT = Path(__file__).parents[1]
@@ -82,8 +85,9 @@ INCLUDED = {
     "README.md": "index",
     "SECURITY.md": "security",
 }
-#: what stands for a private constant where it is a default
+#: what stands for a constant where it is a default
 DEFAULTS = {
+    "BUCKETS": "(0.0001, ..., 10.0)",
     "_BURST_BYTES": "1048576",
     "_DEFAULT_FORMAT": "PackageFormat()",
     "_FRAME_BYTES": "65536",
@@ -120,16 +124,21 @@ def name_settings(init: Any) -> inspect.Signature:
 def show_defaults(
     app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returned: str
 ) -> tuple[str, str]:
-    """Put what it stands for in the place of a private constant."""
+    """Put its value in the place of a constant, and keep values and types short."""
     if signature:
-        signature = re.sub(r"\b_[A-Z_]+\b", lambda match: DEFAULTS[match[0]], signature)
+        signature = re.sub(r"\b(_[A-Z_]+|BUCKETS)\b", lambda match: DEFAULTS[match[0]], signature)
+        signature = re.sub(r"\bFlow\(latency=.*?\)", "Flow()", signature)
+        signature = signature.replace(" ssl.SSLContext", " ~ssl.SSLContext")
+    # Where it stands in another type, Sphinx shows an alias as an object of a class of its own.
+    alias = r"~?(?:[\w.]+\.)?TypeAliasForwardRef\('(\w+)'\)"
+    signature, returned = (text and re.sub(alias, r"\1", text) for text in (signature, returned))
     return signature, returned
 
 
 def expand_private_bases(
     app: Sphinx, name: str, obj: type, options: object, bases: list[Any]
 ) -> None:
-    """Show the public bases of private ones in their place."""
+    """Show the public bases of private ones in their place, and not what is for type checkers."""
     public: dict[Any, None] = {}
     pending = list(bases)
     while pending:
@@ -137,7 +146,7 @@ def expand_private_bases(
         inside = getattr(base, "__module__", "").startswith("anyconnpool.")
         if inside and base.__name__ not in anyconnpool.__all__:
             pending[:0] = base.__bases__
-        elif base is not object:
+        elif base is not object and typing.get_origin(base) is not typing.Generic:
             public[base] = None
     bases[:] = public or [object]
 

@@ -55,7 +55,7 @@ class PoolError(Exception):
 class PoolClosed(PoolError, ClosedResourceError):
     """Raised when a pool is used outside its block: before it is entered or opened, or after.
 
-    Also raised in tasks that wait in acquire when the block ends, and by all that is done with a
+    Also raised in tasks that wait in acquire when the block ends, and by every operation on a
     connection that was still borrowed when ``close_timeout`` was over. A connection that was given
     back raises :exc:`anyio.ClosedResourceError` instead.
 
@@ -70,7 +70,7 @@ class PoolClosed(PoolError, ClosedResourceError):
 class PoolFull(PoolError, WouldBlock):
     """Raised instead of waiting: nothing is idle, or ``max_waiting`` tasks are waiting already.
 
-    :exc:`AcquireTimeout` is its neighbour: there the caller did wait.
+    After a wait that was too long, :exc:`AcquireTimeout` is raised instead.
 
     :ivar statistics: the pool's state at that moment
     """

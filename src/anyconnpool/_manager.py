@@ -89,16 +89,17 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
 
     Enter the manager with ``async with``: all pools live in that block, and when the block ends
     every socket is closed. A pool is made when its remote is first used. A pool that has had no
-    open connection for ``max_idle_time`` is dropped, and made again when it is next used.
+    open connection for ``max_idle_time`` is dropped, and made again when it is next used. The
+    manager's exchanges are those of a pool, with the remote as the first argument.
 
     When ``max_total`` is reached, the connection that has been idle longest in any pool is closed
     to make room, one for each that is needed. If none is idle, the callers of all remotes wait in
-    one line: the next free slot goes to whoever has waited longest, whatever the remote.
+    one line: the next free slot goes to the task that has waited longest, whatever its remote.
 
     :param max_total: most sockets of all pools together (default: no limit)
     :param tls: whether to speak TLS to the remotes that are addresses
-    :param ssl_context: the TLS settings, if they are not the secure defaults; an option of it may
-        be cleared, see :class:`ConnectionPool`
+    :param ssl_context: the TLS settings, if they are not the secure defaults; the manager may
+        clear an option of it, see :class:`ConnectionPool`
     :param tls_standard_compatible: whether the closing handshake of TLS is made and expected; see
         :class:`ConnectionPool`
     :param settings: the settings of every pool, except ``name``; see :class:`ConnectionPool`
@@ -231,7 +232,8 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
     def pool(self, remote: Remote) -> ConnectionPool[SessionT_co]:
         """Return the pool of a remote; it is made if there is none.
 
-        :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable
+        :param remote: ``(host, port)``, the path of a UNIX socket, a :class:`Replicas`, or any
+            other AnyIO connectable except a pool
         :return: the pool, which lives in the manager's block: use it without entering it
         :raises PoolClosed: outside the manager's block
         :raises TypeError: if the remote is of the wrong type

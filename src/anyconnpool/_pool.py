@@ -68,25 +68,25 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     """Keep connections to a remote open; one borrower at a time uses each of them.
 
     Enter the pool with ``async with``: its tasks live in that block, and when the block ends every
-    socket is closed. The pool can be entered again afterwards. Where no block can enclose what uses
-    the pool, :meth:`serve` and :meth:`open` run one until :meth:`aclose`. All durations are in
-    seconds, with ``math.inf`` for no limit. Connections are opened on demand, except those that
-    ``min_idle`` keeps ready.
+    socket is closed. The pool can be entered again afterwards. If no block can enclose the code
+    that uses the pool, :meth:`serve` and :meth:`open` run one until :meth:`aclose`. All durations
+    are in seconds, with ``math.inf`` for no limit. Connections are opened on demand, except those
+    that ``min_idle`` keeps ready.
 
-    The exchanges (:meth:`run`, and all methods whose names begin with "send") acquire a connection,
-    use it once and release it. ``timeout=`` is the limit for acquire, send and receive together, in
-    seconds. ``retry=`` allows the request to be sent more than once; without it, an exchange is
-    repeated only if its connection failed before anything was sent. With it, a reused connection
-    that turns out dead before the first byte of a reply is replaced at once, and that doesn't count
-    as a try. The exchanges raise what :meth:`acquire` raises and what the connection's method of
-    the same name raises. When time runs out, that is :exc:`TimeoutError`, of which
-    :exc:`AcquireTimeout` is a kind. A connection whose exchange failed, was cancelled or ran out of
-    time is closed. Arguments that make no sense are refused before a connection is acquired.
+    The exchanges (:meth:`exchange`, :meth:`run` and all methods whose names begin with "send")
+    acquire a connection, use it once and release it. ``timeout=`` is the limit for acquire, send
+    and receive together, in seconds. ``retry=`` allows the request to be sent more than once;
+    without it, an exchange is repeated only if its connection failed before anything was sent. With
+    it, a reused connection that turns out dead before the first byte of a reply is replaced at
+    once, and that doesn't count as a try. The exchanges raise what :meth:`acquire` raises and what
+    the connection's method of the same name raises, and :exc:`TimeoutError` when time runs out
+    (:exc:`AcquireTimeout` is a kind of it). If an exchange fails, is cancelled or runs out of time,
+    its connection is closed. Wrong arguments are refused before a connection is acquired.
 
     :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable except a
         pool; for several servers of one service, a :class:`Replicas`, or a list of remotes, which
-        is short for one. For addresses, and for AnyIO's own connectables, which stand for them,
-        the pool makes streams of its own; of a stream that another one makes it may know less
+        is short for one. To an address, and to one of AnyIO's own connectables, the pool opens
+        streams of its own, of which it knows more than of the streams of other connectables
     :param tls: whether to speak TLS; this and the other TLS options are those of
         :func:`anyio.as_connectable`
     :param ssl_context: the TLS settings, if they are not the secure defaults. If the closing
@@ -266,11 +266,10 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     async def serve(self, *, task_status: TaskStatus[Any] = TASK_STATUS_IGNORED) -> None:
         """Run the pool's block in this task, until :meth:`aclose` or a cancellation.
 
-        For code that begins and ends in different tasks, so that no ``async with`` can enclose what
-        is between: ``await task_group.start(pool.serve)``, in a task group that lives at least as
-        long. It does what ``async with pool`` does. Cancelled, it closes everything at once, as a
-        block does that is cancelled. What ends the block otherwise (a hook's ``SystemExit``)
-        leaves from here.
+        For code that begins and ends in different tasks, so that no ``async with`` can enclose it:
+        ``await task_group.start(pool.serve)``, in a task group that lives at least as long. It does
+        what ``async with pool`` does. A cancellation closes everything at once, as that of a block
+        does. An exception that ends the block (a hook's ``SystemExit``) is raised here.
 
         :param task_status: gets the pool as the start value; AnyIO's and trio's task groups pass it
         :raises RuntimeError: if the pool is entered, opened or served already
@@ -284,11 +283,11 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         methods that connect and close. The task is named after the pool. It is the only one that
         a pool starts outside a task group, so that no scope ends it, only ``aclose()``. A pool that
         is forgotten gives a :exc:`ResourceWarning` when the object goes away, and is closed. If the
-        task is cancelled, as ``asyncio.run()`` cancels all that are left at its end, everything
+        task is cancelled, as ``asyncio.run()`` does with all that are left at its end, everything
         is closed at once.
 
         This is a cancellation point before anything is opened. A later cancellation is raised when
-        the block has ended. So a cancelled call leaves nothing, and can be repeated.
+        the block has ended. So a cancelled call leaves nothing behind, and can be repeated.
 
         :return: the pool
         :raises RuntimeError: if the pool is entered, opened or served already, or on trio
@@ -302,8 +301,8 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         Everything is closed as at the end of ``async with pool``: borrowers have ``close_timeout``.
         It may be called more than once, by several tasks, and after a cancellation has ended the
         block. If it is cancelled, the pool closes all the same. Afterwards the pool can be opened
-        or entered again. What has ended a block of :meth:`open` otherwise (a hook's ``SystemExit``)
-        leaves from the first call, in an exception group, as it would leave from ``async with``.
+        or entered again. An exception that has ended a block of :meth:`open` (a hook's
+        ``SystemExit``) is raised by the first call, in an exception group, as by ``async with``.
 
         :raises RuntimeError: if the pool was not opened or served, or is in an ``async with`` block
         :raises PoolError: in another event loop than the block's
@@ -346,13 +345,13 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         return self._running_leasing().acquire_nowait()
 
     async def connect(self) -> PooledConnection[SessionT_co]:
-        """Acquire a connection that its caller closes for good, as AnyIO has it of connectables.
+        """Acquire a connection that its caller closes for good, as with AnyIO's connectables.
 
         For code that takes a connectable; :meth:`acquire` is the way to reuse connections. The pool
         can't know what such code leaves on a connection. So ``aclose()`` and the end of an ``async
         with`` close it, as they close any stream of AnyIO's, and its slot is free a turn or two
         later. Until then it counts as in use. When the pool's block ends, it is closed at the
-        latest after ``close_timeout``. It raises what :meth:`acquire` raises.
+        latest after ``close_timeout``. This raises what :meth:`acquire` raises.
 
         :return: the connection, to be closed like any other stream
         """
@@ -398,8 +397,8 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         """Send a request, and have a function read the reply: for protocols of your own.
 
         With ``pipeline``, the connection is shared, and the function runs in a task of the pool, in
-        the context variables of the caller but outside its scopes. If it raises what is not
-        ``harmless``, those who share it get a :exc:`~anyio.BrokenResourceError`.
+        the context variables of the caller and outside its scopes. If it raises anything that is
+        not ``harmless``, the exchanges that share it get a :exc:`~anyio.BrokenResourceError`.
 
         :param request: the bytes, or any bytes-like object, which is copied
         :param read: an async function of the connection that receives just the reply, only reading
@@ -412,7 +411,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     ) -> None:
         """Acquire a connection and send bytes on it.
 
-        Unless the pool is ``one_way``, the connection is closed afterwards: a reply may follow.
+        Unless the pool is ``one_way``, the connection is closed then, since a reply may follow.
         """
         item = as_bytes("what is sent", item)
         await self._run(lambda connection: connection.send(item), timeout, retry)
@@ -500,7 +499,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         return await self._exchange(FrameExchange(data, format), timeout, retry)
 
     async def wait_ready(self) -> None:
-        """Wait until ``min_idle`` connections are idle.
+        """Wait until ``min_idle`` connections are idle; a cancellation loses nothing.
 
         :raises ~anyio.ConnectionFailed: if the remote can't be reached
         :raises PoolClosed: outside the pool's block, or if the block ends meanwhile
@@ -517,16 +516,16 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     ) -> None:
         """Replace present connections: idle ones are closed now, others when they come back.
 
-        Call it after a failover, or when the remote's name resolves to other addresses. An idle
-        connection that has to wait for its end by ``within`` may be lent until then; it is closed
-        when it comes back. The end of the pool's block doesn't wait.
+        Call it after a failover, or when the remote's name resolves to other addresses. With
+        ``within``, an idle connection may be borrowed until its time has come, and is closed when
+        it comes back. The end of the pool's block doesn't wait.
 
         :param where: chooses which ones: a plain function of a :class:`ConnectionInfo`, called at
-            once for each connection that is open, also while a hook is at work on it; what it
-            raises leaves from here, and nothing is retired then (default: all, also those that are
+            once for each connection that is open, also while a hook is at work on it; if it raises
+            an exception, this raises it, and nothing is retired (default: all, also those that are
             just being connected)
-        :param within: over how many seconds to spread the closing of the idle ones: each has an
-            equal part of them for itself, and ends at a random moment of it
+        :param within: over how many seconds to spread the closing of the idle ones: each ends at a
+            random moment within an equal part of that time
         :raises PoolClosed: outside the pool's block
         :raises TypeError: if ``where`` is not a plain function
         :raises ValueError: if ``within`` is negative or not finite
@@ -538,8 +537,8 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     def statistics(self) -> PoolStatistics:
         """Return what the pool is doing and has done, at any time and from any thread.
 
-        Also in a signal handler, which may interrupt the pool in the middle of something; the
-        figures may be those of a half-done change then. Outside the pool's block, nothing is open
+        It may be called in a signal handler, too. If that interrupts the pool in the middle of a
+        change, the figures may be those of half of it. Outside the pool's block, nothing is open
         and the totals are those of the last block.
         """
         if self._leasing is None:
@@ -563,7 +562,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         return self._leasing.describe(limit)
 
     def reset_peaks(self) -> None:
-        """Begin the peaks of the statistics anew with what is now, from any thread.
+        """Begin the peaks of the statistics anew with the present figures, from any thread.
 
         They begin anew for all readers. Outside the pool's block this does nothing.
         """

@@ -57,11 +57,11 @@ class ReplicaState:
 
     #: whether it gets no new connections at the moment, because it has failed
     resting: bool
-    #: failures in a row, until it answers again
+    #: failures in a row, since its last answer
     failures: int
-    #: why it has failed the last time; ``None`` if it has answered since
+    #: why it failed the last time; ``None`` if it has answered since
     last_error: Exception | None
-    #: how many connections it has, those included that are being opened
+    #: how many connections it has, including those that are being opened
     connections: int
     #: how many of them are borrowed
     in_use: int
@@ -71,28 +71,28 @@ class Replicas(RemoteGroup):
     """Several servers of one service: a remote for one pool, with failover.
 
     Give it to a :class:`ConnectionPool` in place of one remote; a list alone is short for
-    ``Replicas(list)``. The pool keeps its ``max_size`` over all of them, and one line of waiters:
-    whatever connection becomes available serves who has waited longest. The TLS options of the pool
-    hold for each remote.
+    ``Replicas(list)``. The pool has one ``max_size`` for all of them, and one line of waiters: a
+    connection that becomes available, to whichever replica, goes to the task that has waited
+    longest. The TLS options of the pool hold for each remote.
 
     **Rest.** A replica rests when connecting to it fails (``on_connect`` included), or when the
     first exchange on a new connection to it ends, by a hang-up or a timeout, before the first byte
-    of a reply. Then it gets no new connections for a while. After a timeout, those it has are
-    closed, the borrowed ones when they come back; otherwise they go on serving. A burst of failures
-    counts once. A hang-up on a connection that was used before, an error after the first byte and a
-    cancellation don't count.
+    of a reply. Then it gets no new connections for a while. After a timeout, its connections are
+    closed, the borrowed ones when they come back; after another failure, they go on serving. A
+    burst of failures counts once. A hang-up on a connection that was used before, an error after
+    the first byte and a cancellation don't count.
 
     **Failover.** A connect that fails goes on with the next replica within the same attempt, so
     that one dead server of several costs nobody an error. ``connect_timeout`` is for each. If all
-    fail, the error is a :exc:`~anyio.ConnectionFailed` whose cause is a group with one error each;
-    with one replica, it is the error as it is.
+    fail, the error is a :exc:`~anyio.ConnectionFailed` whose cause is a group with one error for
+    each; with one replica, it is that replica's error as it is.
 
-    **Return.** When its rest is over, the pool opens one connection to the replica by itself, and
-    asks ``check`` on it, if there is one. Where such attempts hold all slots, and somebody needs
-    one, they are given up after a second. Until a reply has come on that, the replica has no other
-    new one, as long as another replica is well. Then it gets its share of the connections within
+    **Return.** When a rest is over, the pool opens one connection to the replica by itself, and
+    calls ``check`` with it, if there is one. Where such attempts hold all slots, and a caller needs
+    one, they are given up after a second. Until a reply has come on it, the replica gets no other
+    connection, as long as another replica is well. Then it gets its share of the connections within
     two seconds, under load too: others give way to it. If all rest, the one whose rest ends first
-    is tried at once for whoever asks.
+    is tried at once when a caller asks for a connection.
 
     It is a connectable of AnyIO, too: :meth:`connect` works without a pool, with the same failover.
 
@@ -102,16 +102,16 @@ class Replicas(RemoteGroup):
         its limit. If it fails, or returns none, that is logged and the last ones stay; duplicates
         in what it returns are dropped
     :param order: ``"balanced"`` for the same number of connections to each: a new one goes to the
-        replica with the fewest, an idle one is lent from that with the fewest in use;
+        replica with the fewest, and callers get an idle one of the replica with the fewest in use;
         ``"in_order"`` for a primary and stand-bys: the first that doesn't rest gets all. When an
         earlier one is back, connections to later ones are retired, half of them at most in each
         ``rest.interval``
-    :param rest: a :class:`Retry`: how long a replica rests after so many failures in a row; its
-        ``count`` has no meaning here
-    :param refresh: how often to call the async function, in seconds; only with one
-    :raises TypeError: if something is of the wrong type
+    :param rest: a :class:`Retry`: its pauses are how long a replica rests after one, two and more
+        failures in a row; its ``count`` has no meaning here
+    :param refresh: how often to call the async function, in seconds
+    :raises TypeError: if an argument is of the wrong type
     :raises ValueError: if there are no remotes, or one of them twice, or if an argument makes no
-        sense
+        sense, such as ``refresh`` without an async function
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Replicas(RemoteGroup):
         order: Literal["balanced", "in_order"] = "balanced",
         rest: Retry = _REST,
     ) -> Self:
-        """Make one of all the addresses that a host name stands for, as they are at each moment.
+        """Make replicas of all the addresses of a host name, which is looked up again and again.
 
         With TLS, the certificate is checked for the name, unless ``tls_hostname`` is given.
 
@@ -158,8 +158,8 @@ class Replicas(RemoteGroup):
         :param port: the port of all of them
         :param refresh: how often to look it up, in seconds
         :param order: see the class, also for the other parameter
-        :raises TypeError: if something is of the wrong type
-        :raises ValueError: if the host or an option makes no sense
+        :raises TypeError: if an argument is of the wrong type
+        :raises ValueError: if an argument makes no sense
         """
         name, number = cast("tuple[str, int]", Endpoint.of((host, port)).target)
 
@@ -189,13 +189,13 @@ class Replicas(RemoteGroup):
     def set(self, remotes: Iterable[Remote]) -> None:
         """Replace the remotes, at any time.
 
-        Those that are gone get nothing new: their idle connections are closed, borrowed ones when
-        they come back. New ones get their share within two seconds. Those that stay go on as they
-        are. While a pool uses them, call it in the pool's event loop.
+        A remote that is gone gets no new connections: its idle ones are closed, borrowed ones when
+        they come back. New remotes get their share within two seconds. The others go on as they
+        are. While a pool uses the replicas, call this in the pool's event loop.
 
         :param remotes: see the class
         :raises RuntimeError: if an async function finds the remotes
-        :raises TypeError: if something is of the wrong type
+        :raises TypeError: if a remote is of the wrong type
         :raises ValueError: if there are no remotes, or one of them twice, or if TLS options of the
             pool would have no effect
         :raises PoolError: in another event loop or thread than the pool's
@@ -211,8 +211,8 @@ class Replicas(RemoteGroup):
     def states(self) -> Mapping[Remote, ReplicaState]:
         """Return what is known of each replica, by its remote, at any time and from any thread.
 
-        A remote is found in whatever form it is written, as an address or as a connectable. While
-        a pool uses the replicas, this is what it knows.
+        A remote is found in whatever form it is written, as an address or as a connectable. If a
+        pool uses the replicas, this is the pool's knowledge of them.
         """
         bound = self._use.running()
         health = self._alone.health if bound is None else bound.health
@@ -221,12 +221,12 @@ class Replicas(RemoteGroup):
     async def connect(self) -> ByteStream:
         """Connect to one of the replicas, without a pool, and go on with the next if that fails.
 
-        A replica that has failed is tried again when its rest is over, or if all rest. It takes as
-        long as connecting takes: cancel it, and nothing is left open.
+        A replica that has failed is tried again when its rest is over, or if all rest. There is no
+        time limit. A cancellation leaves nothing open.
 
         :return: the stream
         :raises ~anyio.ConnectionFailed: if none can be connected to, or none is found
-        :raises Exception: what connecting to the only one raises
+        :raises Exception: the error of the only one, if there is no other
         """
         return await self._alone.connect()
 

@@ -16,7 +16,8 @@ class Retry:
 
     The pause before the first repeat is ``interval``; each further one is ``backoff`` times as long
     as the one before, up to ``max_interval``. Each is made longer or shorter at random, so that
-    many clients don't come back in step. 100 ms is gtcp's interval, 60 s goperconn's longest.
+    many clients don't come back in step. The default of 0.1 s is gtcp's interval, and 60 s is
+    goperconn's longest.
 
     :param count: how many repeats after the first try; ``math.inf`` to go on for ever
     :param interval: first pause, in seconds

@@ -184,6 +184,10 @@ def check_observers(name: str, value: object) -> object:
     return tuple(map(guard_observer, cast("tuple[Observer, ...]", observers)))
 
 
+#: the checks of settings that are a number of seconds
+_DURATIONS = (check_duration, check_stall_timeout)
+
+
 def _setting(default: Any, check: Check, meaning: str) -> Any:
     return field(default=default, metadata={"check": check, "meaning": meaning})
 
@@ -248,30 +252,30 @@ class Settings:
     min_idle: int = _setting(
         0,
         Count(least=0, unlimited=False),
-        "keep this many connections ready, refilled in the background",
+        "how many idle connections to keep ready; the pool opens what is missing in the background",
     )
     max_idle_time: float = _setting(
         600,
         check_duration,
-        "close connections that were idle for longer; 600 s is what gtcp documents",
+        "close a connection that has been idle for so long; 600 s is what gtcp documents",
     )
     max_lifetime: float = _setting(
         math.inf,
         check_duration,
-        "close connections that are older, each up to a tenth earlier, so that they don't all end "
-        "together; a borrowed connection is closed when it comes back",
+        "close a connection that is so old; each ends up to a tenth earlier, at random, so that "
+        "they don't all end together; a borrowed connection is closed when it comes back",
     )
     max_uses: float = _setting(
         math.inf,
         Count(least=1),
-        "close a connection when it comes back from this many borrows",
+        "close a connection when it comes back from so many borrows",
     )
     max_waiting: float = _setting(
         math.inf,
         Count(least=0),
         "the most tasks that may wait for a slot; one more gets :exc:`PoolFull` at once, and with "
-        "0 nobody waits for a slot; waiting for a connection that is being opened where there is "
-        "room doesn't count",
+        "0 nobody waits for a slot; a task whose connection is being opened, because there is "
+        "room for it, doesn't count",
     )
     acquire_timeout: float = _setting(
         math.inf,
@@ -281,35 +285,37 @@ class Settings:
     connect_timeout: float = _setting(
         30,
         check_duration,
-        "limit of one attempt to connect, TLS handshake and ``on_connect`` included; one that "
-        "hangs holds up only those who waited when it began, while there is room for another; 30 s "
-        "is gtcp's limit for dialling",
+        "limit of one attempt to connect, TLS handshake and ``on_connect`` included; while there "
+        "is room for another attempt, one that hangs holds up only the callers who waited when it "
+        "began; 30 s is gtcp's limit for dialling",
     )
     connect_retry: Retry | None = _setting(
         None,
         Kind(Retry, optional=True),
         "a :class:`Retry`: how often a failed connect is repeated while somebody waits, and after "
-        "which pauses; a pause holds no slot, and who comes during it has a first try at once",
+        "which pauses; a pause holds no slot, and a caller who comes during one gets a first try "
+        "at once",
     )
     max_connecting: float = _setting(
         math.inf,
         Count(least=1),
         "the most attempts to connect that are under way at once, ``on_connect`` included; the "
-        "others wait for their turn, which is no part of ``connect_timeout``",
+        "others wait for their turn, and that time doesn't count for ``connect_timeout``",
     )
     fail_fast_after: float = _setting(
         math.inf,
         check_duration,
-        "when connecting has failed for so long without one success and nothing is open, refuse "
-        "whoever asks at once with :exc:`~anyio.ConnectionFailed`, until an attempt of the pool's "
-        "own succeeds; it makes one at a time, after the pauses of ``connect_retry``, without its "
-        "``count``, or of ``Retry(math.inf, max_interval=5)``",
+        "refuse all callers at once, with :exc:`~anyio.ConnectionFailed`, when nothing is open and "
+        "connecting has failed for so long without one success; the pool then tries by itself, "
+        "one attempt at a time, until one succeeds; the pauses between its attempts are those of "
+        "``connect_retry``, whose ``count`` doesn't matter here, or of ``Retry(math.inf, "
+        "max_interval=5)``",
     )
     close_timeout: float = _setting(
         5,
         check_duration,
-        "how long it may take to close one connection, if nobody waits for its slot, and how long "
-        "borrowed ones may stay out when the block ends; after that they are closed by force",
+        "limit for closing one connection, if nobody waits for its slot; when the block ends, also "
+        "how long borrowed connections may stay out; after that they are closed by force",
     )
     idle_order: IdleOrder = _setting(
         "lifo",
@@ -328,7 +334,7 @@ class Settings:
     stall_timeout: float = _setting(
         30.0,
         check_stall_timeout,
-        "close a shared connection that owes replies if not one byte has come for so long",
+        "close a shared connection that owes replies when not one byte has come for so long",
     )
     one_way: bool = _setting(
         False,
@@ -340,8 +346,8 @@ class Settings:
         (),
         check_harmless,
         "a tuple of subclasses of ``Exception``, the errors of your own protocol: if a borrower "
-        "raises one, that says nothing against the connection, which is reused if it is clean "
-        "otherwise; without it, every exception closes the connection",
+        "raises one of them, the connection is reused, provided that it is clean by every other "
+        "rule; every other exception closes the connection",
     )
     on_connect: Hook | None = _setting(
         None,
@@ -355,17 +361,17 @@ class Settings:
         None,
         check_hook,
         "an async function that asks the peer of a connection whether it still answers; it is "
-        "called before the connection is reused, if that was idle for ``check_after``, for one "
-        "connection a request; if it fails, returns ``False`` or takes longer than "
-        "``check_timeout``, the connection is closed and another one used; nobody waits for it "
-        "longer than a tenth of a second where another one can be opened, or idle ones can make "
-        "room",
+        "called before the reuse of a connection that has been idle for ``check_after``, for at "
+        "most one connection a request; if it fails, returns ``False`` or takes longer than "
+        "``check_timeout``, the connection is closed and another one used; a caller waits for it "
+        "no longer than a tenth of a second if another connection can be opened, or an idle one "
+        "can make room",
     )
     check_after: float = _setting(
         30,
         check_duration,
-        "how long a connection has to be idle before ``check`` is called; a check is no use, and "
-        "``max_idle_time`` goes on counting",
+        "how long a connection has to be idle before ``check`` is called; a check doesn't count as "
+        "a use: ``max_idle_time`` goes on counting",
     )
     check_timeout: float = _setting(
         5, check_duration, "limit of one ``check``, ``on_release`` or ``on_unread``"
@@ -373,30 +379,31 @@ class Settings:
     check_every: float = _setting(
         math.inf,
         check_duration,
-        "have connections that have been idle for so long checked in the background, at most four "
-        "at a time; it counts for ``check_after``, and needs a ``check``",
+        "call ``check`` in the background for each connection that was neither used nor checked "
+        "for so long, at most four at a time; ``check_after`` counts from such a check, too; needs "
+        "a ``check``",
     )
     on_release: Hook | None = _setting(
         None,
         check_hook,
         "an async function that makes a connection ready for the next borrower (``ROLLBACK``, "
-        "``RESET``); a task of the pool calls it when a connection came back clean, and nobody "
-        "else gets the connection before that; if it fails, returns ``False``, takes longer than "
-        "``check_timeout`` or leaves a reply unread, the connection is closed",
+        "``RESET``); a task of the pool calls it when a connection has come back clean, and nobody "
+        "gets the connection before it has returned; if it fails, returns ``False``, takes longer "
+        "than ``check_timeout`` or leaves a reply unread, the connection is closed",
     )
     on_unread: Hook | None = _setting(
         None,
         check_hook,
         "an async function that is called when bytes arrive on an idle connection (a ``PING``, a "
-        "notice) instead of closing it; it reads them and may answer; if it fails, returns "
-        "``False``, takes longer than ``check_timeout`` or leaves bytes unread, the connection is "
-        "closed",
+        "notice), which would be closed otherwise; it reads them and may answer; if it fails, "
+        "returns ``False``, takes longer than ``check_timeout`` or leaves bytes unread, the "
+        "connection is closed",
     )
     on_close: Hook | None = _setting(
         None,
         check_hook,
         "an async function that says goodbye (``QUIT``) on a good connection before it is closed, "
-        "within ``close_timeout``; not if somebody waits for its slot; what goes wrong in it "
+        "within ``close_timeout``; it isn't called if somebody waits for the slot; an error in it "
         "is logged at DEBUG",
     )
     keepalive: KeepAlive | None = _setting(
@@ -430,7 +437,7 @@ class Settings:
     leak_after: float = _setting(
         math.inf,
         check_duration,
-        "log a WARNING when a connection has been borrowed for longer, at most 5 s late; it names "
+        "log a WARNING when a connection has been borrowed for so long, at most 5 s late; it names "
         "the task, and the line of code that acquired the connection",
     )
     name: str = _setting(
@@ -490,14 +497,16 @@ def describes_settings(cls: AnyClass) -> AnyClass:
 def _describe(setting: Any) -> str:
     text = f":param {setting.name}: {setting.metadata['meaning']}"
     if setting.default is not MISSING:
-        text += f" (default: {_describe_default(setting)})"
+        unit = "in seconds; " if setting.metadata["check"] in _DURATIONS else ""
+        text += f" ({unit}default: {_describe_default(setting)})"
     return fill(text, 96, subsequent_indent="    ")
 
 
 def _describe_default(setting: Any) -> str:
     default = setting.default
     if default == math.inf:
-        return "no limit"
+        is_due = setting.metadata["check"] in _DURATIONS and not setting.name.endswith("timeout")
+        return "never" if is_due else "no limit"
     if default is None or default == ():
         return "none"
     if isinstance(default, bool):
@@ -509,5 +518,4 @@ def _describe_default(setting: Any) -> str:
         return f"``{default!r}``"
     if isinstance(default, str):
         return f'``"{default}"``'
-    durations = (check_duration, check_stall_timeout)
-    return f"{default:g} s" if setting.metadata["check"] in durations else f"{default}"
+    return f"{default:g}" if setting.metadata["check"] in _DURATIONS else f"{default}"

@@ -36,7 +36,7 @@ class CloseReason(str, Enum):
     CHECK_FAILED = "check_failed", False
     #: the ``on_release`` hook failed, took too long or left it unfit
     RELEASE_FAILED = "release_failed", False
-    #: bytes that nobody asked for were waiting on it, or the ``on_unread`` hook failed with them
+    #: bytes that nobody asked for were waiting on it, or the ``on_unread`` hook failed to read them
     UNREAD_DATA = "unread_data", False
     #: its borrower left it in doubt: an operation failed or was cancelled, the body raised,
     #: or a reply was still owed
@@ -49,7 +49,7 @@ class CloseReason(str, Enum):
     #: another pool of the manager, or another one of several :class:`Replicas`, needed the room for
     #: a connection of its own
     GAVE_WAY = "gave_way", True
-    #: its replica has begun to rest because time ran out for it
+    #: its replica has begun to rest, because it didn't answer in time
     RESTING = "resting", False
     #: the pool's block ended
     POOL_CLOSED = "pool_closed", True
@@ -91,13 +91,13 @@ class ConnectionInfo:
     #: the address at this end, as AnyIO gives it: ``(host, port)``, or a path; ``None`` if the
     #: connection is not a socket
     local_address: Any
-    #: the address of the peer, likewise
+    #: the address of the peer, in the same form
     remote_address: Any
     #: how long ago the connection was opened, in seconds
     age: float
-    #: what ``on_connect`` has returned, if it has
+    #: what ``on_connect`` returned; ``None`` without it, and until it has returned
     session: Any
-    #: what it was made to, as it was given: the pool's remote, or one of several
+    #: where it leads to: the pool's remote, or one of several, as it was given
     remote: Any = None
 
 
@@ -126,13 +126,13 @@ class PoolStatistics:
     connecting: int = 0
     #: connections whose socket is being closed
     closing: int = 0
-    #: tasks blocked in acquire, those included whose own connect is under way
+    #: tasks that wait in acquire, including those for which a connection is being opened
     tasks_waiting: int = 0
-    #: exchanges that have a place on a shared connection, those included that were given up after
+    #: exchanges that have a place on a shared connection, including those that were given up after
     #: they had been sent; see ``pipeline``
     in_flight: int = 0
-    #: how long connecting has failed in a row, in seconds; ``None`` if the last attempt that has
-    #: ended was a success, and outside the pool's block
+    #: for how long connecting has failed, in seconds; ``None`` if the last attempt that has ended
+    #: was a success, and outside the pool's block
     failing_for: float | None = None
     #: borrows granted
     acquired: int = 0
@@ -151,12 +151,12 @@ class PoolStatistics:
     #: exchanges repeated on another connection
     replayed: int = 0
     #: acquires refused at once: ``max_waiting`` tasks were waiting already, or the pool was failing
-    #: fast (``fail_fast_after``); those included who waited when that began
+    #: fast (``fail_fast_after``); including the tasks that waited when that began
     refused: int = 0
-    #: those of ``connecting`` that are open, and that a hook is at work on (``check``,
+    #: the part of ``connecting`` that is open, and that a hook is at work on (``check``,
     #: ``on_release``, ``on_unread``)
     in_hook: int = 0
     #: most connections with a borrower at once, since the pool was entered
     peak_in_use: int = 0
-    #: most tasks blocked in acquire at once, since the pool was entered
+    #: most tasks that waited in acquire at once, since the pool was entered
     peak_waiting: int = 0

@@ -209,9 +209,9 @@ class ExchangeReplayed(PoolEvent):
 
 @dataclass(frozen=True)
 class FailFastBegan(PoolEvent):
-    """A pool has begun to refuse whoever asks, since connecting fails for ``fail_fast_after``.
+    """A pool has begun to refuse all callers: connecting has failed for ``fail_fast_after``.
 
-    :ivar failing_for: how long connecting has failed, in seconds
+    :ivar failing_for: for how long connecting has failed, in seconds
     :ivar error: why it failed the last time
     """
 
@@ -221,9 +221,11 @@ class FailFastBegan(PoolEvent):
 
 @dataclass(frozen=True)
 class FailFastEnded(PoolEvent):
-    """A pool refuses nobody any more: it has connected. The end of the pool's block is no such end.
+    """A pool has connected, and refuses its callers no more.
 
-    :ivar duration: how long it has refused whoever asked, in seconds
+    If the pool's block ends before that, there is no such event.
+
+    :ivar duration: for how long it has refused its callers, in seconds
     """
 
     duration: float
@@ -231,14 +233,14 @@ class FailFastEnded(PoolEvent):
 
 @dataclass(frozen=True)
 class HookEnded(PoolEvent):
-    """A hook has ended on an open connection; one that was interrupted is no event.
+    """A hook has ended on an open connection.
 
-    That of ``on_connect`` is none either: it is part of :class:`ConnectionOpened` or
-    :class:`OpenFailed`.
+    A hook that was interrupted makes no event. ``on_connect`` doesn't either, since it is part of
+    :class:`ConnectionOpened` or :class:`OpenFailed`.
 
     :ivar hook: which one: ``check``, ``on_release``, ``on_unread`` or ``on_close``
     :ivar duration: how long it took, in seconds
-    :ivar error: why it failed, out of time included; ``None`` if it returned
+    :ivar error: why it failed, also if it ran out of time; ``None`` if it returned
     """
 
     hook: str
@@ -265,15 +267,15 @@ class ReplicaBack(PoolEvent):
     """One of several :class:`~anyconnpool.Replicas` has answered again, and gets its share.
 
     :ivar remote: which one, as it was given
-    :ivar rested: how long ago its first rest has begun, in seconds
+    :ivar rested: how long ago its first rest began, in seconds
     """
 
     remote: Any
     rested: float
 
 
-#: What a pool calls with each event, in its event loop: it must not block. What it returns is
-#: ignored, and what it raises is logged once and then counted. Async functions are refused.
+#: A function that a pool calls with each event, in its event loop: it must not block. Its result is
+#: ignored. Its first exception is logged, later ones are counted. Async functions are refused.
 Observer: TypeAlias = Callable[[PoolEvent], object]
 
 
@@ -335,16 +337,16 @@ class PoolObserver:
         """Handle an exchange that is repeated."""
 
     def fail_fast_began(self, event: FailFastBegan) -> None:
-        """Handle the begin of refusing whoever asks."""
+        """Handle a pool that begins to refuse its callers."""
 
     def fail_fast_ended(self, event: FailFastEnded) -> None:
-        """Handle the end of that."""
+        """Handle a pool that refuses its callers no more."""
 
     def hook_ended(self, event: HookEnded) -> None:
         """Handle the end of a hook on an open connection."""
 
     def resting(self, event: ReplicaResting) -> None:
-        """Handle a rest of a replica."""
+        """Handle a replica that begins to rest, or goes on resting."""
 
     def back(self, event: ReplicaBack) -> None:
         """Handle a replica that answers again."""

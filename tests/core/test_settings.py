@@ -35,6 +35,7 @@ from tests.cases import in_case
 
 REMOTE = ("127.0.0.1", 8999)
 CHECKS: dict[str, Any] = {field.name: field.metadata["check"] for field in fields(Settings)}
+DURATIONS = (check_duration, check_stall_timeout)
 NO_NUMBERS: list[Any] = ["5", None, True, False, 1j, [5], b"5"]
 
 
@@ -92,13 +93,14 @@ def test_options_and_settings_are_the_same() -> None:
 
 
 def test_each_setting_is_explained_where_pools_are() -> None:
-    """Its meaning stands in the docstring of the pool, with its default."""
+    """Its meaning stands in the docstring of the pool, with its default and the unit of a time."""
     text = " ".join((ConnectionPool.__doc__ or "").split())
     for field in fields(Settings):
         meaning = field.metadata["meaning"]
         assert meaning.strip(), field.name
         assert f":param {field.name}: {meaning}" in text
-        assert field.default is MISSING or f"{meaning} (default: " in text
+        unit = "in seconds; " if CHECKS[field.name] in DURATIONS else ""
+        assert field.default is MISSING or f"{meaning} ({unit}default: " in text
 
 
 def test_the_defaults_are_those_of_the_docs() -> None:

@@ -76,7 +76,7 @@ class Owner(Protocol):
 
 
 class PooledConnection(FramedStream, Generic[SessionT_co]):
-    """A connection borrowed from a pool: its borrower's alone until it is given back.
+    """A connection borrowed from a pool; its borrower alone uses it until it is given back.
 
     The pool makes it; it has all that a :class:`FramedStream` has. After it was given back,
     discarded or detached, every call raises :exc:`~anyio.ClosedResourceError`; the facts about it
@@ -119,8 +119,8 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
     def session(self) -> SessionT_co:
         """What ``on_connect`` returned for this connection: a parser, the result of a login.
 
-        It is kept with the connection, the same object for every borrower and in the other hooks.
-        ``None`` without ``on_connect``, and before that has returned.
+        It is kept with the connection: every borrower and every other hook gets the same object.
+        It is ``None`` without ``on_connect``, and until that has returned.
         """
         session: SessionT_co = self._entry.session
         return session
@@ -149,9 +149,9 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
 
     @property
     def remote(self) -> Any:
-        """What the connection was made to: the pool's remote, or one of several, as it was given.
+        """Where the connection leads to: the pool's remote, or one of several, as it was given.
 
-        With TLS or a host name, the peer's address alone, :attr:`remote_address`, says less.
+        :attr:`remote_address` is the address only, without the host name.
         """
         return self._entry.remote
 
@@ -177,12 +177,12 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
 
     @defer_interrupts
     async def aclose(self) -> None:
-        """Give the connection back; only one that is not clean is closed.
+        """Give the connection back; it is closed only if it is not clean.
 
         While an exception is on its way (in a ``finally`` block, for example), the connection is
         closed, because nobody can know what the exception interrupted, unless the pool's
-        ``harmless`` names it. To call it twice does no harm. It never waits and is not a
-        checkpoint, so no cancellation can interrupt it. A connection of
+        ``harmless`` names it. To call this twice does no harm. It never waits and is not a
+        checkpoint, so a cancellation can't interrupt it. A connection of
         :meth:`ConnectionPool.connect` is closed for good instead.
         """
         raised = sys.exc_info()[1]
@@ -218,9 +218,9 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
 
     @defer_interrupts
     def detach(self) -> FramedStream:
-        """Take the connection out of the pool for good, without waiting; its slot is free.
+        """Take the connection out of the pool for good, without waiting; its slot is free then.
 
-        :return: the stream, with what was buffered; the caller has to close it
+        :return: the stream, with all that was buffered; the caller has to close it
         :raises ~anyio.ClosedResourceError: if it was given back already; :exc:`PoolClosed`, which
             is one, if the pool's block ended and it was closed
         :raises PoolError: in another event loop or thread

@@ -146,7 +146,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
     async def send(self, item: bytes) -> None:
         """Send all of the bytes.
 
-        After a cancellation, nobody knows how many of them were sent.
+        After a cancellation, nobody can know how many of them were sent.
 
         :param item: the bytes
         :raises ~anyio.BrokenResourceError: if the connection is broken
@@ -174,7 +174,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
             raise
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Receive what has arrived, waiting for the first byte.
+        """Receive the bytes that have arrived, or wait for the first one.
 
         :param max_bytes: the most bytes to return; a surplus stays buffered
         :return: at least one byte
@@ -190,9 +190,10 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         return self._take(max_bytes)
 
     async def receive_exactly(self, nbytes: int) -> bytes:
-        """Receive this many bytes.
+        """Receive so many bytes, neither more nor less.
 
         :param nbytes: how many bytes
+        :return: the bytes
         :raises ~anyio.IncompleteRead: if the peer closed before; what arrived stays buffered
         :raises ValueError: if ``nbytes`` is negative
         """
@@ -224,8 +225,9 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
 
         :param delimiter: what to look for
         :param max_bytes: the most bytes that may stand before it
-        :raises ~anyio.DelimiterNotFound: if more than ``max_bytes`` stand before the delimiter,
-            or none is among as many; the connection is not reused
+        :return: the bytes before the delimiter
+        :raises ~anyio.DelimiterNotFound: if no delimiter follows after ``max_bytes`` bytes at
+            most; the connection is not reused
         :raises ~anyio.IncompleteRead: if the peer closed before; what arrived stays buffered
         :raises ValueError: if the delimiter is empty or ``max_bytes`` less than 1
         """

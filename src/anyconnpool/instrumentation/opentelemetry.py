@@ -79,9 +79,9 @@ class PoolMetrics(PoolObserver):
     and by ``error.type`` if it failed, as the conventions have it of durations).
 
     All have the attribute ``pool.name``, under the prefix too; the figures of pools with the same
-    name are added up, except for peaks and ``failing_time``, where the highest counts.
-    What is in a pool is read whenever metrics are collected, from any thread; of a pool that has
-    ended, what it has counted stays.
+    name are added up, except for peaks and ``failing_time``, where the highest counts. The gauges
+    are read whenever metrics are collected, from any thread; the counters of a pool that has ended
+    stay.
 
     OpenTelemetry keeps what it has recorded for each name, for good. A manager's pools are named
     after their remotes, and there may be ever new ones. So there is a limit: pools whose names come
@@ -89,7 +89,8 @@ class PoolMetrics(PoolObserver):
 
     :param meter_provider: where the metrics go; by default what
         :func:`opentelemetry.metrics.set_meter_provider` sets, before or after
-    :param prefix: of the names of metrics and attributes, for services that are not databases
+    :param prefix: the beginning of the names of metrics and attributes, for services that are not
+        databases
     :param max_pools: how many names of pools to report at most, besides ``other``
     :raises ValueError: if ``max_pools`` is less than 1
     """

@@ -79,20 +79,21 @@ class PoolCollector(PoolObserver, Collector):
     while one rests, and the counter ``replica_rests_total``, both by ``remote``.
 
     All have the label ``pool``, the pool's name; the figures of pools with the same name are added
-    up, except for peaks and ``failing_seconds``, where the highest counts.
-    The gauges are read whenever metrics are collected, from any thread. When a pool
-    ends, its gauges go and its counters stay, as long as there is room.
+    up, except for peaks and ``failing_seconds``, where the highest counts. The gauges are read
+    whenever metrics are collected, from any thread. When a pool ends, its gauges go and its
+    counters stay, as long as there is room.
 
     Each name takes some 20 kB here, and its series at the server. A manager's pools are named after
     their remotes, and there may be ever new ones. So there is a limit: when ``max_pools`` names are
     there, a new one takes the place of the one whose pools ended longest ago; its counters go, and
-    begin at 0 should it come back, which ``rate()`` and its like know how to read. Where none has
+    begin at 0 if it comes back, which ``rate()`` and its like know how to read. Where none has
     ended, new pools are added up under the name ``other``.
 
     :param registry: where to register; by default nowhere:
         ``REGISTRY.register(PoolCollector())`` does it later
-    :param namespace: what all names begin with, an underscore follows
-    :param buckets: upper bounds of the histograms' buckets, in seconds
+    :param namespace: the beginning of all names, before an underscore
+    :param buckets: upper bounds of the histograms' buckets, in seconds; by default 16 from
+        0.0001 to 10
     :param max_pools: how many names of pools to report at most, besides ``other``
     :raises ValueError: if ``max_pools`` is less than 1
     """

@@ -11,12 +11,12 @@ from anyconnpool._statistics import CloseReason, PoolStatistics
 
 
 def assert_clean(pool: ConnectionPool[Any] | PoolManager[Any]) -> None:
-    """Assert that nobody has a connection of the pool, or waits for one.
+    """Assert that nobody holds a connection of the pool, or waits for one.
 
     Call it at the end of a test, when all tasks that used the pool have ended. It need not wait:
-    connections are given back, and waiting is given up, in one step. What the pool still opens and
-    closes in the background, and what its hooks are at work on, is not a mistake of its users, and
-    ends with the pool's block at the latest.
+    connections are given back, and waiting is given up, in one step. Connections that the pool
+    still opens or closes in the background, or that its hooks are at work on, are not a mistake of
+    its users; they end with the pool's block at the latest.
 
     After the pool's block, it asserts that nothing was still borrowed when the block ended. Call it
     for a manager inside the manager's block: at the end of that, a manager forgets its pools.

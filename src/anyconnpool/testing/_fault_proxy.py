@@ -49,11 +49,11 @@ class FaultProxy(AsyncContextManagerMixin):
 
     The commands (:meth:`cut`, :meth:`reset`, :meth:`freeze`, :meth:`thaw`, :meth:`refuse`,
     :meth:`admit`) are synchronous: what they do has reached the client's kernel when they return.
-    If a remote can't be reached, also if its handshake of TLS fails, or if a connectable of the
-    test fails in whatever way, that client is reset and a WARNING to the logger
-    ``anyconnpool.testing`` says why; the proxy and its other connections go on.
-    At the end of the block everything is closed at once, whatever the peers do. What the block's
-    body raises leaves as the same object. Like a pool, a proxy is for one event loop.
+    If a remote can't be reached, its handshake of TLS fails, or a connectable of the test fails in
+    whatever way, the client is reset, and a WARNING to the logger ``anyconnpool.testing`` says why;
+    the proxy and its other connections go on. At the end of the block everything is closed at once,
+    whatever the peers do. An exception of the body leaves the block as the same object. Like a
+    pool, a proxy is for one event loop.
 
     :param remote: what a :class:`~anyconnpool.ConnectionPool` takes: ``(host, port)``, the path of
         a UNIX socket, or a connectable
@@ -134,7 +134,7 @@ class FaultProxy(AsyncContextManagerMixin):
     def script(self, *faults: Faults) -> None:
         """Set what happens to the next connections, one by one as they are accepted.
 
-        Those after them get :attr:`faults`. What is left of an earlier script is forgotten.
+        Those after them get :attr:`faults`. The rest of an earlier script is forgotten.
 
         :param faults: one for each connection
         :raises TypeError: if one is something else

@@ -81,7 +81,8 @@ class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
     quietly: its client has hung up. Any other error closes its end too, and later connects are
     refused. The error does not cancel the body; it leaves the block, as the same object, when the
     body ends, unless the body has failed before or was cancelled. Every such error is logged as
-    well. A peer that awaits what somebody has cancelled has failed with a :exc:`RuntimeError`.
+    well. If a peer awaits something that was cancelled, that is an error too, a
+    :exc:`RuntimeError`.
 
     Both ends behave like a socket's: what was sent is received before the end of the stream,
     sending to an end that is closed raises :exc:`~anyio.BrokenResourceError`, and a sender of more
