@@ -121,6 +121,41 @@ async def test_a_pause_that_makes_no_sense_is_an_error(
         await check_books(pool, network)
 
 
+@table("pause", [-1, math.nan, "1", None])
+async def test_a_pause_of_an_exchange_that_makes_no_sense_is_an_error(pause: Any) -> None:
+    """Its caller gets it; an event loop may do anything with a time that is no number."""
+
+    class Odd(Retry):
+        def pause(self, repeat: int, draw: Callable[[], float] = float) -> Any:
+            return pause
+
+    async def refuse(number: int) -> None:
+        raise OSError
+
+    async with ConnectionPool(MemoryNetwork(refuse)) as pool:
+        with pytest.raises((ValueError, TypeError), match="the pause of retry"):
+            await pool.send_receive_line(b"a", retry=Odd(1))
+
+
+class Unasked:
+    """An observer that fails when it is asked for its name, as a proxy of nothing does."""
+
+    def __call__(self, event: object) -> None:
+        raise LookupError
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__qualname__":
+            raise RuntimeError
+        raise AttributeError
+
+
+async def test_an_observer_may_have_no_name(caplog: pytest.LogCaptureFixture) -> None:
+    """The log names its class."""
+    async with ConnectionPool(MemoryNetwork(), observers=[Unasked()]) as pool:
+        await fill(pool, 1)
+    assert "the observer Unasked failed" in caplog.text
+
+
 @each_oddity
 async def test_a_read_function_that_raises_what_is_no_exception_breaks_one_connection(
     make: Make,
