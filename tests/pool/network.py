@@ -101,7 +101,7 @@ class Peer:
         #: sends of the client don't end
         self.stalled = False
         #: raised by the client's probe, once
-        self.look_error: Exception | None = None
+        self.look_error: BaseException | None = None
 
     def push(self, data: bytes) -> None:
         """Send something to the client."""

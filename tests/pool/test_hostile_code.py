@@ -169,13 +169,13 @@ async def test_a_read_function_that_raises_what_is_no_exception_breaks_one_conne
     async def read_line(connection: PooledConnection[Any]) -> bytes:
         return await connection.receive_line()
 
-    got: list[BaseException] = []
+    got: dict[object, BaseException] = {}
 
     async def ask(read: Callable[[PooledConnection[Any]], Any]) -> None:
         try:
             await pool.exchange(b"a\n", read)
         except BrokenResourceError as error:
-            got.append(error)
+            got[read] = error
 
     network = MemoryNetwork()
     async with ConnectionPool(network, max_size=1, pipeline=8) as pool:
@@ -184,7 +184,8 @@ async def test_a_read_function_that_raises_what_is_no_exception_breaks_one_conne
                 for function in (read, read_line):
                     tasks.start_soon(ask, function)
                     await anyio.lowlevel.checkpoint()
-            assert got
+            assert str(got[read]).startswith("reading the reply")
+            assert isinstance(got[read].__cause__, BaseException)
             await pool.exchange(b"b\n", read_line)
         await check_books(pool, network)
 

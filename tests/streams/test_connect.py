@@ -231,7 +231,7 @@ async def test_an_attempt_that_is_cancelled_before_its_first_step_has_failed(
         task.cancel()
         return task
 
-    loop.set_task_factory(make_cancelled)  # type: ignore[arg-type]
+    loop.set_task_factory(make_cancelled)
     try:
         with pytest.raises(ConnectionFailed, match="Operation canceled"):
             await connect_to(("name", port))

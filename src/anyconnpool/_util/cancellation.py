@@ -125,16 +125,19 @@ def count_native_cancellations() -> int:
     3.10 doesn't count them, and trio has none.
     """
     task = _native_task()
-    return task.cancelling() if sys.version_info >= (3, 11) and task is not None else 0
+    if sys.version_info >= (3, 11) and task is not None:
+        return task.cancelling()
+    return 0
 
 
 def is_cancelled_by_nobody(known: int) -> bool:
     """Return whether it is certain that no scope and no ``task.cancel()`` cancels the running task.
 
+    On asyncio the scopes of AnyIO cancel natively, too, and are counted until they have ended.
+
     :param known: how many native cancellations it had to answer when what matters began
     """
-    can_tell = sys.version_info >= (3, 11)
-    return can_tell and not _is_cancelled_by_scope() and count_native_cancellations() <= known
+    return sys.version_info >= (3, 11) and count_native_cancellations() <= known
 
 
 def _is_cancelled_by_scope() -> bool:

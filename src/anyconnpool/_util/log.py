@@ -21,7 +21,7 @@ from anyconnpool._util.functions import NotAsyncError
 _INTERVAL = 60.0
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(error: BaseException) -> str:
     """Describe an error for the log: a failure to connect by its text, others by their type.
 
     The text of what a user's hook raises may quote what it has received.
@@ -79,11 +79,15 @@ class GuardedLogger:
         """Log at INFO."""
         self._log(logging.INFO, text, values)
 
-    def warning(self, text: str, *values: object, exc_info: bool = False) -> None:
+    def warning(
+        self, text: str, *values: object, exc_info: bool | BaseException | None = False
+    ) -> None:
         """Log at WARNING."""
         self._log(logging.WARNING, text, values, exc_info=exc_info)
 
-    def error(self, text: str, *values: object, exc_info: bool = False) -> None:
+    def error(
+        self, text: str, *values: object, exc_info: bool | BaseException | None = False
+    ) -> None:
         """Log at ERROR."""
         self._log(logging.ERROR, text, values, exc_info=exc_info)
 
@@ -92,7 +96,12 @@ class GuardedLogger:
         self._log(logging.ERROR, text, values, exc_info=True)
 
     def _log(
-        self, level: int, text: str, values: tuple[object, ...], *, exc_info: bool = False
+        self,
+        level: int,
+        text: str,
+        values: tuple[object, ...],
+        *,
+        exc_info: bool | BaseException | None = False,
     ) -> None:
         try:
             self._logger.log(level, text, *values, exc_info=exc_info, stacklevel=3)
