@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import socket
@@ -30,9 +29,10 @@ from anyconnpool._remote import (
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Choice, Kind
 from anyconnpool._streams.connectable import Target, make_connectable
+from anyconnpool._util.cancellation import ends_program
 from anyconnpool._util.checks import check_duration, make_printable, quoted
 from anyconnpool._util.functions import as_awaitable, describe_function
-from anyconnpool._util.log import describe_error
+from anyconnpool._util.log import GuardedLogger, describe_error
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 #: finds the remotes of a service
 Discover: TypeAlias = Callable[[], Awaitable[Iterable[Remote]]]
 
-_logger = logging.getLogger("anyconnpool.pool")
+_logger = GuardedLogger("anyconnpool.pool")
 
 # Those of make_endpoint(): tls, ssl_context, tls_hostname, tls_standard_compatible.
 _TLSChoices: TypeAlias = tuple[bool, ssl.SSLContext | None, str | None, bool]
@@ -360,7 +360,10 @@ class BoundReplicas:
             if pause > 0:
                 return max(pause, _SHORTEST_REST)
             text = f"{quoted(pause)} is not more than 0 seconds"
-        except Exception as error:
+        except BaseException as error:
+            # It is asked in the middle of an event of the state machine.
+            if ends_program(error):
+                raise
             text = describe_error(error)
         _logger.error("the pause of rest is of no use: %s", text)
         return _REST.pause(failures)

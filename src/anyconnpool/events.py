@@ -11,7 +11,6 @@ further: the first of an observer is logged with its traceback, later ones are c
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +19,9 @@ from typing import Any, TypeAlias
 from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool._util.cancellation import ends_program
 from anyconnpool._util.functions import describe_function, is_async_function
+from anyconnpool._util.log import GuardedLogger
 
-_logger = logging.getLogger("anyconnpool.observers")
+_logger = GuardedLogger("anyconnpool.observers")
 
 __all__ = [
     "AcquireTimedOut",

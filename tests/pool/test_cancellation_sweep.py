@@ -9,13 +9,15 @@ from .scenarios_exchanges import EXCHANGE_SCENARIOS
 from .scenarios_hooks import HOOK_SCENARIOS
 from .scenarios_pipelines import PIPELINE_SCENARIOS
 from .scenarios_replicas import REPLICA_SCENARIOS
-from .sweep import Blow, sweep
+from .sweep import ON_POOL_TASKS, Blow, sweep
 
 ALL = SCENARIOS | EXCHANGE_SCENARIOS | HOOK_SCENARIOS | PIPELINE_SCENARIOS | REPLICA_SCENARIOS
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("blow", Blow, ids=lambda blow: blow.value)
+@pytest.mark.parametrize(
+    "blow", [blow for blow in Blow if blow not in ON_POOL_TASKS], ids=lambda blow: blow.value
+)
 @pytest.mark.parametrize("name", ALL)
 def test_a_cancellation_at_any_step_leaks_nothing(name: str, blow: Blow) -> None:
     """Struck at every step of any task, books and sockets agree, and the others are served.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio import ConnectionFailed, create_task_group, fail_after
 from anyio.abc import ByteStream, ByteStreamConnectable
@@ -28,11 +30,32 @@ class Fatal(BaseException):
     """What nobody catches."""
 
 
+def keep_cancellation() -> BaseException:
+    """Return a cancellation of trio's that a scope asked for which is over."""
+    kept: list[BaseException] = []
+
+    async def be_cancelled() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await anyio.lowlevel.checkpoint()
+            except BaseException as error:
+                kept.append(error)
+                raise
+
+    # Beside the event loop that runs the test. A new one each time: it keeps where it was raised.
+    thread = threading.Thread(target=lambda: anyio.run(be_cancelled, backend="trio"))
+    thread.start()
+    thread.join()
+    return kept.pop()
+
+
 #: what code of the user's may raise that is not an Exception
 ODDITIES: list[Callable[[], BaseException]] = [
     Fatal,
     GeneratorExit,
     asyncio.CancelledError,
+    keep_cancellation,
     lambda: BaseExceptionGroup("mixed", [Fatal(), ValueError()]),
     lambda: BaseExceptionGroup("cancelled", [asyncio.CancelledError(), ValueError()]),
 ]

@@ -31,7 +31,7 @@ from .hosting import (
 from .interrupts import interrupt
 from .network import MemoryNetwork, hang, settle
 from .scenarios import acquire_and_exchange
-from .sweep import Blow, Scenario, Stage, sweep
+from .sweep import ON_POOL_TASKS, Blow, Scenario, Stage, sweep
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -82,7 +82,9 @@ async def open_again(stage: Stage) -> None:
 
 @pytest.mark.sweep
 @pytest.mark.parametrize(
-    "blow", [blow for blow in Blow if blow is not Blow.SCOPE_TRIO], ids=lambda blow: blow.value
+    "blow",
+    [blow for blow in Blow if blow not in (Blow.SCOPE_TRIO, *ON_POOL_TASKS)],
+    ids=lambda blow: blow.value,
 )
 @table("act, settings", [(open_and_close, {}), (open_and_close, {"min_idle": 2}), (open_again, {})])
 def test_opening_and_closing_is_cancelled_at_any_step(
@@ -97,7 +99,9 @@ def test_opening_and_closing_is_cancelled_at_any_step(
 @pytest.mark.sweep
 # Not all tasks at once: AnyIO's start() hangs if its task is cancelled before its first step.
 @pytest.mark.parametrize(
-    "blow", [blow for blow in Blow if blow is not Blow.ALL_TASKS], ids=lambda blow: blow.value
+    "blow",
+    [blow for blow in Blow if blow not in (Blow.ALL_TASKS, *ON_POOL_TASKS)],
+    ids=lambda blow: blow.value,
 )
 def test_serving_is_cancelled_at_any_step(blow: Blow) -> None:
     """Everything is closed when the task group has ended."""

@@ -11,7 +11,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, Retry
-from anyconnpool._util.log import OutageLog, describe_error
+from anyconnpool._util.log import GuardedLogger, OutageLog, describe_error
 
 from .network import MemoryNetwork, failing, fill, settle
 
@@ -273,14 +273,14 @@ def test_only_failures_to_connect_are_quoted() -> None:
 
 def test_a_success_without_a_failure_is_nothing_to_tell(caplog: pytest.LogCaptureFixture) -> None:
     """An outage log that has nothing to report says nothing."""
-    log = OutageLog(logging.getLogger("anyconnpool.pool"), "shelf", "connecting")
+    log = OutageLog(GuardedLogger("anyconnpool.pool"), "shelf", "connecting")
     log.succeeded(0)
     assert not caplog.records
 
 
 def test_every_outage_is_counted_by_itself(caplog: pytest.LogCaptureFixture) -> None:
     """The end of a later outage tells its own failures and length, not those of all before."""
-    log = OutageLog(logging.getLogger("anyconnpool.pool"), "shelf", "connecting")
+    log = OutageLog(GuardedLogger("anyconnpool.pool"), "shelf", "connecting")
     for start in (0, 100):
         for second in range(3):
             log.failed(refused(), start + second)

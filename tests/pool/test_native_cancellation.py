@@ -155,6 +155,13 @@ async def is_cancelled_by_scope(case: Case) -> None:
     await anyio.sleep_forever()
 
 
+async def raises_when_it_is_cancelled_by_scope(case: Case) -> None:
+    try:
+        await is_cancelled_by_scope(case)
+    except asyncio.CancelledError:
+        raise Boom from None
+
+
 async def lasts_too_long(case: Case) -> None:
     await asyncio.sleep(LIMIT * 9)
 
@@ -271,6 +278,15 @@ async def test_a_block_meets_native_cancellation_as_a_task_group_does() -> None:
             with in_case(around.__name__, body.__name__):
                 expected = await play(body, around, GroupBlock)
                 assert await play(body, around, PoolBlock) == expected
+
+
+async def test_the_cancellation_of_a_scope_does_not_replace_what_the_body_raises() -> None:
+    """It is none of asyncio's, whose task group would have it raised at the next ``await``."""
+    for around in (fail_after, move_on_after, task_group_of_anyio):
+        with in_case(around.__name__):
+            seen = await play(raises_when_it_is_cancelled_by_scope, around, PoolBlock)
+            counted = [0] if sys.version_info >= (3, 11) else []
+            assert seen == [Boom, Boom, *counted]
 
 
 _CANCELLED = asyncio.CancelledError

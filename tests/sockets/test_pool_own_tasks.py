@@ -149,3 +149,23 @@ async def test_an_attempt_that_is_cancelled_has_failed(serve: Serve, where: str)
         assert pool.statistics().open_failed == 2
         if where == "on_connect":
             assert not await ask_next(pool)
+
+
+@native
+async def test_a_program_can_cancel_all_other_tasks_and_use_the_pool_once_more(
+    serve: Serve,
+) -> None:
+    """Those of the pool end, which it may wait for; time limits and refills go on."""
+    server = serve(echo_but_silence)
+    async with server.pool(max_size=2, min_idle=1) as pool:
+        with fail_after(LIMIT):
+            for _ in range(2):
+                with pytest.raises(TimeoutError):
+                    await pool.send_receive_line(b"silence", timeout=0.05)
+                await eventually(lambda: pool.statistics().idle == pool.statistics().size == 1)
+                others = [task for task in asyncio.all_tasks() if task.get_name()[:5] == "pool "]
+                assert len(others) >= 2
+                for task in others:
+                    task.cancel()
+                await asyncio.wait(others)
+            assert await pool.send_receive_line(b"bye") == b"> bye"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import socket
 import ssl
@@ -210,6 +211,33 @@ async def test_an_attempt_that_is_cancelled_natively_has_failed(
         tasks.start_soon(strike)
         with fail_after(10), pytest.raises(ConnectionFailed, match="at each of 2 addresses: Op"):
             await connect_to(("name", port))
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "asyncio+uvloop"], indirect=True)
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+async def test_an_attempt_that_is_cancelled_before_its_first_step_has_failed(
+    resolve: Callable[..., Resolver], sockets: ExitStack
+) -> None:
+    """AnyIO has no others begin then, and connecting has failed like any other."""
+    port = listen(sockets)
+    listen(sockets, "127.0.0.2", port)
+    resolve("127.0.0.1", "127.0.0.2")
+    loop = asyncio.get_running_loop()
+
+    def make_cancelled(
+        loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
+    ) -> asyncio.Task[Any]:
+        task = asyncio.Task(coroutine, loop=loop, **options)
+        task.cancel()
+        return task
+
+    loop.set_task_factory(make_cancelled)
+    try:
+        with pytest.raises(ConnectionFailed, match="Operation canceled"):
+            await connect_to(("name", port))
+    finally:
+        loop.set_task_factory(None)
+    gc.collect()
 
 
 async def test_attempts_beside_each_other_say_what_they_try(

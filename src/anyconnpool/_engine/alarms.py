@@ -71,7 +71,7 @@ class Alarms:
             self._scope.deadline = at
         elif not self._started:
             self._started = True
-            self._tasks.start_soon(self._task_name, self._run)
+            self._tasks.keep_running(self._task_name, self._run)
 
     @defer_interrupts
     def stop(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import ssl
 import sys
@@ -31,14 +30,14 @@ from anyconnpool._streams.connectable import Target
 from anyconnpool._streams.transport import Transport, force_close
 from anyconnpool._util.cancellation import fence
 from anyconnpool._util.interrupts import defer_interrupts
-from anyconnpool._util.log import OutageLog, describe_error
+from anyconnpool._util.log import GuardedLogger, OutageLog, describe_error
 from anyconnpool.events import ConnectionOpened, OpenFailed, notify
 
 if sys.version_info < (3, 11):
     # AnyIO depends on it.
     from exceptiongroup import ExceptionGroup
 
-_logger = logging.getLogger("anyconnpool.pool")
+_logger = GuardedLogger("anyconnpool.pool")
 
 # What OpenSSL says, by its version, of an answer that isn't TLS.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_MESSAGE", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
-from anyio import CancelScope, ConnectionFailed, Event, fail_after, move_on_after
+from anyio import (
+    CancelScope,
+    ConnectionFailed,
+    Event,
+    fail_after,
+    get_cancelled_exc_class,
+    move_on_after,
+)
 
 from anyconnpool._core.health import Health, Replica
 from anyconnpool._settings import Settings
 from anyconnpool._util.cancellation import fence
 from anyconnpool._util.interrupts import defer_interrupts
-from anyconnpool._util.log import OutageLog, describe_error
+from anyconnpool._util.log import GuardedLogger, OutageLog, describe_error
 
-_logger = logging.getLogger("anyconnpool.pool")
+_logger = GuardedLogger("anyconnpool.pool")
 
 # How often it is called while there is nothing to connect to, in seconds.
 _URGENT_INTERVAL = 1.0
@@ -53,7 +59,8 @@ class Discovery:
         self._health = health
         self._update = update
         self._log = OutageLog(_logger, settings.name, "the discovery of replicas")
-        self._scope = CancelScope(shield=True)
+        self._scope = CancelScope()
+        self._stopped = False
         self._error: Exception | None = None
         self._called_at = -math.inf
         self._is_wanted = self._is_under_way = False
@@ -61,19 +68,26 @@ class Discovery:
         self._ended = Event()
 
     @defer_interrupts
-    async def run(self) -> None:
-        """Call it whenever it is time, until stopped."""
-        with self._scope:
-            while True:
+    async def run(self) -> bool:
+        """Call it whenever it is time, until stopped.
+
+        :return: whether this task is to end, and another one to go on
+        """
+        with CancelScope(shield=True) as self._scope:
+            while not self._stopped:
                 while (pause := self._next_at() - self._now()) > 0:
                     self._changed = Event()
                     with move_on_after(pause):
                         await self._changed.wait()
-                await self._call()
+                if await self._call():
+                    # Maybe it is this task that somebody has cancelled, and waits for.
+                    return True
+        return False
 
     @defer_interrupts
     def stop(self) -> None:
         """Call it no more."""
+        self._stopped = True
         self._scope.cancel()
 
     def wake(self) -> None:
@@ -102,8 +116,10 @@ class Discovery:
         interval = min(self._refresh, _URGENT_INTERVAL) if is_urgent else self._refresh
         return self._called_at + interval
 
-    async def _call(self) -> None:
+    async def _call(self) -> bool:
+        """Call it, and return whether it, or what it waited for, was cancelled."""
         self._is_under_way = True
+        cancelled = False
         try:
             with fence("the discovery", ConnectionFailed), fail_after(self._limit):
                 found = await self._find()
@@ -112,8 +128,10 @@ class Discovery:
             self._update(found)
         except Exception as error:
             self._error = error
+            cancelled = isinstance(error.__cause__, get_cancelled_exc_class())
             self._log.failed(error, self._now())
         finally:
             self._called_at, self._is_under_way = self._now(), False
             ended, self._ended = self._ended, Event()
             ended.set()
+        return cancelled

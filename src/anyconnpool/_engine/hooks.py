@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from anyio import fail_after
@@ -15,10 +14,10 @@ from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.cancellation import fence
 from anyconnpool._util.liveness import Liveness
-from anyconnpool._util.log import OutageLog, describe_error
+from anyconnpool._util.log import GuardedLogger, OutageLog, describe_error
 from anyconnpool.events import HookEnded, notify
 
-_logger = logging.getLogger("anyconnpool.pool")
+_logger = GuardedLogger("anyconnpool.pool")
 
 
 class HookRunner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 
@@ -15,8 +14,9 @@ from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.log import GuardedLogger
 
-_logger = logging.getLogger("anyconnpool.housekeeper")
+_logger = GuardedLogger("anyconnpool.housekeeper")
 
 # How often idle connections are looked at, in seconds: a failed refill is repeated, and a hang-up
 # that no stream has reported is noticed, after this time at the latest.
@@ -49,7 +49,8 @@ class Housekeeper:
         self._connection_tasks = connection_tasks
         self._now = home.now
         self._look_for_leaks = look_for_leaks
-        self._scope = CancelScope(shield=True)
+        self._scope = CancelScope()
+        self._stopped = False
         self._look_at = self._refill_at = home.now()
         self._check_at = self._expiry_at = math.inf
         self._longest_pause = min(_SWEEP_INTERVAL, settings.check_every)
@@ -66,8 +67,8 @@ class Housekeeper:
     @defer_interrupts
     async def run(self) -> None:
         """Sweep again and again, until stopped; an error is logged and survived."""
-        with self._scope:
-            while True:
+        with CancelScope(shield=True) as self._scope:
+            while not self._stopped:
                 try:
                     await self._sweep()
                 except Exception:
@@ -77,6 +78,7 @@ class Housekeeper:
     @defer_interrupts
     def stop(self) -> None:
         """Sweep no more."""
+        self._stopped = True
         self._scope.cancel()
 
     def _pause(self) -> float:

@@ -260,19 +260,17 @@ class LaneTasks:
                         self._finish()
                     else:
                         await self._park()
-            except get_cancelled_exc_class() as error:
-                # By a scope when it was stopped; else natively.
-                if self._ended:
-                    raise
-                self._fail_natively(error)
             except Exception as error:
                 # Code of the user's that is asked about an exception, for example.
                 self._break_for_failure(error)
             except BaseException as error:
+                # A cancellation comes from a scope when it was stopped; else natively.
+                if self._ended and isinstance(error, get_cancelled_exc_class()):
+                    raise
                 if ends_program(error):
                     # The other task must not go on with what this one was reading.
                     self._break(CloseReason.UNCLEAN, BrokenResourceError("the program ends"))
-                raise
+                self._fail_natively(error)
             finally:
                 self._scopes.remove(scope)
                 self._count -= 1

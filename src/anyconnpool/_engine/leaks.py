@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -12,9 +11,10 @@ from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import make_printable
+from anyconnpool._util.log import GuardedLogger
 
-_logger = logging.getLogger("anyconnpool.leaks")
-_pool_logger = logging.getLogger("anyconnpool.pool")
+_logger = GuardedLogger("anyconnpool.leaks")
+_pool_logger = GuardedLogger("anyconnpool.pool")
 
 # How long a task may wait for what it holds itself, in seconds, before it is logged.
 _LONG_WAIT = 5

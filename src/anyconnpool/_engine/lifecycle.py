@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import copy_context
+from functools import partial
 from types import NoneType, TracebackType
 from typing import Any, TypeAlias, cast
 
@@ -35,11 +35,18 @@ from anyconnpool._engine.replicas import ReplicaSource, RunningReplicas
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimits
+from anyconnpool._exceptions import PoolClosed
 from anyconnpool._settings import Settings
 from anyconnpool._streams.connectable import Target
 from anyconnpool._streams.transport import Transport, force_close
-from anyconnpool._util.cancellation import ends_program, redeliver_native_cancellation
+from anyconnpool._util.cancellation import (
+    count_native_cancellations,
+    ends_program,
+    is_cancelled_by_nobody,
+    redeliver_native_cancellation,
+)
 from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.log import GuardedLogger
 from anyconnpool.events import PoolEnded, PoolEvent, PoolStarted, notify
 
 MachineFactory: TypeAlias = Callable[
@@ -48,7 +55,7 @@ MachineFactory: TypeAlias = Callable[
 ]
 
 
-_logger = logging.getLogger("anyconnpool.pool")
+_logger = GuardedLogger("anyconnpool.pool")
 
 # How long closing by force may take after its time has come, in seconds.
 _SHORT = 0.01
@@ -100,10 +107,10 @@ class RunningPool:
         self._housekeeper = Housekeeper(
             settings, machine, self._connection_tasks, home, self._look_for_leaks
         )
-        tasks.start_soon(f"pool {settings.name!r}: housekeeper", self._housekeeper.run)
+        tasks.keep_running(f"pool {settings.name!r}: housekeeper", self._housekeeper.run)
         if self._discovery is not None:
             self._connection_tasks.on_rest = self._discovery.wake
-            tasks.start_soon(f"pool {settings.name!r}: discovery", self._discovery.run)
+            tasks.keep_running(f"pool {settings.name!r}: discovery", self._discovery.run)
         self._notify(PoolStarted(settings.name, self.leasing.statistics, settings.min_idle))
 
     def _make_pipelines(self, tasks: PoolTasks, alarms: Alarms, home: HomeLoop) -> Pipelines | None:
@@ -202,7 +209,7 @@ class PoolLifecycle:
         self._tasks = create_task_group()
         self._pool_tasks = PoolTasks(self._tasks, copy_context())
         self._alarms = Alarms(self._pool_tasks, self._home.now, name)
-        self._scopes: list[CancelScope] = []
+        self._scopes: set[CancelScope] = set()
         self._pools: dict[RunningPool, None] = {}
         self._leaving = False
 
@@ -237,9 +244,18 @@ class PoolLifecycle:
         :param name: the task's name
         :param function: the task, an async function
         """
-        scope = CancelScope(shield=True)
-        self._scopes.append(scope)
-        self._pool_tasks.start_soon(name, _run_within, scope, function)
+        self._pool_tasks.keep_running(name, partial(self._run_until_the_end, function))
+
+    @defer_interrupts
+    async def _run_until_the_end(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self._leaving:
+            return
+        with CancelScope(shield=True) as scope:
+            self._scopes.add(scope)
+            try:
+                await function()
+            finally:
+                self._scopes.discard(scope)
 
     @defer_interrupts
     @asynccontextmanager
@@ -254,7 +270,8 @@ class PoolLifecycle:
         body_error: BaseException | None = None
         hurry = False
         group = _TasksOfOneTask(self._tasks, self._home)
-        caught = False
+        caught = ended = False
+        known = count_native_cancellations()
         try:
             try:
                 async with group:
@@ -262,6 +279,7 @@ class PoolLifecycle:
                         yield
                     except BaseException as error:
                         body_error = error
+                    ended = self._tasks.cancel_scope.cancel_called
                     hurry = not isinstance(body_error, (Exception, NoneType))
                     await self._leave(hurry=hurry and group.at_home())
                     if not group.at_home():
@@ -281,9 +299,26 @@ class PoolLifecycle:
             if isinstance(body_error, Exception):
                 redeliver_native_cancellation(caught=caught)
             try:
+                if ended and isinstance(body_error, get_cancelled_exc_class()):
+                    self._tell_of_a_task_that_was_cancelled(known)
                 raise body_error
             finally:
                 body_error = None
+
+    def _tell_of_a_task_that_was_cancelled(self, known: int) -> None:
+        """Say so if AnyIO has cancelled the body because a task of the pool never began.
+
+        Nobody else would know where that cancellation has come from.
+
+        :param known: how many native cancellations the block's task had to answer at the beginning
+        :raises PoolClosed: if nobody has cancelled the body
+        """
+        if is_cancelled_by_nobody(known):
+            raise PoolClosed(
+                self._home.name,
+                "has ended, because one of its own tasks was cancelled by task.cancel() before it "
+                "had begun: leave those to the pool, which ends when its block does",
+            )
 
     async def _wait_closed(self) -> None:
         """Wait until the pools' tasks have closed everything; nobody waits for these tasks."""
@@ -313,7 +348,7 @@ class PoolLifecycle:
         self._leaving = True
         for pool in self._pools:
             pool.end()
-        for scope in self._scopes:
+        for scope in [*self._scopes]:
             scope.cancel()
         if hurry:
             self._tasks.cancel_scope.cancel()
@@ -366,10 +401,3 @@ class _TasksOfOneTask:
             f"left in task {left!r}: enter and leave it in one task, for example in a task of its "
             f"own that waits for an event in the block; the pool is closed all the same"
         )
-
-
-async def _run_within(
-    scope: CancelScope, function: Callable[[], Coroutine[Any, Any, None]]
-) -> None:
-    with scope:
-        await function()

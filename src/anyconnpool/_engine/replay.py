@@ -15,7 +15,7 @@ from anyio import BrokenResourceError, EndOfStream, IncompleteRead, sleep
 from anyconnpool._engine.connection import PooledConnection, entry_of, has_failed
 from anyconnpool._exceptions import PoolError
 from anyconnpool._retry import Retry
-from anyconnpool._util.checks import advise
+from anyconnpool._util.checks import advise, check_duration
 from anyconnpool._util.deadline import Deadline
 from anyconnpool._util.errors import is_hang_up
 from anyconnpool._util.log import describe_with_cause
@@ -105,8 +105,10 @@ async def repeat(
                 replacements += 1
             elif retry is not None and tries < retry.count:
                 tries += 1
+                # Of a class of the user's, it may be anything.
+                pause = check_duration("the pause of retry", retry.pause(tries))
                 with deadline.limit(partial(_describe_failure, deadline.seconds, error)):
-                    await sleep(retry.pause(tries))
+                    await sleep(pause)
             else:
                 raise
             count_replay(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol
 
@@ -19,10 +18,10 @@ from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._settings import Settings
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.errors import is_hang_up
-from anyconnpool._util.log import OutageLog
+from anyconnpool._util.log import GuardedLogger, OutageLog
 from anyconnpool.events import ReplicaBack, ReplicaResting, notify
 
-_logger = logging.getLogger("anyconnpool.pool")
+_logger = GuardedLogger("anyconnpool.pool")
 
 
 class ReplicaSource(Protocol):

@@ -1,4 +1,10 @@
-"""Start the pool's tasks in its own context, whoever it is that needs them."""
+"""Start the pool's tasks in its own context, whoever it is that needs them.
+
+They belong to the pool alone. A program may cancel them natively all the same: one that cancels all
+tasks of the event loop, or somebody with a debugger. AnyIO ends a task group for that, where
+asyncio's own goes on. So a task that is cancelled like this just ends, which whoever has cancelled
+it may wait for, and if its work has no end another task goes on with it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anyio.abc import TaskGroup
+
+from anyconnpool._util.cancellation import outlive_stray_cancellation
+from anyconnpool._util.interrupts import defer_interrupts
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVarTuple, Unpack
@@ -44,5 +53,22 @@ class PoolTasks:
         :param function: an async function
         :param args: its arguments
         """
+        self._start(name, outlive_stray_cancellation, partial(function, *args))
+
+    def keep_running(self, name: str, function: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Start a task that goes on until the pool stops it, and another one if it is cancelled.
+
+        :param name: what it does for which pool
+        :param function: an async function, which returns when it was stopped, or True if another
+            task is to go on with it; called again, it goes on
+        """
+        self._start(name, self._run_on, name, function)
+
+    @defer_interrupts
+    async def _run_on(self, name: str, function: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        if await outlive_stray_cancellation(function):
+            self.keep_running(name, function)
+
+    def _start(self, name: str, *call: Any) -> None:
         # A copy: what one hook sets is none of the next one's.
-        self._context.copy().run(partial(self._group.start_soon, function, *args, name=name))
+        self._context.copy().run(partial(self._group.start_soon, *call, name=name))

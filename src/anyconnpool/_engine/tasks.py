@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -23,11 +22,13 @@ from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.cancellation import fence
+from anyconnpool._util.checks import check_duration
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import Liveness
+from anyconnpool._util.log import GuardedLogger
 from anyconnpool.events import ConnectionClosed, FailFastBegan, FailFastEnded, notify
 
-_logger = logging.getLogger("anyconnpool.pool")
+_logger = GuardedLogger("anyconnpool.pool")
 
 # After which pauses a pool tries by itself that fails fast, without a connect_retry.
 _OWN_RETRY = Retry(math.inf, max_interval=5)
@@ -184,8 +185,9 @@ class ConnectionTasks:
             self._machine.lost(entry, self._now())
             raise
         else:
-            _logger.debug("pool %s: opened %s", self._settings.name, entry.transport)
+            # First of all: the log may end the program.
             self._machine.opened(entry, self._now())
+            _logger.debug("pool %s: opened %s", self._settings.name, entry.transport)
             self._note_fail_fast()
 
     def _fail(self, entry: PoolEntry[Transport], error: Exception) -> None:
@@ -198,9 +200,9 @@ class ConnectionTasks:
             try:
                 with fence(f"connect_retry of {self._settings.name}", ConnectionFailed):
                     if is_retryable(error):
-                        pause = retry.pause(line.failures + 1)
+                        pause = _pause_of(retry, line.failures + 1)
                     if may_fail_fast:
-                        entry.rest = retry.pause(line.outage.failures + 1)
+                        entry.rest = _pause_of(retry, line.outage.failures + 1)
             except Exception as failure:
                 error, pause = failure, None
         self._machine.open_failed(entry, error, self._now(), pause)
@@ -226,20 +228,26 @@ class ConnectionTasks:
         if entry.lane is not None:
             entry.lane.stop()
         try:
-            self._greetings.note(entry, self._machine.totals.reused)
-            reason = entry.close_reason.value
-            _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.transport, reason)
-            if entry.ended_early:
-                self._note_early_end(entry)
-            with suppress(Exception), fence("closing", RuntimeError), CancelScope() as grace:
-                self._graces[entry] = grace
-                await self._close_in_time(entry)
+            try:
+                self._note_close(entry)
+            finally:
+                # Also if the log, for example, ends the program.
+                with suppress(Exception), fence("closing", RuntimeError), CancelScope() as grace:
+                    self._graces[entry] = grace
+                    await self._close_in_time(entry)
         finally:
             self._graces.pop(entry, None)
             self._machine.closed(entry, self._now())
             self._note_end()
             self.notify_closed(entry)
             self._note_fail_fast()
+
+    def _note_close(self, entry: PoolEntry[Transport]) -> None:
+        self._greetings.note(entry, self._machine.totals.reused)
+        reason = entry.close_reason.value
+        _logger.debug("pool %s: closing %s: %s", self._settings.name, entry.transport, reason)
+        if entry.ended_early:
+            self._note_early_end(entry)
 
     def _note_early_end(self, entry: PoolEntry[Transport]) -> None:
         error = self._connector.count_early_end(entry)
@@ -259,6 +267,11 @@ class ConnectionTasks:
         finally:
             # Cancelled above or here, or after what ends the program, it closes at once.
             await entry.transport.close(grace)
+
+
+def _pause_of(retry: Retry, repeat: int) -> float:
+    """Return a pause of what may be a class of the user's: the state machine reckons with it."""
+    return check_duration("the pause of connect_retry", retry.pause(repeat))
 
 
 def _refuse_to_share(entry: PoolEntry[Transport]) -> None:

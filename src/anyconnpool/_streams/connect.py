@@ -179,6 +179,9 @@ async def _race(addresses: list[_Address], errors: list[OSError]) -> socket.sock
         if winner is not None:
             winner.close()
         raise
+    if winner is None and not errors:
+        # Natively, before its first step: AnyIO ends the group for that.
+        errors.append(OSError(errno.ECANCELED, os.strerror(errno.ECANCELED)))
     return winner
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from contextlib import suppress
 from typing import Any
@@ -23,8 +22,9 @@ from anyconnpool._streams.socket_stream import PoolSocketStream
 from anyconnpool._util.cancellation import ends_program
 from anyconnpool._util.checks import make_printable
 from anyconnpool._util.liveness import CLOSED, Liveness
+from anyconnpool._util.log import GuardedLogger
 
-_logger = logging.getLogger("anyconnpool.pool")
+_logger = GuardedLogger("anyconnpool.pool")
 
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
@@ -74,7 +74,11 @@ class Transport:
         self.early = b""
 
     def __repr__(self) -> str:
-        return make_printable(f"{self.local_address} -> {self.remote_address}")
+        try:
+            return make_printable(f"{self.local_address} -> {self.remote_address}")
+        except Exception:
+            # A stream of the user's may have addresses of a class of the user's.
+            return "a connection whose addresses have no text"
 
     def _look_safely(self) -> Liveness:
         """Look; what can't be looked at counts as closed."""

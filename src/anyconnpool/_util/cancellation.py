@@ -10,10 +10,14 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
+from typing import Any
 
 from anyio import current_effective_deadline, get_cancelled_exc_class, get_current_task
+from anyio.lowlevel import checkpoint
+
+from anyconnpool._util.interrupts import defer_interrupts
 
 if sys.version_info < (3, 11):
     # AnyIO depends on it.
@@ -74,6 +78,26 @@ def survive_stray_cancellation() -> Generator[None]:
         _uncancel()
 
 
+@defer_interrupts
+async def outlive_stray_cancellation(
+    function: Callable[[], Coroutine[Any, Any, object]],
+) -> bool:
+    """Run what a task of the pool consists of: if that is cancelled by no scope, it ends quietly.
+
+    :param function: an async function, which returns True if its work is not done
+    :return: whether its work is not done, because it said so or was cancelled
+    """
+    unfinished = True
+    with survive_stray_cancellation():
+        unfinished = await function() is True
+    task = _native_task()
+    if task is not None and getattr(task, "_must_cancel", False):
+        # It was cancelled in its last step. asyncio has a task end as cancelled for that.
+        with survive_stray_cancellation():
+            await checkpoint()
+    return unfinished
+
+
 def redeliver_native_cancellation(*, caught: bool) -> None:
     """Do with a native ``task.cancel()`` what asyncio's TaskGroup does when it raises an error.
 
@@ -93,6 +117,27 @@ def redeliver_native_cancellation(*, caught: bool) -> None:
             task.cancel()
     elif sys.version_info < (3, 11) and caught:
         task.cancel()
+
+
+def count_native_cancellations() -> int:
+    """Return how many calls of ``task.cancel()`` the running task has to answer, if that is known.
+
+    3.10 doesn't count them, and trio has none.
+    """
+    task = _native_task()
+    if sys.version_info >= (3, 11) and task is not None:
+        return task.cancelling()
+    return 0
+
+
+def is_cancelled_by_nobody(known: int) -> bool:
+    """Return whether it is certain that no scope and no ``task.cancel()`` cancels the running task.
+
+    On asyncio the scopes of AnyIO cancel natively, too, and are counted until they have ended.
+
+    :param known: how many native cancellations it had to answer when what matters began
+    """
+    return sys.version_info >= (3, 11) and count_native_cancellations() <= known
 
 
 def _is_cancelled_by_scope() -> bool:

@@ -42,8 +42,12 @@ def describe_function(function: Any) -> str:
     """Return what a function is called; its arguments, if it has some already, may be secret."""
     while isinstance(function, partial):
         function = function.func
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return make_printable(str(name))
+    try:
+        name = str(function.__qualname__)
+    except Exception:
+        # It has none, or is an object of the user's that fails when it is asked.
+        name = type(function).__qualname__
+    return make_printable(name)
 
 
 def as_awaitable(result: Awaitable[T], function: object, role: str) -> Awaitable[T]:

@@ -6,10 +6,14 @@ This module decides what is worth a line; the time is passed in. Payload is neve
 from __future__ import annotations
 
 import logging
+import sys
+import traceback
 import warnings
+from contextlib import suppress
 
 from anyio import ConnectionFailed
 
+from anyconnpool._util.cancellation import ends_program
 from anyconnpool._util.checks import make_printable
 from anyconnpool._util.functions import NotAsyncError
 
@@ -17,7 +21,7 @@ from anyconnpool._util.functions import NotAsyncError
 _INTERVAL = 60.0
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(error: BaseException) -> str:
     """Describe an error for the log: a failure to connect by its text, others by their type.
 
     The text of what a user's hook raises may quote what it has received.
@@ -32,14 +36,82 @@ def describe_with_cause(error: BaseException) -> str:
 
     AnyIO's text for a refused connection, and for a process out of descriptors, is the same.
     """
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    root = error
-    while root.__cause__ is not None:
+    said = _text_of(error)
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    root, seen = error, {id(error)}
+    # Whoever writes "raise error from error" makes an error its own cause.
+    while root.__cause__ is not None and id(root.__cause__) not in seen:
         root = root.__cause__
-    if isinstance(root, OSError) and (root.strerror or str(root)) not in text:
-        text = f"{text} ({root})"
+        seen.add(id(root))
+    if isinstance(root, OSError) and str(root.strerror or _text_of(root)) not in text:
+        text = f"{text} ({_text_of(root)})"
     # A hook may have quoted what a hostile server sent.
     return make_printable(text)
+
+
+def _text_of(error: BaseException) -> str:
+    """Return an error's own text; a class of the user's may fail to make one."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"its text can't be made: {type(failure).__name__}"
+
+
+class GuardedLogger:
+    """Write to one of the library's loggers, and let nothing through that is raised there.
+
+    Filters and handlers are code of the user's. It runs in the middle of what a pool does: there,
+    an error of theirs would lose a connection, or end the pool.
+
+    :param name: name of the logger
+    """
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, text: str, *values: object) -> None:
+        """Log at DEBUG."""
+        self._log(logging.DEBUG, text, values)
+
+    def info(self, text: str, *values: object) -> None:
+        """Log at INFO."""
+        self._log(logging.INFO, text, values)
+
+    def warning(
+        self, text: str, *values: object, exc_info: bool | BaseException | None = False
+    ) -> None:
+        """Log at WARNING."""
+        self._log(logging.WARNING, text, values, exc_info=exc_info)
+
+    def error(
+        self, text: str, *values: object, exc_info: bool | BaseException | None = False
+    ) -> None:
+        """Log at ERROR."""
+        self._log(logging.ERROR, text, values, exc_info=exc_info)
+
+    def exception(self, text: str, *values: object) -> None:
+        """Log at ERROR, with the exception that is being handled."""
+        self._log(logging.ERROR, text, values, exc_info=True)
+
+    def _log(
+        self,
+        level: int,
+        text: str,
+        values: tuple[object, ...],
+        *,
+        exc_info: bool | BaseException | None = False,
+    ) -> None:
+        try:
+            self._logger.log(level, text, *values, exc_info=exc_info, stacklevel=3)
+        except BaseException as error:
+            if ends_program(error):
+                raise
+            # As logging itself tells of what a handler meets.
+            if logging.raiseExceptions and sys.stderr is not None:
+                with suppress(Exception):
+                    traceback.print_exception(type(error), error, error.__traceback__)
 
 
 class OutageLog:
@@ -53,7 +125,7 @@ class OutageLog:
     :param action: what fails, as in "connecting"
     """
 
-    def __init__(self, logger: logging.Logger, pool: str, action: str) -> None:
+    def __init__(self, logger: GuardedLogger, pool: str, action: str) -> None:
         self._logger = logger
         self._pool = pool
         self._action = action

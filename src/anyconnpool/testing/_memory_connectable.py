@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import isinf
@@ -27,12 +26,13 @@ from anyio.lowlevel import checkpoint
 from anyconnpool._streams.framed import FramedStream
 from anyconnpool._util.cancellation import survive_stray_cancellation
 from anyconnpool._util.checks import check_duration
+from anyconnpool._util.log import GuardedLogger
 from anyconnpool.testing._memory_stream import connected_pair
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_logger = logging.getLogger("anyconnpool.testing")
+_logger = GuardedLogger("anyconnpool.testing")
 
 _HANG_UPS = (EndOfStream, IncompleteRead, BrokenResourceError)
 # How many turns of the event loop a peer has to deal with what its client left behind. It is turns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import struct
 from collections.abc import Generator
@@ -24,10 +23,10 @@ from anyio.abc import ByteStream, ByteStreamConnectable, TaskGroup
 
 from anyconnpool._streams.transport import force_close
 from anyconnpool._util.cancellation import survive_stray_cancellation
-from anyconnpool._util.log import describe_with_cause
+from anyconnpool._util.log import GuardedLogger, describe_with_cause
 from anyconnpool.testing._faults import Ending, Faults, Flow, check_faults
 
-_logger = logging.getLogger("anyconnpool.testing")
+_logger = GuardedLogger("anyconnpool.testing")
 
 _CHUNK = 65_536
 _HANG_UPS = (OSError, BrokenResourceError, ClosedResourceError)
