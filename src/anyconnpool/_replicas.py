@@ -26,12 +26,13 @@ from anyconnpool._remote import (
     RemoteGroup,
     TLSOptions,
     make_endpoint,
+    quoted_remote,
 )
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Choice, Kind
 from anyconnpool._streams.connectable import Target, make_connectable
 from anyconnpool._util.checks import check_duration, make_printable, quoted
-from anyconnpool._util.functions import as_awaitable, describe_function
+from anyconnpool._util.functions import call_async, describe_function
 from anyconnpool._util.log import describe_error
 
 if TYPE_CHECKING:
@@ -327,13 +328,18 @@ class BoundReplicas:
     async def _find(self) -> list[Replica]:
         """Call the user's function, and return what it has found.
 
-        :raises ~anyio.ConnectionFailed: if it finds nothing
+        :raises ~anyio.ConnectionFailed: if it finds nothing, or what is no remote
         """
         discover = self._kind.discover
         assert discover is not None
-        found = await as_awaitable(discover(), discover, "the discovery of replicas")
-        remotes = check_remotes(found, drop_duplicates=True)
-        return self._make_all(remotes)
+        found = await call_async(discover, "the discovery of replicas")
+        try:
+            return self._make_all(check_remotes(found, drop_duplicates=True))
+        except (TypeError, ValueError) as error:
+            # These texts are our own: unlike others, they may go to the log.
+            raise ConnectionFailed(
+                f"the discovery of replicas has returned what makes no sense: {error}"
+            ) from error
 
     def _make_health(self) -> Health:
         kind = self._kind
@@ -479,28 +485,35 @@ def check_remotes(remotes: object, *, drop_duplicates: bool = False) -> list[Rem
     :raises TypeError: if it is not a collection, or if one is of the wrong type
     :raises ValueError: if it is empty, or one makes no sense, or is there twice
     """
+    given = remotes
+    _refuse_nested(given)
     if (single := _find_single(remotes)) is not None:
         raise TypeError(
-            f"remotes must be a collection of remotes, not {quoted(remotes)}: write "
-            f"[{quoted(single)}]"
+            f"remotes must be a collection of remotes, not {quoted_remote(remotes)}: write "
+            f"[{quoted_remote(single)}]"
         )
-    if not isinstance(remotes, Iterable):
+    # A mapping would be taken for its keys.
+    if not isinstance(remotes, Iterable) or hasattr(given, "keys"):
         raise TypeError(
             f"remotes must be a collection of remotes, or an async function that returns one, "
-            f"not {quoted(remotes)}"
+            f"not {quoted_remote(given)}"
         )
     found: dict[Hashable, Remote] = {}
     for remote in cast("Iterable[Remote]", remotes):
         endpoint = Endpoint.of(remote)
-        # A pool of connections would be a pool in a pool.
-        if isinstance(remote, RemoteGroup) or hasattr(remote, "acquire_nowait"):
-            raise TypeError(f"a {type(remote).__name__} can't be one of several replicas")
+        _refuse_nested(remote)
         if endpoint.key in found and not drop_duplicates:
             raise ValueError(f"the remote {endpoint.name} is there twice")
         found.setdefault(endpoint.key, remote)
     if not found:
         raise ValueError("there must be one remote at least")
     return [*found.values()]
+
+
+def _refuse_nested(remote: object) -> None:
+    # A pool of connections would be a pool in a pool.
+    if isinstance(remote, RemoteGroup) or hasattr(remote, "acquire_nowait"):
+        raise TypeError(f"a {type(remote).__name__} can't be one of several replicas")
 
 
 _SINGLE_KINDS: tuple[type[object], ...] = (str, bytes, os.PathLike, ByteStreamConnectable)

@@ -30,6 +30,7 @@ from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.connectable import Target
 from anyconnpool._streams.transport import Transport, force_close
 from anyconnpool._util.cancellation import fence
+from anyconnpool._util.functions import call_async
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import OutageLog, describe_error
 from anyconnpool.events import ConnectionOpened, OpenFailed, notify
@@ -117,7 +118,9 @@ class Connector:
                     continue
                 if len(replicas.health.replicas) < 2:
                     raise
-                raise sum_up(error, replicas.health.replicas)  # noqa: B904
+                raise sum_up(  # noqa: B904
+                    [(each.name, each.last_error or error) for each in replicas.health.replicas]
+                )
 
     async def _wait_for_replicas(self) -> None:
         if self._discovery is not None:
@@ -220,7 +223,8 @@ class Connector:
 
     async def _connect(self, target: Target) -> ByteStream:
         try:
-            return await target.connectable.connect()
+            connect = target.connectable.connect
+            return await call_async(connect, f"connect() of {target.name}")
         except ConnectionFailed:
             raise
         except (OSError, BrokenResourceError, EndOfStream) as error:

@@ -31,6 +31,7 @@ from anyconnpool._engine.replay import Attempt
 from anyconnpool._engine.replicas import break_off, note_answer
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.time_limits import TimeLimit
+from anyconnpool._exceptions import FrameCut, FrameTooLong, PoolError
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.framed import Exchange
 from anyconnpool._streams.transport import Transport
@@ -39,7 +40,7 @@ from anyconnpool._util.contexts import run_in_context
 from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import Liveness
-from anyconnpool._util.log import describe_with_cause
+from anyconnpool._util.log import describe_error, describe_with_cause
 
 
 class Pipelining(Protocol):
@@ -169,6 +170,8 @@ class LaneTasks:
         self._count = 0
         # Replies that were read and not yet counted, and those of them that nobody waited for.
         self._read_count = self._dropped = 0
+        # How many bytes had been read before the reply that is being read.
+        self._read_before = 0
         entry = lane.entry
         self.connection = SharedConnection(
             pipelines.leasing, entry, self._count_replies, self._hear
@@ -207,6 +210,13 @@ class LaneTasks:
             if hangs or not leasing.running:
                 # Not as one that is good: a farewell would get what is owed to those who gave up.
                 self.end(CloseReason.UNCLEAN, leasing.closed_error)
+
+    def received_for(self, place: SharedExchange) -> int:
+        """Return how many bytes of a reply have come, if it is the next one to be read."""
+        owed = self.lane.owed
+        if not (self._reading and owed and owed[0] is place):
+            return 0
+        return self.connection.bytes_received - self._read_before
 
     def end_stalled(self, seconds: float) -> None:
         """Close the connection, unless the event loop was too busy to receive what has come.
@@ -367,7 +377,7 @@ class LaneTasks:
                 place = owed[0]
                 assert isinstance(place, SharedExchange)
                 connection = self.connection
-                before = connection.consumed
+                before = self._read_before = connection.consumed
                 if before < place.floor:
                     self._break_for_unasked()
                     return
@@ -491,7 +501,10 @@ class LaneTasks:
         return False
 
     def _break_for_failure(self, error: Exception) -> None:
-        why = f"the reply before this one could not be read: {describe_with_cause(error)}"
+        # The text of what a read function raises may quote the reply, which is another caller's.
+        own = isinstance(error, (FrameCut, FrameTooLong, PoolError))
+        text = describe_with_cause(error) if own else describe_error(error)
+        why = f"the reply before this one could not be read: {text}"
         self._break(CloseReason.UNCLEAN, BrokenResourceError(why))
 
     def _break_for_misuse(self, place: SharedExchange) -> None:
