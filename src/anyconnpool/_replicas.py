@@ -32,6 +32,7 @@ from anyconnpool._retry import Retry
 from anyconnpool._settings import Choice, Kind
 from anyconnpool._streams.connectable import Target, make_connectable
 from anyconnpool._util.checks import check_duration, make_printable, quoted
+from anyconnpool._util.errors import without_frames
 from anyconnpool._util.functions import call_async, describe_function
 from anyconnpool._util.log import describe_error
 
@@ -312,6 +313,7 @@ class BoundReplicas:
         """Belong to no pool any more."""
         if self._use.bound is self:
             self._use.bound = self._update = None
+        self.health.forget_errors()
 
     def reset(self) -> None:
         """Forget what is known of the replicas."""
@@ -395,32 +397,37 @@ class _Alone:
         await self._find(self._enter_loop())
         health = self.health
         entry: PoolEntry[Any] = PoolEntry(0)
+        failed: list[tuple[str, Exception]] = []
         replica = health.choose(alone_at=current_time())
-        while replica is not None:
-            health.begin(entry, replica)
-            try:
-                stream = await replica.target.connectable.connect()
-            except Exception as error:
-                entry.tried += (replica,)
-                health.fail(entry, error, current_time())
-                replica = health.choose(entry.tried, alone_at=current_time())
-                if replica is None:
-                    if len(entry.tried) == 1:
-                        raise
-                    raise sum_up(error, entry.tried)  # noqa: B904
-            except BaseException:
-                # Cancelled, and nothing is open.
-                health.lose(entry)
-                raise
-            else:
-                health.succeed(entry, current_time())
-                health.answer(entry, current_time())
-                replica.lose(entry)
-                return cast("ByteStream", stream)
-            finally:
-                # Nobody wants to know.
-                health.news.clear()
-        raise ConnectionFailed("no replica is known")
+        try:
+            while replica is not None:
+                health.begin(entry, replica)
+                try:
+                    stream = await replica.target.connectable.connect()
+                except Exception as error:
+                    failed.append((replica.name, error))
+                    entry.tried += (replica,)
+                    # Kept itself, the error would keep the frames of whoever has called this.
+                    health.fail(entry, without_frames(error), current_time())
+                    replica = health.choose(entry.tried, alone_at=current_time())
+                    if replica is None:
+                        if len(failed) == 1:
+                            raise
+                        raise sum_up(failed)  # noqa: B904
+                except BaseException:
+                    # Cancelled, and nothing is open.
+                    health.lose(entry)
+                    raise
+                else:
+                    health.succeed(entry, current_time())
+                    health.answer(entry, current_time())
+                    replica.lose(entry)
+                    return cast("ByteStream", stream)
+            raise ConnectionFailed("no replica is known")
+        finally:
+            # Nobody wants to know; and what the errors lead to must not lead back to them.
+            health.news.clear()
+            failed.clear()
 
     def _enter_loop(self) -> Lock:
         """Return the lock of the running event loop; in another one, times mean something else."""
@@ -451,20 +458,21 @@ class _Alone:
                     health.update(await find(), now)
                     self._error = None
                 except Exception as error:
-                    self._error = error
-                    if health.replicas:
-                        text = "the discovery of replicas failed: %s"
-                        _logger.warning(text, describe_error(error))
+                    self._found_at = now
+                    self._error = without_frames(error)
+                    if not health.replicas:
+                        raise _describe_failure(error) from error
+                    text = "the discovery of replicas failed: %s"
+                    _logger.warning(text, describe_error(error))
                 self._found_at = now
         if not health.replicas:
-            raise self._describe_failure()
+            # Those who come within a second get what the last one has met.
+            met = self._error or LookupError("nothing was found")
+            raise _describe_failure(met) from met
 
-    def _describe_failure(self) -> ConnectionFailed:
-        # Apart from the frame that the error's traceback leads to, which would be kept.
-        error = self._error or LookupError("nothing was found")
-        failure = ConnectionFailed(f"no replica is known: {describe_error(error)}")
-        failure.__cause__ = error
-        return failure
+
+def _describe_failure(error: Exception) -> ConnectionFailed:
+    return ConnectionFailed(f"no replica is known: {describe_error(error)}")
 
 
 def _state_of(replica: Replica) -> ReplicaState:

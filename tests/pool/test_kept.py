@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import math
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
+from operator import attrgetter
 from typing import Any
 from weakref import ref
 
@@ -15,10 +17,11 @@ import anyio
 import pytest
 from anyio import ConnectionFailed
 
-from anyconnpool import ConnectionPool, PooledConnection, PoolManager, Retry
+from anyconnpool import ConnectionPool, PooledConnection, PoolManager, Replicas, Retry
 from anyconnpool.events import ConnectionOpened, PoolEvent
 
 from .network import MemoryNetwork, delayed, fill, peer_of, settle
+from .service import Server, Service
 
 _variable: ContextVar[object] = ContextVar("variable", default=None)
 
@@ -386,3 +389,174 @@ async def test_an_error_on_a_shared_connection_is_gone_without_the_garbage_colle
             tokens.check(collect=False)
         finally:
             gc.enable()
+
+
+async def refuse(number: int) -> None:
+    raise ConnectionFailed("refused")
+
+
+async def find_nothing() -> list[Any]:
+    raise LookupError("nothing is there")
+
+
+async def acquire(pool: ConnectionPool[Any]) -> None:
+    await pool.acquire()
+
+
+#: remotes that can't be connected to
+_DOWN: dict[str, Callable[[], Any]] = {
+    "one": lambda: MemoryNetwork(refuse),
+    "one of one": lambda: Replicas([MemoryNetwork(refuse)]),
+    "one of two": lambda: Replicas([MemoryNetwork(refuse), MemoryNetwork(refuse)]),
+    "none": lambda: Replicas(find_nothing),
+}
+
+
+@pytest.mark.parametrize("remote", _DOWN)
+@pytest.mark.parametrize("way", ["acquire", "share", "wait_ready", "fail fast", "without a pool"])
+async def test_who_could_not_connect_is_not_kept_by_the_error(way: str, remote: str) -> None:
+    """The pool knows the last one, and nothing leads from it to whoever has got it."""
+    tokens, target = Tokens(), _DOWN[remote]()
+    settings: dict[str, Any] = {"min_idle": 1, "pipeline": 2 if way == "share" else 1}
+    if way == "fail fast":
+        settings["fail_fast_after"] = 1
+    pool = ConnectionPool(target, **settings)
+    uses: dict[str, Callable[[], Awaitable[object]]] = {
+        "share": partial(pool.send_receive_line, b"hello"),
+        "wait_ready": pool.wait_ready,
+        "without a pool": target.connect,
+    }
+    use = uses.get(way, partial(acquire, pool))
+
+    async def ask() -> None:
+        token = tokens.make()
+        await use()
+        del token
+
+    async with pool:
+        for _ in range(3):
+            with pytest.raises(ConnectionFailed):
+                await ask()
+            await anyio.sleep(1.5)
+        tokens.check(3)
+
+
+@pytest.mark.parametrize("finds", [False, True], ids=["given", "found"])
+async def test_no_failure_of_replicas_is_kept_after_the_end(finds: bool) -> None:
+    """Pool and replicas can be asked what was, and keep no error."""
+    tokens = Tokens()
+
+    async def fail(number: int = 0) -> Any:
+        token = tokens.make()
+        raise ConnectionFailed(f"refused {token}")
+
+    replicas = Replicas(fail) if finds else Replicas([MemoryNetwork(fail), MemoryNetwork(fail)])
+    pool = ConnectionPool(replicas)
+    for _ in range(2):
+        async with pool:
+            with pytest.raises(ConnectionFailed):
+                await pool.acquire()
+            await anyio.sleep(9)
+        tokens.check()
+    assert pool.statistics().open_failed
+    assert all(state.last_error is None for state in replicas.states().values())
+
+
+async def test_a_connection_that_was_shared_keeps_no_chunk_while_it_is_idle() -> None:
+    """What has come for several in one chunk is dropped when the last of them has his reply."""
+    burst = b"x" * 99_999 + b"\n"
+    network = MemoryNetwork(answer=lambda _: b"")
+
+    async def use() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(partial(pool.send_receive_line, max_bytes=100_000), b"?")
+            await settle()
+            network.peers[0].push(burst * 2)
+        await settle()
+
+    async with ConnectionPool(network, max_size=1, pipeline=2) as pool:
+        await use()
+        gc.collect()
+        tracemalloc.start()
+        try:
+            await use()
+            gc.collect()
+            used = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert pool.statistics().idle == 1
+    assert used < len(burst)
+
+
+async def test_whoever_shared_a_connection_is_forgotten() -> None:
+    """His task, his variables and what he has read are gone, though the connection stays shared."""
+    tokens = Tokens()
+
+    async def read(connection: PooledConnection[Any]) -> object:
+        _variable.set(tokens.make())
+        await connection.receive_line()
+        return tokens.make()
+
+    async def ask(pool: ConnectionPool[Any]) -> None:
+        _variable.set(tokens.make())
+        await pool.exchange(b"?\n", read, timeout=9)
+        with anyio.move_on_after(0):
+            await pool.exchange(b"?\n", read, timeout=9)
+
+    async with ConnectionPool(MemoryNetwork(), max_size=2, pipeline=8) as pool:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(ask, pool)
+        await settle()
+        await anyio.sleep(60)
+        tokens.check(150)
+
+
+async def test_sessions_go_with_their_connections() -> None:
+    """Whatever ends these: a hang-up, a retirement, a replica that leaves."""
+    tokens, service = Tokens(), Service(2)
+
+    async def log_in(connection: PooledConnection[Any]) -> Token:
+        return tokens.make()
+
+    async with service.pool(max_size=4, on_connect=log_in) as pool:
+        for end in ("hang up", "retire", "leave", "fail"):
+            await fill(pool, 4)
+            if end == "hang up":
+                service.servers[0].hang_up()
+                service.servers[1].hang_up()
+            elif end == "retire":
+                pool.retire()
+            elif end == "leave":
+                service.servers = [Server(), Server()]
+                service.replicas.set([server.network for server in service.servers])
+            else:
+                service.servers[0].die()
+                service.servers[1].die()
+            await anyio.sleep(20)
+            tokens.check(4)
+            for server in service.servers:
+                server.mood = "well"
+
+
+@pytest.mark.parametrize("pipeline", [1, 4])
+async def test_a_pool_that_its_manager_has_dropped_is_not_kept(pipeline: int) -> None:
+    """Neither by the time limits of its exchanges nor by what might have been due later."""
+    machines: list[ref[Any]] = []
+    retry = Retry(math.inf, interval=1e6, max_interval=1e6)
+    async with PoolManager(
+        max_total=3, max_idle_time=10, pipeline=pipeline, stall_timeout=1e6, connect_retry=retry
+    ) as manager:
+        for number in range(200):
+            network = MemoryNetwork(refuse if number % 2 else None)
+            pool = manager.pool(network)
+            with suppress(TimeoutError):
+                await pool.send_receive_line(b"hello", timeout=1 if number % 2 else 1e6)
+            machines.append(ref(attrgetter("_machine")(pool)))
+            del pool, network
+        await anyio.sleep(100)
+        gc.collect()
+        assert not manager.statistics()
+        assert [machine() for machine in machines] == [None] * 200
+        assert len(attrgetter("_lifecycle._alarms._heap")(manager)) < 200

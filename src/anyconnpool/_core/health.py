@@ -316,6 +316,12 @@ class Health:
             replica.close_all()
         return True
 
+    def forget_errors(self) -> None:
+        """Keep no error any more: nobody connects to the replicas for now."""
+        self.news.clear()
+        for replica in self.replicas:
+            replica.last_error = None
+
     def all_rest(self) -> bool:
         """Return whether there are replicas and all of them rest."""
         return all(replica.resting for replica in self.replicas) and bool(self.replicas)

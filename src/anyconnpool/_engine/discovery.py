@@ -75,6 +75,8 @@ class Discovery:
     def stop(self) -> None:
         """Call it no more."""
         self._scope.cancel()
+        # Its traceback leads to the user's code.
+        self._error = None
 
     def wake(self) -> None:
         """Look again whether it is time: a replica has begun to rest."""

@@ -528,6 +528,7 @@ class LaneTasks:
             if self._sharing.replied(self.lane, count, dropped, self._now(), ends=True):
                 # Whoever is about to look for requests finds that sharing has to begin again.
                 self._is_begun = self.stirred = False
+                connection.drop_chunk()
                 self._pipelines.leasing.release(self.lane.entry, None)
 
     def _break(self, reason: CloseReason, error: Exception) -> None:

@@ -162,7 +162,10 @@ class RunningPool:
 
     def ended(self) -> None:
         """Notify the observers that everything is closed."""
-        self._time_limits.stop()
+        self._time_limits.end_all()
+        self._connection_tasks.end()
+        if self._pipelines is not None:
+            self._pipelines.end_watch()
         if self._replicas is not None:
             self._replicas.end()
         self._notify(PoolEnded(self._settings.name, self.leasing.statistics))

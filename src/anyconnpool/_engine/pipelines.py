@@ -234,6 +234,10 @@ class Pipelines:
         for lane in [*self.sharing.pipeline.lanes]:
             self._tasks_of(lane).note_loss()
 
+    def end_watch(self) -> None:
+        """Take note that everything is closed."""
+        self._alarm.end()
+
     @defer_interrupts
     def seize(self, entry: PoolEntry[Transport]) -> bool:
         """Close a connection in the middle of exchanges; false if it is not shared."""
