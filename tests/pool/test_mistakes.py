@@ -660,3 +660,35 @@ async def test_a_task_that_waits_for_itself_is_warned_of_once_a_wait(
     async with ConnectionPool(MemoryNetwork(delayed(0, 1e9)), connect_timeout=100) as pool:
         await wait(pool, holding=True)
     assert warnings_in(caplog) == []
+
+
+async def test_a_task_that_waits_for_what_it_holds_of_another_remote_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In a manager whose limit it uses up; not where something else makes it wait."""
+    one, other, down = MemoryNetwork(), MemoryNetwork(), MemoryNetwork(delayed(1e9))
+
+    async def hold(manager: PoolManager, remote: MemoryNetwork) -> None:
+        async with manager.acquire(one):
+            with anyio.move_on_after(30):
+                await (await manager.acquire(remote)).aclose()
+
+    async with (
+        PoolManager(max_total=9, max_size=2, connect_timeout=100) as manager,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(hold, manager, down)
+        async with manager.acquire(other), manager.acquire(other):
+            tasks.start_soon(hold, manager, other)
+            await anyio.sleep(29)
+    assert warnings_in(caplog) == []
+    async with PoolManager(max_total=2) as manager, anyio.create_task_group() as tasks:
+        tasks.start_soon(hold, manager, other, name="selfish")
+        tasks.start_soon(hold, manager, other, name="selfish too")
+    told = warnings_in(caplog)
+    assert {line.partition(" has been")[0] for line in told} == {
+        "pool MemoryNetwork: task 'selfish'",
+        "pool MemoryNetwork: task 'selfish too'",
+    }
+    assert len(told) == 2
+    assert all("and holds 1 of the 2 in use itself: have it use what it holds" in t for t in told)
