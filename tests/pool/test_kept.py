@@ -441,6 +441,27 @@ async def test_who_could_not_connect_is_not_kept_by_the_error(way: str, remote: 
         tokens.check(3)
 
 
+async def test_who_waited_for_readiness_in_vain_is_not_kept_by_the_error() -> None:
+    """Of a connection that its server ends before anybody has used it."""
+    tokens, network, texts = Tokens(), MemoryNetwork(delayed(0, 1e9)), list[str]()
+
+    async def ask() -> None:
+        # Whatever leads to this frame keeps it.
+        token = tokens.make()
+        try:
+            await pool.wait_ready()
+        except ConnectionFailed as error:
+            texts.append(f"{error}, {token}")
+
+    async with ConnectionPool(Replicas([network]), min_idle=2, connect_timeout=60) as pool:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await anyio.sleep(1)
+            network.peers[0].hang_up()
+        assert "hung up before the new connection was used" in texts[0]
+        tokens.check()
+
+
 @pytest.mark.parametrize("finds", [False, True], ids=["given", "found"])
 async def test_no_failure_of_replicas_is_kept_after_the_end(finds: bool) -> None:
     """Pool and replicas can be asked what was, and keep no error."""
@@ -548,7 +569,7 @@ async def test_a_pool_that_its_manager_has_dropped_is_not_kept(pipeline: int) ->
     async with PoolManager(
         max_total=3, max_idle_time=10, pipeline=pipeline, stall_timeout=1e6, connect_retry=retry
     ) as manager:
-        for number in range(200):
+        for number in range(100):
             network = MemoryNetwork(refuse if number % 2 else None)
             pool = manager.pool(network)
             with suppress(TimeoutError):
@@ -558,5 +579,5 @@ async def test_a_pool_that_its_manager_has_dropped_is_not_kept(pipeline: int) ->
         await anyio.sleep(100)
         gc.collect()
         assert not manager.statistics()
-        assert [machine() for machine in machines] == [None] * 200
-        assert len(attrgetter("_lifecycle._alarms._heap")(manager)) < 200
+        assert [machine() for machine in machines] == [None] * 100
+        assert len(attrgetter("_lifecycle._alarms._heap")(manager)) < 100

@@ -283,7 +283,6 @@ MADE: list[Row] = [
     (lambda _: Replicas.from_dns("me:s3cret@h", 1), ValueError, "no user, no password"),
     (lambda _: Replicas.from_dns("h", 1).set([REMOTE]), RuntimeError, "an async function finds"),
     (lambda _: Replicas([REMOTE]).set(("h", 2)), TypeError, "write [('h', 2)]"),  # type: ignore[arg-type]
-    (lambda _: Replicas([REMOTE]).states()[("h", 3)], KeyError, "('h', 3)"),
     # formats and streams
     (lambda _: PackageFormat(byteorder=Unprintable()), ValueError, "an object of type Unprint"),  # type: ignore[arg-type]
     (lambda _: LineFormat(b"ab" * 999).encode(b"ab" * 999 + b"c"), ValueError, "b'abab"),

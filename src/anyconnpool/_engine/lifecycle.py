@@ -162,7 +162,7 @@ class RunningPool:
 
     def ended(self) -> None:
         """Notify the observers that everything is closed."""
-        self._time_limits.end_all()
+        self._time_limits.stop()
         self._connection_tasks.end()
         if self._pipelines is not None:
             self._pipelines.end_watch()

@@ -89,11 +89,6 @@ class TimeLimits:
         self._heap.clear()
         self._alarm.set(math.inf)
 
-    def end_all(self) -> None:
-        """Interrupt nobody ever again."""
-        self.stop()
-        self._alarm.end()
-
     def _clear_away(self) -> None:
         self._heap = [entry for entry in self._heap if entry[2].stream is not None]
         heapify(self._heap)
