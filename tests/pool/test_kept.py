@@ -7,7 +7,7 @@ import math
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 from anyio import ConnectionFailed
 
 from anyconnpool import ConnectionPool, PooledConnection, PoolManager, Replicas, Retry
+from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool.events import ConnectionOpened, PoolEvent
 
 from .network import MemoryNetwork, delayed, fill, peer_of, settle
@@ -153,6 +154,18 @@ async def borrow_in_a_task(pool: ConnectionPool, network: MemoryNetwork, tokens:
     await fill(pool, 2)
 
 
+async def borrow_and_end(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
+    """Nobody else has the connection afterwards, who would take the place of the first one."""
+
+    async def borrow() -> None:
+        _variable.set(tokens.make())
+        async with pool.acquire():
+            await settle()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(borrow)
+
+
 async def repeat(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
     async def fail(connection: PooledConnection) -> bytes:
         token = tokens.make()
@@ -193,7 +206,7 @@ async def _log_in(tokens: Tokens, connection: PooledConnection) -> None:
 
 _PATHS: tuple[Path, ...] = (
     *(fail_to_connect, fail_to_log_in, fail_a_check, run_out_of_time, be_cancelled),
-    *(fail_in_the_body, borrow_in_a_task, repeat, reconnect_on_errors),
+    *(fail_in_the_body, borrow_in_a_task, borrow_and_end, repeat, reconnect_on_errors),
 )
 
 
@@ -295,6 +308,29 @@ async def test_hooks_run_in_the_context_of_the_pool(managed: bool) -> None:
     assert len(seen) >= 3
     assert {*seen} == {"of the pool"}
     assert observed == ["what a hook has set"] * 2
+
+
+def test_a_task_may_start_another_one_as_it_begins() -> None:
+    """Where tasks begin at once, each has its own copy of the pool's context to run in."""
+    seen: list[object] = []
+
+    class Group:
+        def start_soon(self, function: Callable[[], object], *, name: str) -> None:
+            function()
+
+    def begin() -> None:
+        seen.append(_variable.get())
+        _variable.set("what the first has set")
+        if len(seen) < 2:
+            tasks.start_soon("second", any_begin)
+
+    group: Any = Group()
+    any_begin: Any = begin
+    context = copy_context()
+    context.run(_variable.set, "of the pool")
+    tasks = PoolTasks(group, context)
+    tasks.start_soon("first", any_begin)
+    assert seen == ["of the pool"] * 2
 
 
 @pytest.mark.parametrize("wait", ["acquire", "wait_ready"])
