@@ -357,7 +357,7 @@ def parse_url(url: str) -> tuple[Remote, bool]:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        several = ", or names several servers, which are Replicas" if "," in url else ""
+        several = ", or names more than one server" if "," in url else ""
         raise ValueError(f"{advice}: it can't be parsed{several}") from None
     if parts.query or parts.fragment or parts.username is not None:
         raise ValueError(f"{advice}: settings are keyword arguments, credentials go to the server")

@@ -273,7 +273,7 @@ MADE: list[Row] = [
     (lambda _: ConnectionPool({"password": "s3cret"}), TypeError, "of type dict"),  # type: ignore[call-overload]
     (lambda _: ConnectionPool((b"me:s3cret@h", 1)), TypeError, "of type bytes"),  # type: ignore[arg-type]
     (lambda _: ConnectionPool(urlsplit("tcp://me:s3cret@h:1")), ValueError, "of 5 items"),  # type: ignore[arg-type]
-    (lambda _: ConnectionPool.from_url("tcp://a:1,b:2"), ValueError, "which are Replicas"),
+    (lambda _: ConnectionPool.from_url("tcp://a:1,b:2"), ValueError, "names more than one server"),
     (lambda _: Replicas({"a": 1}), TypeError, "must be a collection of remotes"),
     (lambda _: Replicas("me:s3cret@h:1"), TypeError, "must be a collection of remotes"),
     (lambda _: Replicas(["tcp://a:1"]), ValueError, "a remote is no URL"),

@@ -38,6 +38,7 @@ from anyconnpool._streams.transport import Transport
 from anyconnpool._util.cancellation import ends_program, fence
 from anyconnpool._util.contexts import run_in_context
 from anyconnpool._util.errors import copy_for_caller
+from anyconnpool._util.functions import describe_function
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import Liveness
 from anyconnpool._util.log import describe_error, describe_with_cause
@@ -226,8 +227,14 @@ class LaneTasks:
         if self.connection.is_waiting and self.lane.entry.look() is Liveness.UNREAD:
             self._hear()
             return
-        self.note_failure(TimeoutError())
-        why = f"not one byte of the replies that are owed came within stall_timeout, {seconds:g} s"
+        owed = self.lane.owed
+        read = owed[0].exchange.read if self._reading and owed else None
+        if read is None or self.connection.is_waiting:
+            self.note_failure(TimeoutError())
+            why = "not one byte of the replies that are owed came"
+        else:
+            why = f"the read function {describe_function(read)} neither received anything nor ended"
+        why += f" within stall_timeout, {seconds:g} s"
         self._break(CloseReason.UNCLEAN, BrokenResourceError(f"{why}: the connection was closed"))
 
     def wake(self) -> None:
