@@ -175,6 +175,14 @@ class Replicas(RemoteGroup):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.describe(tls=False)}>"
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self._use.bound is not None:
+            raise TypeError(
+                f"{self!r} can't be pickled or copied while a pool uses it: make a Replicas for "
+                f"each pool"
+            )
+        return dict(vars(self))
+
     def describe(self, *, tls: bool) -> str:
         """Return what the replicas are called in logs and errors.
 

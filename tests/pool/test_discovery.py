@@ -148,7 +148,7 @@ async def test_connect_timeout_is_its_limit() -> None:
     directory = Directory(MemoryNetwork())
     directory.slowness = 100
     async with make_pool(directory, connect_timeout=2) as pool:
-        with pytest.raises(ConnectionFailed):
+        with pytest.raises(ConnectionFailed, match="it took longer than connect_timeout, 2 s"):
             await ask(pool)
         assert anyio.current_time() == 2
         directory.slowness = 0

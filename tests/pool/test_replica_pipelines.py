@@ -155,14 +155,14 @@ async def test_what_a_read_function_raises_says_nothing_of_a_replica() -> None:
 
 
 async def test_a_read_function_that_hangs_says_nothing_of_a_replica() -> None:
-    """Also before it has received anything: its connection is closed, as if the peer had stalled."""
+    """Also before it has received anything; its connection is closed, as where a peer stalls."""
 
     async def wait_for_something_else(connection: Any) -> None:
         await anyio.sleep_forever()
 
     service = Service(2)
     async with service.pool(max_size=2, pipeline=4, stall_timeout=10) as pool:
-        with pytest.raises(anyio.BrokenResourceError, match="the read function .*something_else"):
+        with pytest.raises(anyio.BrokenResourceError, match=r"the read function .*something_else"):
             await pool.exchange(b"ping\n", wait_for_something_else)
         await settle()
         assert service.failures() == [0, 0]

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
-from anyio import CancelScope, ConnectionFailed, Event, fail_after, move_on_after
+from anyio import CancelScope, ConnectionFailed, Event, move_on_after
 
 from anyconnpool._core.health import Health, Replica
 from anyconnpool._settings import Settings
@@ -104,11 +104,15 @@ class Discovery:
         interval = min(self._refresh, _URGENT_INTERVAL) if is_urgent else self._refresh
         return self._called_at + interval
 
+    async def _find_in_time(self) -> Sequence[Replica]:
+        with fence("the discovery", ConnectionFailed), move_on_after(self._limit):
+            return await self._find()
+        raise ConnectionFailed(f"it took longer than connect_timeout, {self._limit:g} s")
+
     async def _call(self) -> None:
         self._is_under_way = True
         try:
-            with fence("the discovery", ConnectionFailed), fail_after(self._limit):
-                found = await self._find()
+            found = await self._find_in_time()
             self._error = None
             self._log.succeeded(self._now())
             self._update(found)

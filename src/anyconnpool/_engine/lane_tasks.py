@@ -227,8 +227,8 @@ class LaneTasks:
         if self.connection.is_waiting and self.lane.entry.look() is Liveness.UNREAD:
             self._hear()
             return
-        owed = self.lane.owed
-        read = owed[0].exchange.read if self._reading and owed else None
+        place = self.lane.owed[0] if self._reading and self.lane.owed else None
+        read = place.exchange.read if isinstance(place, SharedExchange) else None
         if read is None or self.connection.is_waiting:
             self.note_failure(TimeoutError())
             why = "not one byte of the replies that are owed came"
