@@ -118,8 +118,8 @@ def frame_line(data: bytes, newline: bytes) -> bytes:
         raise ValueError("a line can't be ended by an empty newline")
     if line.find(newline) != len(line) - len(newline):
         raise ValueError(
-            f"a line ended by {newline!r} can't be sent if that occurs before its end: the peer "
-            f"would find the end too early"
+            f"a line ended by {quoted(newline)} can't be sent if that occurs before its end: the "
+            f"peer would find the end too early"
         )
     return line
 
@@ -165,7 +165,7 @@ class PackageFormat:
         if header_size > _LARGEST_HEADER:
             raise ValueError(f"header_size must be 1, 2, 3 or 4 bytes, not {header_size}")
         if byteorder not in ("big", "little"):
-            raise ValueError(f'byteorder must be "big" or "little", not {byteorder!r}')
+            raise ValueError(f'byteorder must be "big" or "little", not {quoted(byteorder)}')
         if not isinstance(cast("object", includes_header), bool):
             given = type(includes_header).__name__
             raise TypeError(f"includes_header must be a bool, not {given}")

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 from weakref import WeakValueDictionary, ref
 
 from anyio import TASK_STATUS_IGNORED, AsyncContextManagerMixin, current_time, sleep
@@ -80,7 +80,9 @@ class ManagedPool(ConnectionPool[SessionT_co]):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        raise RuntimeError("this pool lives in its manager's block: use it without entering it")
+        raise RuntimeError(
+            f"pool {self.name!r} lives in its manager's block: use it without entering it"
+        )
         yield self
 
 
@@ -144,6 +146,11 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
         check_count("max_total", max_total, least=1)
         if "name" in settings:
             raise TypeError("a manager's pools are named after their remotes: leave name out")
+        if "tls_hostname" in settings:
+            raise TypeError(
+                "a manager checks each certificate for the host of its remote: leave out "
+                "tls_hostname"
+            )
         checked = Settings.from_options({**settings, "name": "manager"}, on_connect)
         if checked.min_idle > max_total:
             raise ValueError(f"min_idle must not exceed max_total, {max_total}")
@@ -166,6 +173,12 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self._running)} pools>"
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} can't be pickled or copied, because its connections can't: make a manager "
+            f"in each process"
+        )
 
     # Unseen by type checkers, which know better.
     if not TYPE_CHECKING:

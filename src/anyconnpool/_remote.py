@@ -31,6 +31,9 @@ Remote: TypeAlias = (
 
 ValueT = TypeVar("ValueT")
 
+_SEVERAL = (
+    ": for several servers, write Replicas([…]), with a list of remotes or a function for them"
+)
 _URL_FORMS = "tcp://host:port, tls://host:port or unix:///path"
 
 
@@ -133,7 +136,11 @@ class ByRemote(Mapping[Remote, ValueT], Generic[ValueT]):
         self._found = {Endpoint.of(item[0], tls).key: item for item in found}
 
     def __getitem__(self, remote: Remote) -> ValueT:
-        return self._found[Endpoint.of(remote, self._tls).key][1]
+        found = self._found.get(Endpoint.of(remote, self._tls).key)
+        if found is None:
+            # Not with the key, which is nobody's but ours.
+            raise KeyError(remote)
+        return found[1]
 
     def __iter__(self) -> Iterator[Remote]:
         return (remote for remote, _ in self._found.values())
@@ -226,7 +233,7 @@ def _check_address(remote: object) -> tuple[str, int] | str | bytes:
     if not isinstance(remote, (str, bytes, os.PathLike)):
         raise TypeError(
             f"a remote is a (host, port) tuple, the path of a UNIX socket or an AnyIO "
-            f"connectable, not {quoted(remote)}"
+            f"connectable, not {quoted_remote(remote)}{_advise(remote)}"
         )
     path = os.fspath(cast("str | bytes | os.PathLike[str]", remote))
     if not path:
@@ -238,6 +245,24 @@ def _check_address(remote: object) -> tuple[str, int] | str | bytes:
     if isinstance(remote, str):
         _check_is_path(remote)
     return path
+
+
+def quoted_remote(remote: object) -> str:
+    """Return how what is no remote is quoted in an error, unless a password may stand in it."""
+    text = quoted(remote)
+    if "@" in text or "pass" in text.lower():
+        return f"what was given, of type {type(remote).__name__}"
+    return text
+
+
+def _advise(remote: object) -> str:
+    """Say what to do with something that is more or less than one remote."""
+    if isinstance(remote, type):
+        return ": give an object, not its class"
+    if isinstance(remote, (list, set, frozenset)) or callable(remote):
+        return _SEVERAL
+    # The testing kit's proxy is one of these.
+    return ": give its attribute, remote" if hasattr(type(remote), "remote") else ""
 
 
 def _check_is_path(remote: str) -> None:
@@ -255,11 +280,13 @@ def _check_is_path(remote: str) -> None:
 
 
 def _check_host_and_port(remote: tuple[object, ...]) -> tuple[str, int]:
+    if remote and all(isinstance(each, tuple) for each in remote):
+        raise TypeError(f"a remote is one (host, port) tuple{_SEVERAL}")
     if len(remote) != 2:
         raise ValueError(f"a TCP remote is a (host, port) tuple, not one of {len(remote)} items")
     host, port = remote
     if not isinstance(host, (str, IPv4Address, IPv6Address)):
-        raise TypeError(f"a host must be a str or an IP address, not {quoted(host)}")
+        raise TypeError(f"a host must be a str or an IP address, not {quoted_remote(host)}")
     if not host:
         raise ValueError("a host must not be empty")
     if isinstance(host, str) and "/" in host:
@@ -277,7 +304,7 @@ def _check_host_and_port(remote: tuple[object, ...]) -> tuple[str, int]:
     if not isinstance(port, int) or isinstance(port, bool):
         digits = isinstance(port, str) and port.isdecimal() and len(port) < 6
         advice = f": write {port}" if digits else ""
-        raise TypeError(f"a port must be an int, not {quoted(port)}{advice}")
+        raise TypeError(f"a port must be an int, not {quoted_remote(port)}{advice}")
     if not 1 <= port <= 65535:
         raise ValueError(f"a port must be 1 to 65535, not {quoted(port)}")
     return str(host), port
@@ -330,7 +357,8 @@ def parse_url(url: str) -> tuple[Remote, bool]:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise ValueError(f"{advice}: it can't be parsed") from None
+        several = ", or names more than one server" if "," in url else ""
+        raise ValueError(f"{advice}: it can't be parsed{several}") from None
     if parts.query or parts.fragment or parts.username is not None:
         raise ValueError(f"{advice}: settings are keyword arguments, credentials go to the server")
     if parts.scheme == "unix":

@@ -25,13 +25,15 @@ from anyconnpool._remote import (
     RemoteGroup,
     TLSOptions,
     make_endpoint,
+    quoted_remote,
 )
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Choice, Kind
 from anyconnpool._streams.connectable import Target, make_connectable
 from anyconnpool._util.cancellation import ends_program
 from anyconnpool._util.checks import check_duration, make_printable, quoted
-from anyconnpool._util.functions import as_awaitable, describe_function
+from anyconnpool._util.errors import without_frames
+from anyconnpool._util.functions import call_async, describe_function
 from anyconnpool._util.log import GuardedLogger, describe_error
 
 if TYPE_CHECKING:
@@ -173,6 +175,14 @@ class Replicas(RemoteGroup):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.describe(tls=False)}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._use.bound is not None:
+            raise TypeError(
+                f"{self!r} can't be pickled or copied while a pool uses it: make a Replicas for "
+                f"each pool"
+            )
+        return dict(vars(self))
 
     def describe(self, *, tls: bool) -> str:
         """Return what the replicas are called in logs and errors.
@@ -323,6 +333,7 @@ class BoundReplicas:
         if self._use.bound is self:
             self._use.bound = self._update = None
             self.is_lost = bool
+        self.health.forget_errors()
 
     def reset(self) -> None:
         """Forget what is known of the replicas."""
@@ -339,13 +350,18 @@ class BoundReplicas:
     async def _find(self) -> list[Replica]:
         """Call the user's function, and return what it has found.
 
-        :raises ~anyio.ConnectionFailed: if it finds nothing
+        :raises ~anyio.ConnectionFailed: if it finds nothing, or what is no remote
         """
         discover = self._kind.discover
         assert discover is not None
-        found = await as_awaitable(discover(), discover, "the discovery of replicas")
-        remotes = check_remotes(found, drop_duplicates=True)
-        return self._make_all(remotes)
+        found = await call_async(discover, "the discovery of replicas")
+        try:
+            return self._make_all(check_remotes(found, drop_duplicates=True))
+        except (TypeError, ValueError) as error:
+            # These texts are our own: unlike others, they may go to the log.
+            raise ConnectionFailed(
+                f"the discovery of replicas has returned what makes no sense: {error}"
+            ) from error
 
     def _make_health(self) -> Health:
         kind = self._kind
@@ -404,32 +420,37 @@ class _Alone:
         await self._find(self._enter_loop())
         health = self.health
         entry: PoolEntry[Any] = PoolEntry(0)
+        failed: list[tuple[str, Exception]] = []
         replica = health.choose(alone_at=current_time())
-        while replica is not None:
-            health.begin(entry, replica)
-            try:
-                stream = await replica.target.connectable.connect()
-            except Exception as error:
-                entry.tried += (replica,)
-                health.fail(entry, error, current_time())
-                replica = health.choose(entry.tried, alone_at=current_time())
-                if replica is None:
-                    if len(entry.tried) == 1:
-                        raise
-                    raise sum_up(error, entry.tried)  # noqa: B904
-            except BaseException:
-                # Cancelled, and nothing is open.
-                health.lose(entry)
-                raise
-            else:
-                health.succeed(entry, current_time())
-                health.answer(entry, current_time())
-                replica.lose(entry)
-                return cast("ByteStream", stream)
-            finally:
-                # Nobody wants to know.
-                health.news.clear()
-        raise ConnectionFailed("no replica is known")
+        try:
+            while replica is not None:
+                health.begin(entry, replica)
+                try:
+                    stream = await replica.target.connectable.connect()
+                except Exception as error:
+                    failed.append((replica.name, error))
+                    entry.tried += (replica,)
+                    # Kept itself, the error would keep the frames of whoever has called this.
+                    health.fail(entry, without_frames(error), current_time())
+                    replica = health.choose(entry.tried, alone_at=current_time())
+                    if replica is None:
+                        if len(failed) == 1:
+                            raise
+                        raise sum_up(failed)  # noqa: B904
+                except BaseException:
+                    # Cancelled, and nothing is open.
+                    health.lose(entry)
+                    raise
+                else:
+                    health.succeed(entry, current_time())
+                    health.answer(entry, current_time())
+                    replica.lose(entry)
+                    return cast("ByteStream", stream)
+            raise ConnectionFailed("no replica is known")
+        finally:
+            # Nobody wants to know; and what the errors lead to must not lead back to them.
+            health.news.clear()
+            failed.clear()
 
     def _enter_loop(self) -> Lock:
         """Return the lock of the running event loop; in another one, times mean something else."""
@@ -460,20 +481,21 @@ class _Alone:
                     health.update(await find(), now)
                     self._error = None
                 except Exception as error:
-                    self._error = error
-                    if health.replicas:
-                        text = "the discovery of replicas failed: %s"
-                        _logger.warning(text, describe_error(error))
+                    self._found_at = now
+                    self._error = without_frames(error)
+                    if not health.replicas:
+                        raise _describe_failure(error) from error
+                    text = "the discovery of replicas failed: %s"
+                    _logger.warning(text, describe_error(error))
                 self._found_at = now
         if not health.replicas:
-            raise self._describe_failure()
+            # Those who come within a second get what the last one has met.
+            met = self._error or LookupError("nothing was found")
+            raise _describe_failure(met) from met
 
-    def _describe_failure(self) -> ConnectionFailed:
-        # Apart from the frame that the error's traceback leads to, which would be kept.
-        error = self._error or LookupError("nothing was found")
-        failure = ConnectionFailed(f"no replica is known: {describe_error(error)}")
-        failure.__cause__ = error
-        return failure
+
+def _describe_failure(error: Exception) -> ConnectionFailed:
+    return ConnectionFailed(f"no replica is known: {describe_error(error)}")
 
 
 def _state_of(replica: Replica) -> ReplicaState:
@@ -494,28 +516,35 @@ def check_remotes(remotes: object, *, drop_duplicates: bool = False) -> list[Rem
     :raises TypeError: if it is not a collection, or if one is of the wrong type
     :raises ValueError: if it is empty, or one makes no sense, or is there twice
     """
+    given = remotes
+    _refuse_nested(given)
     if (single := _find_single(remotes)) is not None:
         raise TypeError(
-            f"remotes must be a collection of remotes, not {quoted(remotes)}: write "
-            f"[{quoted(single)}]"
+            f"remotes must be a collection of remotes, not {quoted_remote(remotes)}: write "
+            f"[{quoted_remote(single)}]"
         )
-    if not isinstance(remotes, Iterable):
+    # A mapping would be taken for its keys.
+    if not isinstance(remotes, Iterable) or hasattr(given, "keys"):
         raise TypeError(
             f"remotes must be a collection of remotes, or an async function that returns one, "
-            f"not {quoted(remotes)}"
+            f"not {quoted_remote(given)}"
         )
     found: dict[Hashable, Remote] = {}
     for remote in cast("Iterable[Remote]", remotes):
         endpoint = Endpoint.of(remote)
-        # A pool of connections would be a pool in a pool.
-        if isinstance(remote, RemoteGroup) or hasattr(remote, "acquire_nowait"):
-            raise TypeError(f"a {type(remote).__name__} can't be one of several replicas")
+        _refuse_nested(remote)
         if endpoint.key in found and not drop_duplicates:
             raise ValueError(f"the remote {endpoint.name} is there twice")
         found.setdefault(endpoint.key, remote)
     if not found:
         raise ValueError("there must be one remote at least")
     return [*found.values()]
+
+
+def _refuse_nested(remote: object) -> None:
+    # A pool of connections would be a pool in a pool.
+    if isinstance(remote, RemoteGroup) or hasattr(remote, "acquire_nowait"):
+        raise TypeError(f"a {type(remote).__name__} can't be one of several replicas")
 
 
 _SINGLE_KINDS: tuple[type[object], ...] = (str, bytes, os.PathLike, ByteStreamConnectable)

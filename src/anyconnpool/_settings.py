@@ -42,24 +42,60 @@ AnyClass = TypeVar("AnyClass", bound=type[object])
 
 # What a setting is called in other libraries.
 _SYNONYMS = {
+    "after_release": "on_release",
+    "circuit_breaker": "fail_fast_after",
+    "configure": "on_connect",
     "context": "ssl_context",
+    "delimiter": "newline",
+    "health_check": "check",
     "idle_timeout": "max_idle_time",
+    "init": "on_connect",
     "limit": "max_size",
     "max_age": "max_lifetime",
     "max_connections": "max_size",
     "maxconn": "max_size",
     "maxsize": "max_size",
+    "min_connections": "min_idle",
     "min_size": "min_idle",
     "minconn": "min_idle",
     "minsize": "min_idle",
+    "on_disconnect": "on_close",
+    "on_open": "on_connect",
+    "ping": "check",
+    "pool_recycle": "max_lifetime",
     "pool_size": "max_size",
+    "pool_timeout": "acquire_timeout",
+    "recycle": "max_lifetime",
+    "reset": "on_release",
     "retries": "connect_retry",
     "retry": "connect_retry",
     "server_hostname": "tls_hostname",
+    "setup": "on_connect",
     "size": "max_size",
     "ssl": "tls",
     "timeout": "acquire_timeout",
+    "tls_context": "ssl_context",
     "ttl": "max_lifetime",
+}
+
+# What belongs elsewhere, and where.
+_REPLICAS = "several servers are the pool's remote, as a list or a Replicas with its own options"
+_LOGIN = "log in in on_connect"
+_ELSEWHERE = {
+    "auth": _LOGIN,
+    "db": _LOGIN,
+    "password": _LOGIN,
+    "user": _LOGIN,
+    "username": _LOGIN,
+    "max_total": "a PoolManager has it, for all its pools",
+    "hosts": _REPLICAS,
+    "order": _REPLICAS,
+    "refresh": _REPLICAS,
+    "remotes": _REPLICAS,
+    "replicas": _REPLICAS,
+    "rest": _REPLICAS,
+    "read_timeout": "exchanges have timeout=, and shared connections stall_timeout",
+    "socket_timeout": "exchanges have timeout=, and connecting has connect_timeout",
 }
 
 
@@ -171,7 +207,8 @@ def check_stall_timeout(name: str, value: object) -> object:
 def check_hook(name: str, value: object) -> object:
     """Check a hook, and return it."""
     if value is not None and not callable(value):
-        raise TypeError(f"{name} must be an async function, not {quoted(value)}")
+        advice = ": give the function without a call of it" if inspect.iscoroutine(value) else ""
+        raise TypeError(f"{name} must be an async function, not {quoted(value)}{advice}")
     return value
 
 
@@ -480,6 +517,8 @@ class Settings:
 
 
 def _suggest(option: str, known: Iterable[str]) -> str:
+    if option in _ELSEWHERE:
+        return f": {_ELSEWHERE[option]}"
     close = get_close_matches(option, known, n=1)
     meant = _SYNONYMS.get(option) or (close[0] if close else "")
     return f": did you mean {meant}?" if meant else ""

@@ -416,6 +416,10 @@ def guard_observer(observer: Observer) -> Observer:
     """
     if isinstance(observer, _GuardedObserver):
         return observer
+    # Only a class has this attribute.
+    if PoolObserver in getattr(observer, "__mro__", ()):
+        name = describe_function(observer)
+        raise TypeError(f"an observer must be an object, not the class itself: write {name}()")
     called = [observer, getattr(type(observer), "__call__", None)]  # noqa: B004
     if isinstance(observer, PoolObserver):
         called += [getattr(observer, method) for method in _METHODS]

@@ -183,6 +183,24 @@ def test_a_crowd_of_interruptions_is_worked_off_one_by_one() -> None:
     assert pool.machine.statistics().idle == 2000
 
 
+def test_another_thread_reads_when_an_event_is_over() -> None:
+    """It waits for the end, and sees nothing half made."""
+    pool, seen = Pool(), list[int]()
+    [entry] = pool.idle(1)
+    reader = threading.Thread(target=lambda: seen.append(pool.machine.statistics().in_use))
+
+    def look() -> Liveness:
+        reader.start()
+        reader.join(0.2)
+        assert reader.is_alive()
+        return Liveness.ALIVE
+
+    entry.look = look
+    assert pool.machine.acquire(0) is entry
+    reader.join(30)
+    assert seen == [1]
+
+
 # Windows: where nothing can be forked, no child meets a lock.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")

@@ -95,6 +95,9 @@ def test_states_are_found_by_any_form_of_the_remote() -> None:
     assert states[TCPConnectable("a", 1)] == ReplicaState(False, 0, None, 0, 0)
     assert len(states) == 2
     assert B not in states
+    with pytest.raises(KeyError) as caught:
+        states[B]
+    assert caught.value.args == (B,)
     assert dict(Replicas(find).states()) == {}
 
 

@@ -249,6 +249,14 @@ def test_hooks_and_observers_can_be_called() -> None:
     assert hooks == ["on_connect", "check", "on_release", "on_unread", "on_close"]
     accept(hooks, [None, hook])
     refuse(hooks, ["check", 5, [hook]], TypeError, "{} must be an async function, not {value!r}")
+    called = hook(None)
+    refuse(
+        hooks,
+        [called],
+        TypeError,
+        "{} must be an async function, not {value!r}: give the function without a call of it",
+    )
+    called.close()
     accept(["observers"], [(), [print], {print, repr}, iter([print])])
     must = "{} must be an iterable of callables, not {value!r}"
     refuse(["observers"], [None, 5, print, [print, 5], "log"], TypeError, must)

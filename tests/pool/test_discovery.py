@@ -104,12 +104,51 @@ async def test_with_none_known_connecting_fails() -> None:
         assert directory.called_at == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ([], "there must be one remote at least"),
+        (("h", 1), r"write \[\('h', 1\)\]"),
+        ([("h", "1")], "a port must be an int, not '1': write 1"),
+        (None, "must be a collection of remotes"),
+        ("me:s3cret@h:1", "must be a collection of remotes"),
+    ],
+)
+async def test_what_it_must_not_return_is_told(
+    found: Any, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To callers, in the log, and without a pool: these texts are ours, and hold no secret."""
+    directory = Directory()
+    directory.found = found
+    replicas = Replicas(directory, rest=REST)
+    text = f"no replica .*: ConnectionFailed: .*{text}"
+    with pytest.raises(ConnectionFailed, match=text):
+        await replicas.connect()
+    async with ConnectionPool(replicas, name="service") as pool:
+        with pytest.raises(ConnectionFailed, match=text):
+            await ask(pool)
+    assert "the discovery of replicas has returned what makes no sense: " in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+async def test_a_function_that_takes_parameters_is_told_so() -> None:
+    """In the text, which of what it raises itself would name the type alone."""
+
+    async def find(name: str) -> list[Any]:
+        return []
+
+    given: Any = find
+    async with ConnectionPool(Replicas(given)) as pool:
+        with pytest.raises(ConnectionFailed, match=r"must take no argument: .*find\(\) missing 1"):
+            await ask(pool)
+
+
 async def test_connect_timeout_is_its_limit() -> None:
     """Whoever waits for it gets an error then, and the next call may succeed."""
     directory = Directory(MemoryNetwork())
     directory.slowness = 100
     async with make_pool(directory, connect_timeout=2) as pool:
-        with pytest.raises(ConnectionFailed):
+        with pytest.raises(ConnectionFailed, match="it took longer than connect_timeout, 2 s"):
             await ask(pool)
         assert anyio.current_time() == 2
         directory.slowness = 0

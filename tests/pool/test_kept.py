@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import math
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import partial
+from operator import attrgetter
 from typing import Any
 from weakref import ref
 
@@ -15,10 +17,12 @@ import anyio
 import pytest
 from anyio import ConnectionFailed
 
-from anyconnpool import ConnectionPool, PooledConnection, PoolManager, Retry
+from anyconnpool import ConnectionPool, PooledConnection, PoolManager, Replicas, Retry
+from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool.events import ConnectionOpened, PoolEvent
 
 from .network import MemoryNetwork, delayed, fill, peer_of, settle
+from .service import Server, Service
 
 _variable: ContextVar[object] = ContextVar("variable", default=None)
 
@@ -150,6 +154,18 @@ async def borrow_in_a_task(pool: ConnectionPool, network: MemoryNetwork, tokens:
     await fill(pool, 2)
 
 
+async def borrow_and_end(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
+    """Nobody else has the connection afterwards, who would take the place of the first one."""
+
+    async def borrow() -> None:
+        _variable.set(tokens.make())
+        async with pool.acquire():
+            await settle()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(borrow)
+
+
 async def repeat(pool: ConnectionPool, network: MemoryNetwork, tokens: Tokens) -> None:
     async def fail(connection: PooledConnection) -> bytes:
         token = tokens.make()
@@ -190,7 +206,7 @@ async def _log_in(tokens: Tokens, connection: PooledConnection) -> None:
 
 _PATHS: tuple[Path, ...] = (
     *(fail_to_connect, fail_to_log_in, fail_a_check, run_out_of_time, be_cancelled),
-    *(fail_in_the_body, borrow_in_a_task, repeat, reconnect_on_errors),
+    *(fail_in_the_body, borrow_in_a_task, borrow_and_end, repeat, reconnect_on_errors),
 )
 
 
@@ -294,6 +310,29 @@ async def test_hooks_run_in_the_context_of_the_pool(managed: bool) -> None:
     assert observed == ["what a hook has set"] * 2
 
 
+def test_a_task_may_start_another_one_as_it_begins() -> None:
+    """Where tasks begin at once, each has its own copy of the pool's context to run in."""
+    seen: list[object] = []
+
+    class Group:
+        def start_soon(self, function: Callable[[], object], *, name: str) -> None:
+            function()
+
+    def begin() -> None:
+        seen.append(_variable.get())
+        _variable.set("what the first has set")
+        if len(seen) < 2:
+            tasks.start_soon("second", any_begin)
+
+    group: Any = Group()
+    any_begin: Any = begin
+    context = copy_context()
+    context.run(_variable.set, "of the pool")
+    tasks = PoolTasks(group, context)
+    tasks.start_soon("first", any_begin)
+    assert seen == ["of the pool"] * 2
+
+
 @pytest.mark.parametrize("wait", ["acquire", "wait_ready"])
 async def test_an_error_that_was_handled_is_gone_without_the_garbage_collector(wait: str) -> None:
     """No frame of the pool that its traceback leads to holds it in turn."""
@@ -386,3 +425,195 @@ async def test_an_error_on_a_shared_connection_is_gone_without_the_garbage_colle
             tokens.check(collect=False)
         finally:
             gc.enable()
+
+
+async def refuse(number: int) -> None:
+    raise ConnectionFailed("refused")
+
+
+async def find_nothing() -> list[Any]:
+    raise LookupError("nothing is there")
+
+
+async def acquire(pool: ConnectionPool[Any]) -> None:
+    await pool.acquire()
+
+
+#: remotes that can't be connected to
+_DOWN: dict[str, Callable[[], Any]] = {
+    "one": lambda: MemoryNetwork(refuse),
+    "one of one": lambda: Replicas([MemoryNetwork(refuse)]),
+    "one of two": lambda: Replicas([MemoryNetwork(refuse), MemoryNetwork(refuse)]),
+    "none": lambda: Replicas(find_nothing),
+}
+
+
+@pytest.mark.parametrize("remote", _DOWN)
+@pytest.mark.parametrize("way", ["acquire", "share", "wait_ready", "fail fast", "without a pool"])
+async def test_who_could_not_connect_is_not_kept_by_the_error(way: str, remote: str) -> None:
+    """The pool knows the last one, and nothing leads from it to whoever has got it."""
+    tokens, target = Tokens(), _DOWN[remote]()
+    settings: dict[str, Any] = {"min_idle": 1, "pipeline": 2 if way == "share" else 1}
+    if way == "fail fast":
+        settings["fail_fast_after"] = 1
+    pool = ConnectionPool(target, **settings)
+    uses: dict[str, Callable[[], Awaitable[object]]] = {
+        "share": partial(pool.send_receive_line, b"hello"),
+        "wait_ready": pool.wait_ready,
+        "without a pool": target.connect,
+    }
+    use = uses.get(way, partial(acquire, pool))
+
+    async def ask() -> None:
+        token = tokens.make()
+        await use()
+        del token
+
+    async with pool:
+        for _ in range(3):
+            with pytest.raises(ConnectionFailed):
+                await ask()
+            await anyio.sleep(1.5)
+        tokens.check(3)
+
+
+async def test_who_waited_for_readiness_in_vain_is_not_kept_by_the_error() -> None:
+    """Of a connection that its server ends before anybody has used it."""
+    tokens, network, texts = Tokens(), MemoryNetwork(delayed(0, 1e9)), list[str]()
+
+    async def ask() -> None:
+        # Whatever leads to this frame keeps it.
+        token = tokens.make()
+        try:
+            await pool.wait_ready()
+        except ConnectionFailed as error:
+            texts.append(f"{error}, {token}")
+
+    async with ConnectionPool(Replicas([network]), min_idle=2, connect_timeout=60) as pool:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await anyio.sleep(1)
+            network.peers[0].hang_up()
+        assert "hung up before the new connection was used" in texts[0]
+        tokens.check()
+
+
+@pytest.mark.parametrize("finds", [False, True], ids=["given", "found"])
+async def test_no_failure_of_replicas_is_kept_after_the_end(finds: bool) -> None:
+    """Pool and replicas can be asked what was, and keep no error."""
+    tokens = Tokens()
+
+    async def fail(number: int = 0) -> Any:
+        token = tokens.make()
+        raise ConnectionFailed(f"refused {token}")
+
+    replicas = Replicas(fail) if finds else Replicas([MemoryNetwork(fail), MemoryNetwork(fail)])
+    pool = ConnectionPool(replicas)
+    for _ in range(2):
+        async with pool:
+            with pytest.raises(ConnectionFailed):
+                await pool.acquire()
+            await anyio.sleep(9)
+        tokens.check()
+    assert pool.statistics().open_failed
+    assert all(state.last_error is None for state in replicas.states().values())
+
+
+async def test_a_connection_that_was_shared_keeps_no_chunk_while_it_is_idle() -> None:
+    """What has come for several in one chunk is dropped when the last of them has his reply."""
+    burst = b"x" * 99_999 + b"\n"
+    network = MemoryNetwork(answer=lambda _: b"")
+
+    async def use() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(partial(pool.send_receive_line, max_bytes=100_000), b"?")
+            await settle()
+            network.peers[0].push(burst * 2)
+        await settle()
+
+    async with ConnectionPool(network, max_size=1, pipeline=2) as pool:
+        await use()
+        gc.collect()
+        tracemalloc.start()
+        try:
+            await use()
+            gc.collect()
+            used = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert pool.statistics().idle == 1
+    assert used < len(burst)
+
+
+async def test_whoever_shared_a_connection_is_forgotten() -> None:
+    """His task, his variables and what he has read are gone, though the connection stays shared."""
+    tokens = Tokens()
+
+    async def read(connection: PooledConnection[Any]) -> object:
+        _variable.set(tokens.make())
+        await connection.receive_line()
+        return tokens.make()
+
+    async def ask(pool: ConnectionPool[Any]) -> None:
+        _variable.set(tokens.make())
+        await pool.exchange(b"?\n", read, timeout=9)
+        with anyio.move_on_after(0):
+            await pool.exchange(b"?\n", read, timeout=9)
+
+    async with ConnectionPool(MemoryNetwork(), max_size=2, pipeline=8) as pool:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(ask, pool)
+        await settle()
+        await anyio.sleep(60)
+        tokens.check(150)
+
+
+async def test_sessions_go_with_their_connections() -> None:
+    """Whatever ends these: a hang-up, a retirement, a replica that leaves."""
+    tokens, service = Tokens(), Service(2)
+
+    async def log_in(connection: PooledConnection[Any]) -> Token:
+        return tokens.make()
+
+    async with service.pool(max_size=4, on_connect=log_in) as pool:
+        for end in ("hang up", "retire", "leave", "fail"):
+            await fill(pool, 4)
+            if end == "hang up":
+                service.servers[0].hang_up()
+                service.servers[1].hang_up()
+            elif end == "retire":
+                pool.retire()
+            elif end == "leave":
+                service.servers = [Server(), Server()]
+                service.replicas.set([server.network for server in service.servers])
+            else:
+                service.servers[0].die()
+                service.servers[1].die()
+            await anyio.sleep(20)
+            tokens.check(4)
+            for server in service.servers:
+                server.mood = "well"
+
+
+@pytest.mark.parametrize("pipeline", [1, 4])
+async def test_a_pool_that_its_manager_has_dropped_is_not_kept(pipeline: int) -> None:
+    """Neither by the time limits of its exchanges nor by what might have been due later."""
+    machines: list[ref[Any]] = []
+    retry = Retry(math.inf, interval=1e6, max_interval=1e6)
+    async with PoolManager(
+        max_total=3, max_idle_time=10, pipeline=pipeline, stall_timeout=1e6, connect_retry=retry
+    ) as manager:
+        for number in range(100):
+            network = MemoryNetwork(refuse if number % 2 else None)
+            pool = manager.pool(network)
+            with suppress(TimeoutError):
+                await pool.send_receive_line(b"hello", timeout=1 if number % 2 else 1e6)
+            machines.append(ref(attrgetter("_machine")(pool)))
+            del pool, network
+        await anyio.sleep(100)
+        gc.collect()
+        assert not manager.statistics()
+        assert [machine() for machine in machines] == [None] * 100
+        assert len(attrgetter("_lifecycle._alarms._heap")(manager)) < 100

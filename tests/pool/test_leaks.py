@@ -71,6 +71,23 @@ async def test_the_place_is_the_callers(way: str, caplog: pytest.LogCaptureFixtu
     assert "here in test_the_place_is_the_callers and" in warning
 
 
+async def test_names_that_a_terminal_would_obey_are_escaped(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Those of tasks, and those of files, which may come from anywhere."""
+    found: dict[str, Any] = {"sleep": anyio.sleep}
+    program = "async def borrow(pool):\n async with pool.acquire():\n  await sleep(3)"
+    exec(compile(program, "evil\x1b[2J.py", "exec"), found)
+    async with (
+        ConnectionPool(MemoryNetwork(), leak_after=1) as pool,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(found["borrow"], pool, name="evil\x1b]0;\n")
+    (warning,) = warned(caplog)
+    assert warning.isprintable()
+    assert r"by task 'evil\x1b]0;\n' at evil\x1b[2J.py:2 in borrow" in warning
+
+
 async def test_without_leak_after_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """A borrow may last as long as it likes."""
     async with ConnectionPool(MemoryNetwork()) as pool:

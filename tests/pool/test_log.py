@@ -265,6 +265,38 @@ async def test_payload_is_never_logged(caplog: pytest.LogCaptureFixture) -> None
         assert SECRET.decode() not in f"{record.args} {record.exc_info}"
 
 
+async def test_a_handler_may_ask_the_pool() -> None:
+    """Whatever it is told of, it can read the figures, and nothing stands still."""
+    network = MemoryNetwork()
+    seen: list[int] = []
+
+    class Asking(logging.Handler):
+        """Look at the pool with each record, as an exporter of logs may."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            assert pool.describe()
+            seen.append(pool.statistics().size)
+
+    async def refuse(connection: PooledConnection) -> bool:
+        return len(network.peers) != 2
+
+    handler, logger = Asking(), logging.getLogger("anyconnpool")
+    logger.addHandler(handler)
+    try:
+        async with ConnectionPool(network, on_connect=refuse, leak_after=1) as pool:
+            with anyio.fail_after(60):
+                async with pool.acquire() as connection:
+                    await anyio.sleep(9)
+                    await fail_to_acquire(pool)
+                    connection.discard()
+                await fill(pool, 2)
+                pool.retire()
+    finally:
+        logger.removeHandler(handler)
+    # Opened, and closed, three times; a leak, a failure and its end.
+    assert len(seen) >= 9
+
+
 def test_only_failures_to_connect_are_quoted() -> None:
     """The text of an error that a hook may have made stays out of the log."""
     assert describe_error(refused()) == "ConnectionFailed: refused"

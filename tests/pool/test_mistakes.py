@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from decimal import Decimal
 from functools import partial
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import anyio
 import pytest
+from anyio.abc import ByteStreamConnectable
 
 from anyconnpool import (
     ConnectionPool,
@@ -21,7 +25,18 @@ from anyconnpool import (
     PoolClosed,
     PooledConnection,
     PoolManager,
+    Replicas,
     Retry,
+)
+from anyconnpool.events import PoolObserver
+from anyconnpool.testing import (
+    FaultProxy,
+    Faults,
+    Flow,
+    MemoryConnectable,
+    ScriptedPeer,
+    assert_clean,
+    virtual_clock_backend,
 )
 from tests.cases import in_case
 
@@ -60,6 +75,27 @@ class Unprintable:
 
 def make(**settings: Any) -> ConnectionPool:
     return ConnectionPool(REMOTE, **settings)
+
+
+async def read(connection: PooledConnection[Any]) -> bytes:
+    return await connection.receive_line()
+
+
+async def generate(connection: PooledConnection[Any]) -> AsyncGenerator[bytes]:
+    yield await connection.receive_line()
+
+
+async def without_parameters() -> None:
+    """Take nothing where a connection is given."""
+
+
+async def send_and_read(connection: PooledConnection[Any]) -> bytes:
+    return await connection.send_receive_line(b"more")
+
+
+async def read_and_leave(connection: PooledConnection[Any]) -> bytes:
+    async with connection:
+        return await connection.receive_line()
 
 
 def make_one(kind: Any, name: str, others: dict[str, int], value: object) -> object:
@@ -142,8 +178,130 @@ MISTAKES: list[Row] = [
     (lambda p: p.send_receive_line(b"x", timeout=HUGE), ValueError, "timeout is too large"),
     (lambda p: p.send_frame(b"x", None), TypeError, "encode() and decode(), which None has not"),
     (lambda p: p.send_receive_frame(b"x", LineFormat), TypeError, "write LineFormat()"),
-    (lambda p: p.run(bool), TypeError, "bool returned bool, which can't be awaited"),
     (lambda p: p.run(None), TypeError, "given without a call of it"),
+    (lambda p: p.exchange("x", read), TypeError, "the request must be bytes, not str: encode it"),
+    (lambda p: p.exchange(read, b"x"), TypeError, "the request must be bytes, not function"),
+    (lambda p: p.exchange(b"x", 5), TypeError, "which receives the reply, given without a call"),
+    (lambda p: p.exchange(b"x", read, retry=2), TypeError, "not int: write Retry(2)"),
+    (lambda p: p.exchange(b"x", read, timeout="5"), TypeError, "must be a number of seconds"),
+    (lambda p: p.retire(where="x"), TypeError, "where must be a plain function or None, not 'x'"),
+    (lambda p: p.retire(where=read), TypeError, "or None, not the async function read"),
+    (lambda p: p.describe(limit="x"), TypeError, "limit must be an int or math.inf"),
+    (lambda p: p.open(), RuntimeError, "pool 'mem' is open already"),
+    (lambda p: p.serve(), RuntimeError, "pool 'mem' is open already"),
+    (lambda p: p.aclose(), RuntimeError, "aclose() ends what open() or serve() has begun"),
+    (lambda p: make(name="x").aclose(), RuntimeError, "pool 'x' was not opened"),
+    (
+        lambda p: make(name="x").exchange(b"x", read),
+        PoolClosed,
+        "or open it with serve() or open()",
+    ),
+    (lambda p: PoolManager().retire(), PoolClosed, "has not been entered"),
+    (lambda p: copy.copy(p), TypeError, "can't be pickled or copied"),
+    (lambda p: pickle.dumps(PoolManager()), TypeError, "make a manager in each process"),
+    (lambda p: copy.copy(PoolManager()), TypeError, "make a manager in each process"),
+]
+
+#: the same, where a connection is needed to see it
+CALLS: list[Row] = [
+    (lambda p: p.run(bool), TypeError, "bool returned bool, which can't be awaited"),
+    (lambda p: p.exchange(b"x\n", bool), TypeError, "the read function must be an async function"),
+    (lambda p: p.exchange(b"x\n", generate), TypeError, "returned async_generator, which can't be"),
+    (lambda p: p.exchange(b"x\n", send_and_read), RuntimeError, "only reads: it must not send on"),
+    (lambda p: p.exchange(b"x\n", read_and_leave), RuntimeError, "only reads: it must not close"),
+    (
+        lambda p: p.send_receive_frame(b"x", Odd((b"x", 9))),
+        ValueError,
+        "found a frame that ends at 9",
+    ),
+    (lambda p: p.send_receive_frame(b"x", Odd(9)), TypeError, "must return None, or a tuple of"),
+]
+
+
+class Odd(Unprintable):
+    """A frame format that can't be shown, and is wrong."""
+
+    def __init__(self, found: Any) -> None:
+        self.found = found
+
+    def encode(self, data: bytes) -> bytes:
+        return data
+
+    def decode(self, buffer: bytes, start: int, eof: bool) -> Any:
+        return self.found
+
+
+class NotAsync(ByteStreamConnectable):
+    """A connectable whose connect is no coroutine function."""
+
+    def connect(self) -> Any:
+        return None
+
+
+#: what somebody made, or set
+MADE: list[Row] = [
+    # settings
+    (lambda _: make(pipeline=float("inf")), TypeError, "pipeline must be an int, not inf"),
+    (lambda _: make(pipeline=True), TypeError, "pipeline must be an int, not True"),
+    (lambda _: make(pipeline=4, one_way=True), ValueError, "no replies: pipeline must be 1"),
+    (lambda _: make(stall_timeout=0), ValueError, "math.inf switches it off"),
+    (lambda _: make(stall_timeout=None), TypeError, "(math.inf for no limit), not NoneType"),
+    (lambda _: make(harmless=ValueError), TypeError, "write (ValueError,)"),
+    (lambda _: make(on_close="QUIT"), TypeError, "on_close must be an async function, not 'QUIT'"),
+    (lambda _: make(newline="\r\n"), TypeError, "newline must be bytes, not str: encode it first"),
+    (lambda _: make(fail_fast_after=None), TypeError, "fail_fast_after must be a number"),
+    (lambda _: make(check_every=5), ValueError, "check_every needs a check"),
+    (lambda _: make(observers=[PoolObserver]), TypeError, "write PoolObserver()"),
+    (lambda _: make(reset=read), TypeError, "did you mean on_release?"),
+    (lambda _: make(on_disconnect=read), TypeError, "did you mean on_close?"),
+    (lambda _: make(min_connections=1), TypeError, "did you mean min_idle?"),
+    (lambda _: make(health_check=read), TypeError, "did you mean check?"),
+    (lambda _: make(circuit_breaker=5), TypeError, "did you mean fail_fast_after?"),
+    (lambda _: make(pipelining=5), TypeError, "did you mean pipeline?"),
+    (lambda _: make(password="s3cret"), TypeError, "'password': log in in on_connect"),
+    (lambda _: make(max_total=5), TypeError, "a PoolManager has it"),
+    (lambda _: make(replicas=[REMOTE]), TypeError, "several servers are the pool's remote"),
+    (lambda _: make(read_timeout=5), TypeError, "exchanges have timeout="),
+    (lambda _: PoolManager(tls=True, tls_hostname="h"), TypeError, "leave out tls_hostname"),  # type: ignore[call-overload]
+    (lambda _: PoolManager(max_total=2, min_idle=3), ValueError, "must not exceed max_total, 2"),
+    # remotes
+    (lambda _: ConnectionPool((("a", 1), ("b", 2))), TypeError, "write Replicas([…])"),  # type: ignore[arg-type]
+    (lambda _: ConnectionPool({("a", 1)}), TypeError, "write Replicas([…])"),  # type: ignore[call-overload]
+    (lambda _: ConnectionPool(read), TypeError, "write Replicas([…])"),  # type: ignore[call-overload]
+    (lambda _: ConnectionPool(Replicas), TypeError, "give an object, not its class"),  # type: ignore[call-overload]
+    (lambda _: ConnectionPool(FaultProxy(REMOTE)), TypeError, "give its attribute, remote"),  # type: ignore[call-overload]
+    (lambda _: ConnectionPool({"password": "s3cret"}), TypeError, "of type dict"),  # type: ignore[call-overload]
+    (lambda _: ConnectionPool((b"me:s3cret@h", 1)), TypeError, "of type bytes"),  # type: ignore[arg-type]
+    (lambda _: ConnectionPool(urlsplit("tcp://me:s3cret@h:1")), ValueError, "of 5 items"),  # type: ignore[arg-type]
+    (lambda _: ConnectionPool.from_url("tcp://a:1,b:2"), ValueError, "names more than one server"),
+    (lambda _: Replicas({"a": 1}), TypeError, "must be a collection of remotes"),
+    (lambda _: Replicas("me:s3cret@h:1"), TypeError, "must be a collection of remotes"),
+    (lambda _: Replicas(["tcp://a:1"]), ValueError, "a remote is no URL"),
+    (lambda _: Replicas(make()), TypeError, "a ConnectionPool can't be one of several"),  # type: ignore[arg-type]
+    (lambda _: Replicas(Replicas([REMOTE])), TypeError, "a Replicas can't be one of several"),  # type: ignore[arg-type]
+    (lambda _: Replicas([REMOTE], rest=5), TypeError, "write Retry(5)"),  # type: ignore[arg-type]
+    (lambda _: Replicas.from_dns("me:s3cret@h", 1), ValueError, "no user, no password"),
+    (lambda _: Replicas.from_dns("h", 1).set([REMOTE]), RuntimeError, "an async function finds"),
+    (lambda _: Replicas([REMOTE]).set(("h", 2)), TypeError, "write [('h', 2)]"),  # type: ignore[arg-type]
+    # formats and streams
+    (lambda _: PackageFormat(byteorder=Unprintable()), ValueError, "an object of type Unprint"),  # type: ignore[arg-type]
+    (lambda _: LineFormat(b"ab" * 999).encode(b"ab" * 999 + b"c"), ValueError, "b'abab"),
+    (lambda _: FramedStream(make()), TypeError, "must be a byte stream of AnyIO's"),  # type: ignore[arg-type]
+    (lambda _: FramedStream(FramedStream), TypeError, "must be a byte stream of AnyIO's"),  # type: ignore[arg-type]
+    # the testing kit
+    (lambda _: MemoryConnectable(Unprintable()), TypeError, "an object of type Unprintable"),  # type: ignore[arg-type]
+    (lambda _: MemoryConnectable([(b"a", b"b")]), TypeError, "peer must be an async function"),  # type: ignore[arg-type]
+    (lambda _: MemoryConnectable(read).connect(), RuntimeError, '"async with remote:"'),  # type: ignore[arg-type]
+    (lambda _: ScriptedPeer(None), TypeError, "a list of pairs of bytes, not None"),  # type: ignore[arg-type]
+    (lambda _: ScriptedPeer([("a", "b")]), TypeError, "pairs of bytes, a request and a reply"),  # type: ignore[list-item]
+    (lambda _: ScriptedPeer([Escaping()]), TypeError, "not \\x1b[31m\\n"),  # type: ignore[list-item]
+    (lambda _: FaultProxy(REMOTE, faults=Flow()), TypeError, "write Faults(replies=…)"),  # type: ignore[arg-type]
+    (lambda _: FaultProxy(REMOTE, faults=Unprintable()), TypeError, "an object of type"),  # type: ignore[arg-type]
+    (lambda _: FaultProxy(REMOTE, path=5), TypeError, "a UNIX socket to listen on, not 5"),  # type: ignore[arg-type]
+    (lambda _: FaultProxy(REMOTE).remote, RuntimeError, '"async with proxy:"'),
+    (lambda _: Faults(replies=Escaping()), TypeError, "must be a Flow, not \\x1b[31m\\n"),  # type: ignore[arg-type]
+    (lambda _: assert_clean(Escaping()), TypeError, "a pool or a manager, not \\x1b"),  # type: ignore[arg-type]
+    (lambda _: virtual_clock_backend("uvloop"), ValueError, 'are "asyncio" and "trio"'),
 ]
 
 #: the same with a connection
@@ -160,6 +318,8 @@ READS: list[Row] = [
     (lambda c: c.receive_frame(LineFormat), TypeError, "write LineFormat()"),
     (lambda c: c.feed_data("x"), TypeError, "data must be bytes, not str"),
     (lambda c: c.send("x"), TypeError, "what is sent must be bytes, not str: encode it first"),
+    (lambda c: copy.copy(c), TypeError, "two would read one connection"),
+    (lambda c: pickle.dumps(c), TypeError, "two would read one connection"),
 ]
 
 
@@ -170,23 +330,32 @@ async def expect(use: Use, subject: object, kind: type[Exception], text: str) ->
             result = use(subject)
             if isinstance(result, Awaitable):
                 await result
-        assert caught.value.__class__.__name__ == kind.__name__
-        assert text in str(caught.value)
+        error = caught.value
+        assert type(error).__name__ == kind.__name__
+        assert text in str(error)
+        assert str(error).isprintable()
+        assert len(str(error)) < 400
+        assert "s3cret" not in str(error)
+        assert not type(error).__module__.startswith("anyconnpool._")
+        arrived = pickle.loads(pickle.dumps(error))
+        assert (type(arrived).__name__, str(arrived)) == (kind.__name__, str(error))
 
 
 async def test_the_answer_to_a_mistake_says_what_to_do() -> None:
     """Those who read it need not read our source."""
     network = MemoryNetwork()
     async with ConnectionPool(network, name="mem") as pool:
-        for row in MISTAKES[:-2]:
+        for row in MISTAKES + MADE:
             await expect(row[0], pool, *row[1:])
         assert network.attempts == 0
-        # A function has to be called to show that it is not asynchronous.
-        for row in MISTAKES[-2:]:
+        for row in CALLS:
             await expect(row[0], pool, *row[1:])
         async with pool.acquire() as connection:
             for row in READS:
                 await expect(row[0], connection, *row[1:])
+    async with ConnectionPool(network, name="shared", pipeline=4) as pool:
+        for row in CALLS:
+            await expect(row[0], pool, *row[1:])
 
 
 class Wrong:
@@ -242,6 +411,88 @@ async def test_a_timeout_tells_how_far_the_reply_had_come() -> None:
         "no reply from pool 'mem' within 2 s: sent 2 bytes, received 2, which is not the whole "
         "reply"
     )
+
+
+@pytest.mark.parametrize("exchange", ["line", "read"])
+async def test_on_a_shared_connection_it_does_so_too(exchange: str) -> None:
+    """Whose reply has come in part is known; those behind have nothing yet."""
+    network, texts = MemoryNetwork(answer=lambda data: b""), list[str]()
+    async with ConnectionPool(network, name="mem", max_size=1, pipeline=4) as pool:
+
+        async def ask() -> None:
+            with pytest.raises(TimeoutError) as caught:
+                if exchange == "line":
+                    await pool.send_receive_line(b"x", timeout=2)
+                else:
+                    await pool.exchange(b"x\n", read, timeout=2)
+            texts.append(str(caught.value))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pool.send_receive_line, b"first")
+            for _ in range(2):
+                await settle()
+                tasks.start_soon(ask)
+            await settle()
+            network.peers[0].push(b"first\nab")
+            await anyio.sleep(3)
+            network.peers[0].push(b"\nc\n")
+    sent = "no reply from pool 'mem' within 2 s: sent 2 bytes, received "
+    # They run out of time in one moment.
+    assert sorted(texts) == [f"{sent}0", f"{sent}2, which is not the whole reply"]
+
+
+@pytest.mark.parametrize("role", ["on_connect", "check", "on_release", "on_unread", "on_close"])
+async def test_a_hook_that_takes_no_connection_is_told_so(
+    role: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log too, which names the type alone of what a hook raises itself."""
+    caplog.set_level(logging.DEBUG, "anyconnpool")
+    hooks: dict[str, Any] = {role: without_parameters}
+    if role == "check":
+        hooks["check_after"] = 0
+    network = MemoryNetwork()
+    async with ConnectionPool(network, **hooks) as pool:
+        if role == "on_connect":
+            with pytest.raises(TypeError, match="on_connect must take one argument: without_par"):
+                await pool.acquire()
+        else:
+            await fill(pool, 1)
+            network.peers[0].push(b"x" if role == "on_unread" else b"")
+            await anyio.sleep(6)
+            await fill(pool, 1)
+    assert f"{role} must take one argument: without_parameters() takes 0 positional" in caplog.text
+
+
+async def test_a_connect_that_is_not_async_is_told_so() -> None:
+    """As a hook is, by the name of what was given."""
+    async with ConnectionPool(NotAsync(), name="mem") as pool:
+        with pytest.raises(TypeError, match=r"connect\(\) of mem must be an async function"):
+            await pool.acquire()
+
+
+async def test_a_read_function_does_not_tell_the_others_what_it_has_read() -> None:
+    """What it raises may quote a reply, which is its caller's alone."""
+    network, texts = MemoryNetwork(answer=lambda data: b""), set[str]()
+
+    async def refuse(connection: PooledConnection[Any]) -> None:
+        raise LookupError(await connection.receive_line())
+
+    async def ask(function: Callable[[PooledConnection[Any]], Awaitable[object]]) -> None:
+        try:
+            await pool.exchange(b"?\n", function)
+        except Exception as error:
+            texts.add(str(error))
+
+    async with (
+        ConnectionPool(network, max_size=1, pipeline=4) as pool,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(ask, refuse)
+        await settle()
+        tasks.start_soon(ask, read)
+        await settle()
+        network.peers[0].push(b"s3cret\n")
+    assert texts == {"b's3cret'", "the reply before this one could not be read: LookupError"}
 
 
 async def test_a_function_is_named_without_its_arguments() -> None:
@@ -408,3 +659,35 @@ async def test_a_task_that_waits_for_itself_is_warned_of_once_a_wait(
     async with ConnectionPool(MemoryNetwork(delayed(0, 1e9)), connect_timeout=100) as pool:
         await wait(pool, holding=True)
     assert warnings_in(caplog) == []
+
+
+async def test_a_task_that_waits_for_what_it_holds_of_another_remote_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In a manager whose limit it uses up; not where something else makes it wait."""
+    one, other, down = MemoryNetwork(), MemoryNetwork(), MemoryNetwork(delayed(1e9))
+
+    async def hold(manager: PoolManager, remote: MemoryNetwork) -> None:
+        async with manager.acquire(one):
+            with anyio.move_on_after(30):
+                await (await manager.acquire(remote)).aclose()
+
+    async with (
+        PoolManager(max_total=9, max_size=2, connect_timeout=100) as manager,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(hold, manager, down)
+        async with manager.acquire(other), manager.acquire(other):
+            tasks.start_soon(hold, manager, other)
+            await anyio.sleep(29)
+    assert warnings_in(caplog) == []
+    async with PoolManager(max_total=2) as manager, anyio.create_task_group() as tasks:
+        tasks.start_soon(hold, manager, other, name="selfish")
+        tasks.start_soon(hold, manager, other, name="selfish too")
+    told = warnings_in(caplog)
+    assert {line.partition(" has been")[0] for line in told} == {
+        "pool MemoryNetwork: task 'selfish'",
+        "pool MemoryNetwork: task 'selfish too'",
+    }
+    assert len(told) == 2
+    assert all("and holds 1 of the 2 in use itself: have it use what it holds" in t for t in told)

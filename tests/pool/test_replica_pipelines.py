@@ -154,6 +154,21 @@ async def test_what_a_read_function_raises_says_nothing_of_a_replica() -> None:
         assert service.failures() == [0, 0]
 
 
+async def test_a_read_function_that_hangs_says_nothing_of_a_replica() -> None:
+    """Also before it has received anything; its connection is closed, as where a peer stalls."""
+
+    async def wait_for_something_else(connection: Any) -> None:
+        await anyio.sleep_forever()
+
+    service = Service(2)
+    async with service.pool(max_size=2, pipeline=4, stall_timeout=10) as pool:
+        with pytest.raises(anyio.BrokenResourceError, match=r"the read function .*something_else"):
+            await pool.exchange(b"ping\n", wait_for_something_else)
+        await settle()
+        assert service.failures() == [0, 0]
+        assert pool.statistics().closed["unclean"] == 1
+
+
 async def test_repeats_share_connections_elsewhere() -> None:
     """Not the other connection to the replica that failed, although that has fewer in flight."""
     service = Service(2)

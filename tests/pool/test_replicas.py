@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
+import pickle
 from typing import Any
 
 import anyio
@@ -893,6 +895,16 @@ async def test_two_pools_cannot_use_the_same_replicas_at_once() -> None:
     async with service.pool() as pool:
         await give_back(await hold(pool, 2))
         assert service.sizes() == [1, 1]
+
+
+async def test_replicas_that_are_used_cannot_be_copied() -> None:
+    """What a pool knows of them is its own; others can."""
+    service = Service(1)
+    copy.copy(service.replicas)
+    async with service.pool():
+        for way in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="while a pool uses it: make a Replicas for each"):
+                way(service.replicas)
 
 
 async def test_a_list_is_short_for_replicas() -> None:

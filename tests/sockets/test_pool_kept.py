@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gc
+import threading
+import tracemalloc
 from contextvars import ContextVar
 from typing import Any
 from weakref import ref
 
 import pytest
 from anyio import create_task_group
+from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, PooledConnection
 
+from .checks import eventually
 from .conftest import Serve
 from .servers import Peer
 
@@ -45,6 +49,43 @@ async def test_a_connection_does_not_keep_the_context_in_which_it_was_asked_for(
         gc.collect()
         assert pool.statistics().idle == 1
         assert tokens[0]() is None
+
+
+_HALF = 50_000
+
+
+async def test_what_has_come_of_a_reply_is_kept_once(serve: Serve) -> None:
+    """While the rest is waited for: where it is gathered, and not as the chunk that it came in."""
+    go_on = threading.Event()
+
+    def reply_by_halves(peer: Peer) -> None:
+        while True:
+            peer.receive_line()
+            peer.send(b"x" * _HALF)
+            go_on.wait(LIMIT)
+            peer.send(b"x" * _HALF)
+
+    def used() -> int:
+        return tracemalloc.get_traced_memory()[0]
+
+    async with serve(reply_by_halves).pool(max_size=1) as pool:
+        go_on.set()
+        for _ in range(3):
+            await pool.send_receive(b"hello\n", 2 * _HALF, timeout=LIMIT)
+        go_on.clear()
+        gc.collect()
+        tracemalloc.start()
+        try:
+            async with create_task_group() as tasks:
+                tasks.start_soon(pool.send_receive, b"hello\n", 2 * _HALF)
+                await eventually(lambda: used() > _HALF)
+                for _ in range(20):
+                    await checkpoint()
+                kept = used()
+                go_on.set()
+        finally:
+            tracemalloc.stop()
+    assert kept < 2 * _HALF
 
 
 def reply_at_length(peer: Peer) -> None:

@@ -34,8 +34,21 @@ async def test_a_peer_that_fails_shows_in_the_end(caplog: pytest.LogCaptureFixtu
                     met.append(error)
     assert caught.value is failure
     assert [type(error) for error in met] == [anyio.EndOfStream, anyio.ConnectionFailed]
-    assert str(met[1]) == "refused: a peer has failed: this is no PING"
-    assert caplog.messages[0] == "the peer of connection 1 failed: this is no PING"
+    assert str(met[1]) == "refused: a peer has failed: AssertionError: this is no PING"
+    assert caplog.messages[0] == "the peer of connection 1 failed: AssertionError: this is no PING"
+
+
+async def test_what_a_peer_quotes_is_escaped(caplog: pytest.LogCaptureFixture) -> None:
+    """A log and a terminal get none of what a client has sent as it is; lines stay lines."""
+
+    async def fail(stream: FramedStream) -> None:
+        raise ValueError("got\n\x1b[2J\0")
+
+    with pytest.raises(ValueError, match="got"):
+        async with MemoryConnectable(fail) as remote, await remote.connect() as client:
+            with pytest.raises(anyio.EndOfStream, match="the peer has closed the connection"):
+                await client.receive()
+    assert caplog.messages == ["the peer of connection 1 failed: ValueError: got\n\\x1b[2J\\x00"]
 
 
 async def test_of_peer_and_body_the_first_error_leaves() -> None:

@@ -323,6 +323,12 @@ class Health:
         text = f"connecting to {replica.name} was given up, since others needed its slot"
         self._rest(replica, TimeoutError(text), now)
 
+    def forget_errors(self) -> None:
+        """Keep no error any more: nobody connects to the replicas for now."""
+        self.news.clear()
+        for replica in self.replicas:
+            replica.last_error = None
+
     def all_rest(self) -> bool:
         """Return whether there are replicas and all of them rest."""
         return all(replica.resting for replica in self.replicas) and bool(self.replicas)

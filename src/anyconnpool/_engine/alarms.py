@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 from anyio import CancelScope, sleep_forever
 
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._util.interrupts import defer_interrupts
+
+# Fewer alarms that have ended than this are not worth being looked for.
+_FEW = 64
 
 
 class Alarm:
@@ -31,9 +34,9 @@ class Alarm:
             self._alarms.add(at, self)
 
     def end(self) -> None:
-        """Call nothing any more, and keep nothing: the alarms still know of its former times."""
-        self.rings_at = math.inf
-        self.ring = bool
+        """Call nothing any more, and keep nothing of what it would have called."""
+        self.rings_at, self.ring = math.inf, bool
+        self._alarms.forget_ended()
 
 
 class Alarms:
@@ -51,6 +54,7 @@ class Alarms:
         # An alarm that was set anew still stands here with its former time.
         self._heap: list[tuple[float, int, Alarm]] = []
         self._numbers = count()
+        self._ended = 0
         self._scope: CancelScope | None = None
         self._started = self._stopped = False
 
@@ -72,6 +76,14 @@ class Alarms:
         elif not self._started:
             self._started = True
             self._tasks.keep_running(self._task_name, self._run)
+
+    def forget_ended(self) -> None:
+        """Take note that an alarm has ended; the heap holds few of those."""
+        self._ended += 1
+        if self._ended > _FEW and self._ended * 2 > len(self._heap):
+            self._heap[:] = [each for each in self._heap if each[2].rings_at == each[0]]
+            heapify(self._heap)
+            self._ended = 0
 
     @defer_interrupts
     def stop(self) -> None:

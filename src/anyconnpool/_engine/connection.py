@@ -18,7 +18,7 @@ from anyconnpool._streams.buffered import ClosedStream
 from anyconnpool._streams.framed import FramedStream
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.errors import is_hang_up
-from anyconnpool._util.functions import as_awaitable, refuse_plain_with
+from anyconnpool._util.functions import call_async, refuse_plain_with
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import Liveness
 
@@ -558,7 +558,7 @@ async def run_hook(
     owner = _HookOwner(role, settings, now)
     connection = _HookConnection(owner, entry)
     try:
-        result = await as_awaitable(hook(connection), hook, owner.role)
+        result = await call_async(hook, owner.role, connection)
         if role != "on_close":
             connection.finish(owner, result, greeting=greeting)
         return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import ssl
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -18,7 +18,6 @@ from anyio import (
 )
 from anyio.abc import ByteStream
 
-from anyconnpool._core.health import Replica
 from anyconnpool._core.replica_rules import ReplicaRules
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import EARLY, PoolEntry
@@ -29,6 +28,8 @@ from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.connectable import Target
 from anyconnpool._streams.transport import Transport, force_close
 from anyconnpool._util.cancellation import fence
+from anyconnpool._util.errors import copy_for_caller
+from anyconnpool._util.functions import call_async
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import GuardedLogger, OutageLog, describe_error
 from anyconnpool.events import ConnectionOpened, OpenFailed, notify
@@ -112,11 +113,14 @@ class Connector:
             try:
                 return await self._try(entry, _target_of(entry))
             except Exception as error:
-                if replicas.go_on(entry, error, self._now()):
+                # Not the error itself: whoever is given that would be kept by its traceback.
+                if replicas.go_on(entry, copy_for_caller(error), self._now()):
                     continue
                 if len(replicas.health.replicas) < 2:
                     raise
-                raise sum_up(error, replicas.health.replicas)  # noqa: B904
+                raise sum_up(  # noqa: B904
+                    [(each.name, each.last_error or error) for each in replicas.health.replicas]
+                )
 
     async def _wait_for_replicas(self) -> None:
         if self._discovery is not None:
@@ -219,7 +223,8 @@ class Connector:
 
     async def _connect(self, target: Target) -> ByteStream:
         try:
-            return await target.connectable.connect()
+            connect = target.connectable.connect
+            return await call_async(connect, f"connect() of {target.name}")
         except ConnectionFailed:
             raise
         except (OSError, BrokenResourceError, EndOfStream) as error:
@@ -234,9 +239,11 @@ def _target_of(entry: PoolEntry[Transport]) -> Target:
     return target
 
 
-def sum_up(failure: Exception, replicas: Iterable[Replica]) -> ConnectionFailed:
-    """Return one error for all replicas, with the last error of each that has failed."""
-    errors = [(each.name, each.last_error or failure) for each in replicas]
+def sum_up(errors: Sequence[tuple[str, Exception]]) -> ConnectionFailed:
+    """Return one error for all replicas.
+
+    :param errors: their names, and the last error of each
+    """
     texts = ", ".join(f"{name} ({describe_error(error)})" for name, error in errors)
     summary = ConnectionFailed(f"none of the replicas can be connected to: {texts}")
     summary.__cause__ = ExceptionGroup(

@@ -9,7 +9,6 @@ from anyio import (
     CancelScope,
     ConnectionFailed,
     Event,
-    fail_after,
     get_cancelled_exc_class,
     move_on_after,
 )
@@ -89,6 +88,8 @@ class Discovery:
         """Call it no more."""
         self._stopped = True
         self._scope.cancel()
+        # Its traceback leads to the user's code.
+        self._error = None
 
     def wake(self) -> None:
         """Look again whether it is time: a replica has begun to rest."""
@@ -116,13 +117,17 @@ class Discovery:
         interval = min(self._refresh, _URGENT_INTERVAL) if is_urgent else self._refresh
         return self._called_at + interval
 
+    async def _find_in_time(self) -> Sequence[Replica]:
+        with fence("the discovery", ConnectionFailed), move_on_after(self._limit):
+            return await self._find()
+        raise ConnectionFailed(f"it took longer than connect_timeout, {self._limit:g} s")
+
     async def _call(self) -> bool:
         """Call it, and return whether it, or what it waited for, was cancelled."""
         self._is_under_way = True
         cancelled = False
         try:
-            with fence("the discovery", ConnectionFailed), fail_after(self._limit):
-                found = await self._find()
+            found = await self._find_in_time()
             self._error = None
             self._log.succeeded(self._now())
             self._update(found)

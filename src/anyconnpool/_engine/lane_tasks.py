@@ -30,15 +30,17 @@ from anyconnpool._engine.replay import Attempt
 from anyconnpool._engine.replicas import break_off, note_answer
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.time_limits import TimeLimit
+from anyconnpool._exceptions import FrameCut, FrameTooLong, PoolError
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.exchanges import Exchange
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.cancellation import ends_program, fence
 from anyconnpool._util.contexts import RestInContext
 from anyconnpool._util.errors import copy_for_caller
+from anyconnpool._util.functions import describe_function
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import Liveness
-from anyconnpool._util.log import describe_with_cause
+from anyconnpool._util.log import describe_error, describe_with_cause
 
 
 class Pipelining(Protocol):
@@ -168,6 +170,8 @@ class LaneTasks:
         self._count = 0
         # Replies that were read and not yet counted, and those of them that nobody waited for.
         self._read_count = self._dropped = 0
+        # How many bytes had been read before the reply that is being read.
+        self._read_before = 0
         entry = lane.entry
         self.connection = SharedConnection(
             pipelines.leasing, entry, self._count_replies, self._hear
@@ -207,6 +211,13 @@ class LaneTasks:
                 # Not as one that is good: a farewell would get what is owed to those who gave up.
                 self.end(CloseReason.UNCLEAN, leasing.closed_error)
 
+    def received_for(self, place: SharedExchange) -> int:
+        """Return how many bytes of a reply have come, if it is the next one to be read."""
+        owed = self.lane.owed
+        if not (self._reading and owed and owed[0] is place):
+            return 0
+        return self.connection.bytes_received - self._read_before
+
     def end_stalled(self, seconds: float) -> None:
         """Close the connection, unless the event loop was too busy to receive what has come.
 
@@ -215,8 +226,14 @@ class LaneTasks:
         if self.connection.is_waiting and self.lane.entry.look() is Liveness.UNREAD:
             self._hear()
             return
-        self.note_failure(TimeoutError())
-        why = f"not one byte of the replies that are owed came within stall_timeout, {seconds:g} s"
+        place = self.lane.owed[0] if self._reading and self.lane.owed else None
+        read = place.exchange.read if isinstance(place, SharedExchange) else None
+        if read is None or self.connection.is_waiting:
+            self.note_failure(TimeoutError())
+            why = "not one byte of the replies that are owed came"
+        else:
+            why = f"the read function {describe_function(read)} neither received anything nor ended"
+        why += f" within stall_timeout, {seconds:g} s"
         self._break(CloseReason.UNCLEAN, BrokenResourceError(f"{why}: the connection was closed"))
 
     def wake(self) -> None:
@@ -363,7 +380,7 @@ class LaneTasks:
                 if place.exchange.finds_replies and self._take_buffered():
                     continue
                 connection = self.connection
-                before = connection.consumed
+                before = self._read_before = connection.consumed
                 if before < place.floor:
                     self._break_for_unasked()
                     return
@@ -494,7 +511,10 @@ class LaneTasks:
         return False
 
     def _break_for_failure(self, error: Exception) -> None:
-        why = f"the reply before this one could not be read: {describe_with_cause(error)}"
+        # The text of what a read function raises may quote the reply, which is another caller's.
+        own = isinstance(error, (FrameCut, FrameTooLong, PoolError))
+        text = describe_with_cause(error) if own else describe_error(error)
+        why = f"the reply before this one could not be read: {text}"
         self._break(CloseReason.UNCLEAN, BrokenResourceError(why))
 
     def _break_for_misuse(self, place: SharedExchange) -> None:
@@ -518,6 +538,7 @@ class LaneTasks:
             if self._sharing.replied(self.lane, count, dropped, self._now(), ends=True):
                 # Whoever is about to look for requests finds that sharing has to begin again.
                 self._is_begun = self.stirred = False
+                connection.drop_chunk()
                 self._pipelines.leasing.release(self.lane.entry, None)
 
     def _break(self, reason: CloseReason, error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -62,6 +63,32 @@ class BorrowCounts:
         return self._counts[id(task)] if statistics.in_use else 0
 
 
+class BlockBorrows:
+    """Count how many connections each task has borrowed from all pools of a manager.
+
+    They are counted at most once a second, since each of many pools may ask.
+
+    :param held: returns the connections of all pools
+    :param now: returns the time, in seconds
+    """
+
+    def __init__(
+        self, held: Callable[[], Iterable[PoolEntry[Transport]]], now: Callable[[], float]
+    ) -> None:
+        self._held, self._now = held, now
+        self._counted_at = -math.inf
+        self._counts: Counter[int] = Counter()
+
+    def of(self, task: object) -> tuple[int, int]:
+        """Return how many a task has borrowed, and how many are borrowed in all."""
+        if self._now() - self._counted_at >= 1:
+            self._counted_at = self._now()
+            self._counts = Counter(
+                id(entry.borrower) for entry in self._held() if entry.state is State.IN_USE
+            )
+        return self._counts[id(task)], self._counts.total()
+
+
 class SelfWaits:
     """Log which task waits for connections that it holds itself, each wait once.
 
@@ -75,20 +102,28 @@ class SelfWaits:
         self._counts = counts
         self._home = home
 
-    def look(self, waiters: Iterable[Waiter[Transport]], statistics: PoolStatistics) -> None:
+    def look(
+        self,
+        waiters: Iterable[Waiter[Transport]],
+        statistics: PoolStatistics,
+        borrows: BlockBorrows | None = None,
+    ) -> None:
         """Look at those who wait; called by the housekeeper.
 
         :param waiters: those who wait for a connection
         :param statistics: the pool's, as they are now
+        :param borrows: those of all pools, if it is they that leave no room for another connection
         """
         # What is being opened, checked or closed will serve somebody soon.
-        if not statistics.in_use or statistics.connecting or statistics.closing:
+        if statistics.connecting or statistics.closing:
             return
         now = self._home.now()
         for waiter in waiters:
             if waiter.seen_at is None:
                 waiter.seen_at = now
-            held = self._counts.of(waiter.task, statistics)
+            held, in_use = self._counts.of(waiter.task, statistics), statistics.in_use
+            if borrows is not None:
+                held, in_use = borrows.of(waiter.task)
             if held and not waiter.warned and now - waiter.seen_at >= _LONG_WAIT:
                 waiter.warned = True
                 _pool_logger.warning(
@@ -99,7 +134,7 @@ class SelfWaits:
                     make_printable(repr(self._home.task_name(waiter.task))),
                     _LONG_WAIT,
                     held,
-                    statistics.in_use,
+                    in_use,
                 )
 
 

@@ -28,7 +28,7 @@ from anyconnpool._engine.connection import (
 )
 from anyconnpool._engine.describing import describe_pool
 from anyconnpool._engine.event_loop import HomeLoop
-from anyconnpool._engine.leaks import BorrowCounts, SelfWaits, UnansweredSends
+from anyconnpool._engine.leaks import BlockBorrows, BorrowCounts, SelfWaits, UnansweredSends
 from anyconnpool._engine.reading import ReplyConnection
 from anyconnpool._engine.replay import Attempt
 from anyconnpool._engine.replicas import acquire_elsewhere, join, note_answer, note_failure
@@ -101,6 +101,8 @@ class Leasing:
         self._borrow_counts = BorrowCounts(held)
         self._unanswered = UnansweredSends(settings.name)
         self._self_waits = SelfWaits(settings.name, self._borrow_counts, home)
+        #: what the tasks have borrowed from all pools of the block
+        self.block_borrows: BlockBorrows | None = None
         self._turns = 0
         #: does the exchanges that share connections; None in a pool that doesn't pipeline
         self.pipelines: Pipelining | None = None
@@ -367,7 +369,11 @@ class Leasing:
 
     def warn_of_self_waits(self) -> None:
         """Log the tasks that have been waiting for connections that they hold themselves."""
-        self._self_waits.look([*self._machine.line.waiters], self.statistics())
+        statistics = self.statistics()
+        # Where there is room in this pool, the others of its manager use up what they share.
+        others = statistics.size < statistics.max_size and not self._machine.supply.has_room()
+        waiters = [*self._machine.line.waiters]
+        self._self_waits.look(waiters, statistics, self.block_borrows if others else None)
 
     def count_replay(self, error: Exception) -> None:
         """Count an exchange that is repeated.

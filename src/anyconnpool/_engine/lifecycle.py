@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from functools import partial
@@ -27,7 +27,7 @@ from anyconnpool._engine.connector import Connector
 from anyconnpool._engine.discovery import Discovery
 from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.housekeeper import Housekeeper
-from anyconnpool._engine.leaks import LeakDetector
+from anyconnpool._engine.leaks import BlockBorrows, LeakDetector
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.observed_leasing import ObservedLeasing
 from anyconnpool._engine.pipelines import Pipelines
@@ -211,6 +211,7 @@ class PoolLifecycle:
         self._alarms = Alarms(self._pool_tasks, self._home.now, name)
         self._scopes: set[CancelScope] = set()
         self._pools: dict[RunningPool, None] = {}
+        self._borrows = BlockBorrows(self._held, self._home.now)
         self._leaving = False
 
     def start(
@@ -227,8 +228,14 @@ class PoolLifecycle:
         pool = RunningPool(
             settings, target, self._pool_tasks, self._alarms, self._home, make_machine
         )
+        pool.leasing.block_borrows = self._borrows
         self._pools[pool] = None
         return pool
+
+    def _held(self) -> Iterator[PoolEntry[Transport]]:
+        """Yield the connections of all pools."""
+        for pool in self._pools:
+            yield from pool.held()
 
     def stop(self, pool: RunningPool) -> None:
         """End a pool that has nothing borrowed, inside the block; at its end they all end."""

@@ -161,8 +161,12 @@ class Pipelines:
         if not waits:
             # The limit may have begun anew on the way, and the request may never have been sent.
             subject = f"no reply from pool {self.settings.name!r}"
-            sent = len(place.request) if place.sent else 0
-            error = TimeoutError(describe_timeout(subject, place.ends_at - place.began, sent, 0))
+            sent = received = 0
+            if place.sent and place.lane is not None:
+                sent = len(place.request)
+                received = self._tasks_of(place.lane).received_for(place)
+            seconds = place.ends_at - place.began
+            error = TimeoutError(describe_timeout(subject, seconds, sent, received))
         else:
             error = self.leasing.note_timeout(place, place.patience)
             notify(self.settings.observers, AcquireTimedOut(self.settings.name, now - place.began))

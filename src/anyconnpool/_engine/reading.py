@@ -217,6 +217,10 @@ class SharedConnection(ReplyConnection[Any]):
         """Take note that the buffer was read up to a position."""
         self._position = position
 
+    def drop_chunk(self) -> None:
+        """Keep nothing of what was read, while the connection is idle."""
+        self._data, self._position = b"", 0
+
     async def _receive_chunk(self) -> bytes:
         self._before_waiting()
         self.is_waiting = True

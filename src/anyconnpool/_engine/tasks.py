@@ -23,6 +23,7 @@ from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.cancellation import fence
 from anyconnpool._util.checks import check_duration
+from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.liveness import Liveness
 from anyconnpool._util.log import GuardedLogger
@@ -206,6 +207,9 @@ class ConnectionTasks:
             except Exception as failure:
                 error, pause = failure, None
         self._machine.open_failed(entry, error, self._now(), pause)
+        if self._machine.supply.last_error is error:
+            # Whoever is given the error itself, after this, would be kept by its traceback.
+            self._machine.supply.last_error = copy_for_caller(error)
         self._note_fail_fast()
 
     async def _run_hook(self, entry: PoolEntry[Transport]) -> None:
@@ -253,7 +257,7 @@ class ConnectionTasks:
         error = self._connector.count_early_end(entry)
         self._machine.died_unused(error)
         if self._machine.replicas is not None:
-            self._machine.replicas.break_off(entry, error, self._now(), False)
+            self._machine.replicas.break_off(entry, copy_for_caller(error), self._now(), False)
 
     async def _close_in_time(self, entry: PoolEntry[Transport]) -> None:
         """Say goodbye, if that is in order, and close the socket, all in ``close_timeout``."""

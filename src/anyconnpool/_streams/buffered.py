@@ -91,6 +91,9 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         state = "closed" if self._ended else f"{len(self._data) - self._position} bytes buffered"
         return f"<{type(self).__name__}, {state}>"
 
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(f"{self!r} can't be pickled or copied: two would read one connection")
+
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """The typed attributes of the wrapped stream."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from anyio import EndOfStream, move_on_after
-from anyio.abc import AnyByteStream
+from anyio.abc import AnyByteStream, ByteStreamConnectable
 
 from anyconnpool._exceptions import FrameCut, FrameTooLong
 from anyconnpool._formats import (
@@ -88,7 +88,9 @@ class FramedStream(ReadAheadStream):
         max_line_bytes: int = 65_536,
         newline: bytes = b"\n",
     ) -> None:
-        if not (hasattr(stream, "receive") or hasattr(stream, "send")):
+        is_one = hasattr(stream, "receive") or hasattr(stream, "send")
+        # A pool has a send, too.
+        if not is_one or isinstance(stream, (type, ByteStreamConnectable)):
             raise TypeError(f"stream must be a byte stream of AnyIO's, not {quoted(stream)}")
         check_size("max_line_bytes", max_line_bytes)
         newline = as_bytes("newline", newline)
@@ -260,13 +262,13 @@ class FramedStream(ReadAheadStream):
             within = start < end <= len(data)
         except (TypeError, ValueError):
             raise TypeError(
-                f"decode() of {format!r} must return None, or a tuple of the frame and the index "
-                f"at which it ends, not {type(found).__name__}"
+                f"decode() of {quoted(format)} must return None, or a tuple of the frame and the "
+                f"index at which it ends, not {type(found).__name__}"
             ) from None
         if not within:
             raise ValueError(
-                f"{format!r} found a frame that ends at {end}: it has to end after {start}, where "
-                f"it begins, and not after {len(data)}, where the buffer ends"
+                f"{quoted(format)} found a frame that ends at {end}: it has to end after {start}, "
+                f"where it begins, and not after {len(data)}, where the buffer ends"
             )
         if end - start > max_bytes:
             raise FrameTooLong(max_bytes)

@@ -69,6 +69,16 @@ def copy_for_caller(error: Exception) -> Exception:
     return twin.with_traceback(error.__traceback__)
 
 
+def without_frames(error: Exception) -> Exception:
+    """Return a copy of an error that leads to no frame, to be kept by those who outlive its task.
+
+    It has neither traceback nor cause nor context.
+    """
+    twin = copy_for_caller(error)
+    twin.__cause__ = twin.__context__ = None
+    return twin.with_traceback(None)
+
+
 def _copy(error: Exception) -> Exception | None:
     for make in (copy.copy, _copy_without_init):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class NotAsyncError(TypeError):
-    """A function of the user's that should be asynchronous is not; the text is for the log, too.
+    """A function of the user's is not one as is wanted here; the text is for the log, too.
 
     To those who read it or pickle it, it is a plain :exc:`TypeError`.
     """
@@ -66,14 +66,38 @@ def as_awaitable(result: Awaitable[T], function: object, role: str) -> Awaitable
     )
 
 
+def call_async(
+    function: Callable[..., Awaitable[T]], role: str, *arguments: object
+) -> Awaitable[T]:
+    """Call an async function of the user's, and return what is to be awaited.
+
+    :param function: the function
+    :param role: what it is to the pool, as in "on_connect"
+    :raises TypeError: if it doesn't take the arguments, or is no async function
+    :raises Exception: what it raises
+    """
+    try:
+        result = function(*arguments)
+    except TypeError as error:
+        trace = error.__traceback__
+        if trace is not None and trace.tb_next is None:
+            # It was not even entered: the text has names in it, no values.
+            takes = "one argument" if arguments else "no argument"
+            raise NotAsyncError(f"{role} must take {takes}: {make_printable(str(error))}") from None
+        raise
+    return as_awaitable(result, function, role)
+
+
 def check_predicate(name: str, function: object) -> None:
     """Check a function of the user's that chooses; ``None`` is fine.
 
     :raises TypeError: if it can't be called, or is an async function, whose result is always true
     """
     if function is not None and (not callable(function) or is_async_function(function)):
-        called = describe_function(function) if callable(function) else quoted(function)
-        raise TypeError(f"{name} must be a plain function, not async, or None, not {called}")
+        given = quoted(function)
+        if callable(function):
+            given = f"the async function {describe_function(function)}"
+        raise TypeError(f"{name} must be a plain function or None, not {given}")
 
 
 def check_retirement(where: object, within: object) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 from anyconnpool._manager import PoolManager
 from anyconnpool._pool import ConnectionPool
 from anyconnpool._statistics import CloseReason, PoolStatistics
+from anyconnpool._util.checks import quoted
 
 
 def assert_clean(pool: ConnectionPool[Any] | PoolManager[Any]) -> None:
@@ -32,7 +33,7 @@ def assert_clean(pool: ConnectionPool[Any] | PoolManager[Any]) -> None:
         case ConnectionPool():
             every = (pool.statistics(),)
         case _:
-            raise TypeError(f"what is clean is a pool or a manager, not {pool!r}")
+            raise TypeError(f"what is clean is a pool or a manager, not {quoted(pool)}")
     left = [line for statistics in every for line in _what_is_left(statistics)]
     if left:
         raise AssertionError("\n".join(left))

@@ -7,7 +7,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from anyio import (
     AsyncContextManagerMixin,
@@ -22,6 +22,7 @@ from anyio.abc import TaskGroup
 from anyconnpool._remote import Endpoint, Remote
 from anyconnpool._streams.connectable import make_connectable
 from anyconnpool._util.cancellation import survive_stray_cancellation
+from anyconnpool._util.checks import quoted
 from anyconnpool.testing._faults import Faults, check_faults
 from anyconnpool.testing._proxied import ProxiedConnection
 
@@ -73,6 +74,8 @@ class FaultProxy(AsyncContextManagerMixin):
     ) -> None:
         self._connectable = make_connectable(Endpoint.of(remote))
         self._faults = check_faults(faults)
+        if not (path is None or isinstance(cast("object", path), (str, os.PathLike))):
+            raise TypeError(f"path must be that of a UNIX socket to listen on, not {quoted(path)}")
         self._path = None if path is None else os.fspath(path)
         self._script: deque[Faults] = deque()
         self._connections: list[ProxiedConnection] = []

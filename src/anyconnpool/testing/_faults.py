@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from math import isinf
 
-from anyconnpool._util.checks import check_count, check_duration
+from anyconnpool._util.checks import check_count, check_duration, quoted
 
 
 class Ending(Enum):
@@ -84,7 +84,7 @@ class Faults:
         for name in ("requests", "replies"):
             flow: object = getattr(self, name)
             if not isinstance(flow, Flow):
-                raise TypeError(f"{name} must be a Flow, not {flow!r}")
+                raise TypeError(f"{name} must be a Flow, not {quoted(flow)}")
 
     @classmethod
     def both_ways(cls, flow: Flow) -> Faults:
@@ -103,5 +103,8 @@ def check_faults(value: object) -> Faults:
     :raises TypeError: if it is something else
     """
     if not isinstance(value, Faults):
-        raise TypeError(f"faults must be Faults, not {value!r}")
+        advice = ""
+        if isinstance(value, Flow):
+            advice = ": write Faults(replies=…), Faults(requests=…) or Faults.both_ways(…)"
+        raise TypeError(f"faults must be Faults, not {quoted(value)}{advice}")
     return value

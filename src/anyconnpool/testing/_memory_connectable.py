@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import isinf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from anyio import (
     AsyncContextManagerMixin,
@@ -25,7 +25,8 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool._streams.framed import FramedStream
 from anyconnpool._util.cancellation import survive_stray_cancellation
-from anyconnpool._util.checks import check_duration
+from anyconnpool._util.checks import check_duration, make_printable, quoted
+from anyconnpool._util.functions import call_async
 from anyconnpool._util.log import GuardedLogger
 from anyconnpool.testing._memory_stream import connected_pair
 
@@ -102,7 +103,7 @@ class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
         self, peer: Callable[[FramedStream], Awaitable[object]], *, connect_delay: float = 0.0
     ) -> None:
         if not callable(peer):
-            raise TypeError(f"peer must be an async function, not {peer!r}")
+            raise TypeError(f"peer must be an async function, not {quoted(peer)}")
         self._peer = peer
         self.connect_delay = connect_delay
         self._refusing = False
@@ -213,10 +214,7 @@ class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
             connection.server.close()
 
     async def _play(self, connection: _Connection) -> None:
-        playing = cast("object", self._peer(FramedStream(connection.server)))
-        if not isinstance(playing, Awaitable):
-            raise TypeError(f"peer must be an async function; {self._peer!r} returned {playing!r}")
-        await playing
+        await call_async(self._peer, "peer", FramedStream(connection.server))
 
     async def _let_peers_finish(self) -> None:
         for _ in range(_LAST_TURNS):
@@ -230,7 +228,10 @@ class MemoryConnectable(AsyncContextManagerMixin, ByteStreamConnectable):
 
 
 def _describe(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """Return type and text of an error; it may quote what a client has sent."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    # A script's failure has lines that are to be compared.
+    return "\n".join(map(make_printable, text.split("\n")))
 
 
 def _consists_of(error: BaseException, expected: tuple[type[BaseException], ...]) -> bool:

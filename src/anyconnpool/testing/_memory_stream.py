@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from anyio import (
-    BrokenResourceError,
-    ClosedResourceError,
-    EndOfStream,
-    Event,
-    ResourceGuard,
-)
+from anyio import ClosedResourceError, EndOfStream, Event, ResourceGuard
 from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
 from anyconnpool._streams.probes import LivenessAttribute
+from anyconnpool._streams.socket_stream import CLOSED_HERE, ENDED, broken_error
 from anyconnpool._util.liveness import Liveness
 
 # About what a socket takes before its sender has to wait.
@@ -72,11 +67,11 @@ class MemoryStream(ByteStream):
             await checkpoint()
             while True:
                 if self.closed:
-                    raise ClosedResourceError
+                    raise ClosedResourceError(CLOSED_HERE)
                 if self._incoming.data:
                     return self._incoming.take(max_bytes)
                 if self._incoming.ended:
-                    raise EndOfStream
+                    raise EndOfStream(ENDED)
                 await self._incoming.changed.wait()
 
     async def send(self, item: bytes) -> None:
@@ -85,9 +80,9 @@ class MemoryStream(ByteStream):
             rest = memoryview(item)
             while True:
                 if self.closed:
-                    raise ClosedResourceError
+                    raise ClosedResourceError(CLOSED_HERE)
                 if self._outgoing.ended or self._outgoing.broken:
-                    raise BrokenResourceError
+                    raise broken_error(None)
                 rest = rest[self._outgoing.put(rest) :]
                 if not rest:
                     return
@@ -95,7 +90,7 @@ class MemoryStream(ByteStream):
 
     async def send_eof(self) -> None:
         if self.closed:
-            raise ClosedResourceError
+            raise ClosedResourceError(CLOSED_HERE)
         self._outgoing.ended = True
         self._outgoing.notify()
         await checkpoint()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import cast
 
 from anyio import BrokenResourceError, EndOfStream
 
 from anyconnpool._streams.framed import FramedStream
+from anyconnpool._util.checks import quoted
 
 # How much of what differs is shown, in bytes.
 _SHOWN = 200
@@ -30,6 +32,8 @@ class ScriptedPeer:
     """
 
     def __init__(self, script: Iterable[tuple[bytes, bytes]]) -> None:
+        if not isinstance(cast("object", script), Iterable):
+            raise TypeError(f"a script is a list of pairs of bytes, not {quoted(script)}")
         self._script = tuple(script)
         for exchange in self._script:
             _check_exchange(exchange)
@@ -70,7 +74,9 @@ def _check_exchange(exchange: object) -> None:
         case (bytes(), bytes()):
             pass
         case _:
-            raise TypeError(f"a script has pairs of bytes, a request and a reply, not {exchange!r}")
+            raise TypeError(
+                f"a script has pairs of bytes, a request and a reply, not {quoted(exchange)}"
+            )
 
 
 def _show(data: bytes) -> str:
