@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from anyio import ConnectionFailed
@@ -35,6 +35,10 @@ class ReplicaSource(Protocol):
     @property
     def refresh(self) -> float:
         """How often to find them, in seconds."""
+        ...
+
+    def states(self) -> Mapping[Any, Any]:
+        """Return what is known of each replica, by its remote, from any thread."""
         ...
 
     def begin(self, update: Callable[[Sequence[Replica]], object]) -> Health:
