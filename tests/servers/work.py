@@ -63,7 +63,10 @@ async def until_states(
     replicas: Replicas, condition: Callable[[Mapping[Any, ReplicaState]], object]
 ) -> None:
     """Wait until what is known of replicas fulfils a condition."""
-    await eventually(lambda: condition(replicas.states()), tries=_TRIES)
+    try:
+        await eventually(lambda: condition(replicas.states()), tries=_TRIES)
+    except AssertionError:
+        raise AssertionError(f"it stays so: {dict(replicas.states())}") from None
 
 
 async def until_even(replicas: Replicas, size: int) -> None:
