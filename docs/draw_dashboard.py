@@ -108,7 +108,7 @@ async def live(registry: CollectorRegistry) -> None:
         await anyio.sleep(1)
         async with (
             ConnectionPool(
-                Replicas(remotes), name="search", max_size=10, observers=observers
+                Replicas(remotes), name="search", max_size=6, pipeline=4, observers=observers
             ) as search,
             make_pool(name="orders", max_size=8, max_waiting=20, on_release=reset) as orders,
             make_pool(
@@ -120,7 +120,7 @@ async def live(registry: CollectorRegistry) -> None:
             for _ in range(2):
                 tasks.start_soon(work, stock, 0.5)
             for number in range(8):
-                tasks.start_soon(work, search, 0.01 + 0.002 * number)
+                tasks.start_soon(work, search, 0.05 + 0.002 * number)
             await anyio.sleep(DURATION)
             tasks.cancel_scope.cancel()
 
