@@ -134,8 +134,11 @@ def test_tls_and_unix_sockets(tmp_path: Path, capfd: pytest.CaptureFixture[str])
         assert all(answered(told["unpooled"]))
 
 
-def test_the_table_of_servers(urls: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_servers(
+    urls: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second table has a row for each size and server; options may stand between the URLs."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     first, second = urls
     assert main(["load", first, "--tasks", "6", second, "--requests", "60"]) == 0
     output, errors = capfd.readouterr()
@@ -212,9 +215,10 @@ async def test_one_that_dies_and_returns_is_told_of(
 
 
 async def test_requests_that_no_server_has_had(
-    servers: list[Server], capfd: pytest.CaptureFixture[str]
+    servers: list[Server], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where all are dead, the failures have a row of their own."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     report = Report()
 
     async def stop(server: Server) -> None:

@@ -254,7 +254,8 @@ def test_what_each_replica_has_is_reported_by_remote(
     assert values("replica_failures") == [0, 2]
     assert values("replica_rests_total") == values("replica_resting") == [0, 0]
     pools[1].start()
-    pools[1].states = {"/run/server": ReplicaState(True, 5, OSError("no"), 2, 1)}
+    other: dict[Remote, ReplicaState] = {"/run/server": ReplicaState(True, 5, OSError("no"), 2, 1)}
+    pools[1].states = other
     assert values("replica_connections") == [4, 3]
     assert values("replica_in_use") == [3, 1]
     assert values("replica_failures") == [0, 5]

@@ -125,7 +125,9 @@ class Pools:
         found: dict[tuple[str, str], ReplicaFigures] = {}
         remotes: Counter[str] = Counter()
         for event, pool in self._started():
-            for remote, state in (event.replicas() if event.replicas else {}).items():
+            if event.replicas is None:
+                continue
+            for remote, state in event.replicas().items():
                 key = pool, Endpoint.of(remote).name
                 if key not in found and remotes[pool] >= _MOST_REMOTES:
                     key = pool, OTHER
