@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anyio import create_task_group, to_thread
+from anyio import ConnectionFailed, create_task_group, to_thread
 
-from anyconnpool import PackageFormat, PoolStatistics
+from anyconnpool import PackageFormat, PoolStatistics, ReplicaState
 from anyconnpool.command import main
 from anyconnpool.command._advice import Advice
 from anyconnpool.command._framing import Framing
@@ -20,9 +20,11 @@ from anyconnpool.command._measure import Meter, Requests
 from anyconnpool.command._pace import Extent
 from anyconnpool.command._payload import Payload
 from anyconnpool.command._results import Point, Report, Rest, Share
-from anyconnpool.command._screen import share_cells, show_report
+from anyconnpool.command._screen import LiveProgress, share_cells, show_report
+from anyconnpool.command._spread import Spread
 from anyconnpool.command._sweep import Plan, measure
 from anyconnpool.command._target import Service, Target
+from anyconnpool.events import ReplicaBack, ReplicaResting
 from tests.cases import table
 from tests.sockets.servers import Server, echo_lines
 
@@ -340,3 +342,42 @@ def test_in_a_process_of_its_own(urls: list[str], backend: str) -> None:
     code, output, errors = finish(start("load", *urls, *SHORT, "--backend", backend))
     assert (code, errors) == (0, "")
     assert "server" in output
+
+
+def test_live_lines_say_who_rests(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first failure to the first reply after it, however often the rest is prolonged."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    remote, name = ("127.0.0.1", 9001), "tcp://127.0.0.1:9001"
+    spread = Spread({remote: name})
+    spread.watch(lambda: {remote: ReplicaState(True, 1, None, 3, 2)})
+    meter = Meter(Extent(600.0), spread)
+    shown: list[bool] = []
+    with LiveProgress([name]) as progress:
+        for event in (
+            None,
+            ReplicaResting("pool", remote, ConnectionFailed(f"{name} hung up at once"), 1.0),
+            ReplicaResting("pool", remote, ConnectionFailed("another"), 2.0),
+            ReplicaBack("pool", remote, 3.0),
+        ):
+            if event is not None:
+                spread.observe(event)
+            progress.look(4, meter, PoolStatistics("pool", 4))
+            shown.append(f"{name}" in (line := capfd.readouterr().err) and "rests" in line)
+            assert "3 connections" in line
+    assert shown == [False, True, True, False]
+    (rest,) = spread.shares()[0].rests
+    assert rest.error == "hung up at once"
+
+
+def test_a_rest_that_lasts_when_it_begins_counts_from_then() -> None:
+    """What was over before is nothing of the measurement's."""
+    remotes = [("127.0.0.1", port) for port in (9001, 9002)]
+    spread = Spread({remote: str(remote) for remote in remotes})
+    for remote in remotes:
+        spread.observe(ReplicaResting("pool", remote, ConnectionRefusedError(), 1.0))
+    spread.observe(ReplicaBack("pool", remotes[0], 1.0))
+    Meter(Extent(600.0), spread)
+    assert [list(share.rests) for share in spread.shares()] == [[], [Rest(0.0, None, REFUSED)]]
