@@ -164,7 +164,7 @@ async def test_two_haproxy_reloaded_and_killed_in_turn_fail_no_exchange(
         ConnectionPool(replicas, max_size=SIZE, on_connect=greet) as pool,
         at_work(set_and_get(pool, Retry(2))) as work,
     ):
-        for balancer in balancers * (LONG_ROUNDS if long_form else 1):
+        for balancer in balancers * (LONG_ROUNDS // 2 if long_form else 1):
             await until_even(replicas, SIZE)
             await work.go_on()
             await to_thread.run_sync(balancer.reload)
