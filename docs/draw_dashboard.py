@@ -1,6 +1,7 @@
 """Draw the dashboard from a real Prometheus: ``python docs/draw_dashboard.py``, in two minutes.
 
-Two pools work against a server that becomes slow, and then is down for a while. Prometheus (the
+Three pools work against a server that becomes slow, and then is down for a while; one of them has a
+second server that is always well. Prometheus (the
 program ``prometheus``, as of Debian's package) reads their metrics. What it answers to the queries
 in ``examples/grafana_dashboard.json`` is drawn with Matplotlib, where the panels stand in the
 dashboard. It is not Grafana that draws: the curves are true, the style isn't Grafana's.
@@ -26,7 +27,7 @@ import anyio
 from anyio.abc import SocketStream
 from prometheus_client import CollectorRegistry, start_http_server
 
-from anyconnpool import ConnectionPool, ExchangeError, FramedStream, PooledConnection
+from anyconnpool import ConnectionPool, ExchangeError, FramedStream, PooledConnection, Replicas
 from anyconnpool.instrumentation.prometheus import PoolCollector
 
 ROOT = Path(__file__).parent.parent
@@ -98,15 +99,17 @@ async def keep(server: EchoServer) -> None:
 
 
 async def live(registry: CollectorRegistry) -> None:
-    """Let two pools work: one that is often full, and one that has little to do."""
-    server, observers = EchoServer(), [PoolCollector(registry)]
-    make_pool = partial(
-        ConnectionPool, ("127.0.0.1", server.port), observers=observers, fail_fast_after=4
-    )
-    async with anyio.create_task_group() as tasks:
+    """Let three pools work: one is often full, one has little to do, and one has two servers."""
+    server, spare, observers = EchoServer(), EchoServer(), [PoolCollector(registry)]
+    remotes = [("127.0.0.1", one.port) for one in (server, spare)]
+    make_pool = partial(ConnectionPool, remotes[0], observers=observers, fail_fast_after=4)
+    async with anyio.create_task_group() as tasks, spare.run():
         tasks.start_soon(keep, server)
         await anyio.sleep(1)
         async with (
+            ConnectionPool(
+                Replicas(remotes), name="search", max_size=6, pipeline=4, observers=observers
+            ) as search,
             make_pool(name="orders", max_size=8, max_waiting=20, on_release=reset) as orders,
             make_pool(
                 name="stock", max_size=4, max_lifetime=20, check=reset, check_after=0.3
@@ -116,6 +119,8 @@ async def live(registry: CollectorRegistry) -> None:
                 tasks.start_soon(work, orders, 0.05 + 0.002 * number)
             for _ in range(2):
                 tasks.start_soon(work, stock, 0.5)
+            for number in range(8):
+                tasks.start_soon(work, search, 0.05 + 0.002 * number)
             await anyio.sleep(DURATION)
             tasks.cancel_scope.cancel()
 

@@ -225,8 +225,7 @@ class Replicas(RemoteGroup):
         pool uses the replicas, this is the pool's knowledge of them.
         """
         bound = self._use.running()
-        health = self._alone.health if bound is None else bound.health
-        return ByRemote([(each.remote, _state_of(each)) for each in [*health.replicas]])
+        return self._alone.states() if bound is None else bound.states()
 
     async def connect(self) -> ByteStream:
         """Connect to one of the replicas, without a pool, and go on with the next if that fails.
@@ -335,6 +334,11 @@ class BoundReplicas:
             self.is_lost = bool
         self.health.forget_errors()
 
+    def states(self) -> Mapping[Remote, ReplicaState]:
+        """Return what is known of each replica, by its remote; see :meth:`Replicas.states`."""
+        replicas = [*self.health.replicas]
+        return ByRemote([(each.remote, _state_of(each)) for each in replicas])
+
     def reset(self) -> None:
         """Forget what is known of the replicas."""
         self.health = self._make_health()
@@ -410,6 +414,10 @@ class _Alone:
     def health(self) -> Health:
         """What is known of the replicas."""
         return self._bound.health
+
+    def states(self) -> Mapping[Remote, ReplicaState]:
+        """Return what is known of each replica."""
+        return self._bound.states()
 
     def set(self, remotes: Sequence[Remote]) -> None:
         """Replace the remotes."""

@@ -11,7 +11,7 @@ further: the first of an observer is logged with its traceback, later ones are c
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -86,6 +86,30 @@ def _return(statistics: PoolStatistics) -> PoolStatistics:
     return statistics
 
 
+class _ReplicasReader:
+    """Read what is known of a running pool's replicas; pickled, know of none.
+
+    A remote may be an object that can't be pickled, and so may an error.
+
+    :param read: reads it, by the remotes
+    """
+
+    def __init__(self, read: Callable[[], Mapping[Any, Any]]) -> None:
+        self._read = read
+
+    def __call__(self) -> Mapping[Any, Any]:
+        return self._read()
+
+    def __copy__(self) -> _ReplicasReader:
+        return self
+
+    def __deepcopy__(self, memo: object) -> _ReplicasReader:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _ReplicasReader, (dict,)
+
+
 @dataclass(frozen=True)
 class PoolEvent:
     """Something that happened in a pool.
@@ -105,13 +129,19 @@ class PoolStarted(PoolEvent):
 
     :ivar statistics: returns the pool's statistics, at any time and from any thread
     :ivar min_idle: how many connections it keeps ready
+    :ivar replicas: of a pool with several :class:`~anyconnpool.Replicas`, returns a
+        :class:`~anyconnpool.ReplicaState` for each, by its remote, at any time and from any thread;
+        else ``None``
     """
 
     statistics: Callable[[], PoolStatistics]
     min_idle: int
+    replicas: Callable[[], Mapping[Any, Any]] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "statistics", _StatisticsReader.of(self.statistics))
+        if self.replicas is not None and not isinstance(self.replicas, _ReplicasReader):
+            object.__setattr__(self, "replicas", _ReplicasReader(self.replicas))
 
 
 @dataclass(frozen=True)

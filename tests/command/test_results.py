@@ -184,6 +184,7 @@ def test_json_has_all_that_was_measured() -> None:
         "reused_share": 0.999,
         "closed": {"unclean": 1},
         "errors": {"a": 1},
+        "servers": [],
     }
     # Infinity is no JSON.
     assert point(None, 500, noise=math.inf).as_json()["noise_share"] is None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from anyconnpool import PoolStatistics
+from anyconnpool import PoolStatistics, ReplicaState
+from anyconnpool._remote import Remote
 from anyconnpool.events import Observer, PoolEnded, PoolStarted
 
 
@@ -20,20 +21,33 @@ class FiredPool:
     :param name: the pool's name
     :param min_idle: how many connections it keeps ready
     :param max_size: most sockets at once
+    :param states: what is known of each of several replicas
     """
 
     def __init__(
-        self, observer: Observer, name: str = "echo", *, min_idle: int = 0, max_size: float = 10
+        self,
+        observer: Observer,
+        name: str = "echo",
+        *,
+        min_idle: int = 0,
+        max_size: float = 10,
+        states: Mapping[Remote, ReplicaState] | None = None,
     ) -> None:
         self._observer = observer
         self._min_idle = min_idle
         self.figures = PoolStatistics(name, max_size)
+        self.states = states
 
     def statistics(self) -> PoolStatistics:
         return self.figures
 
     def start(self) -> None:
-        self._observer(PoolStarted(self.figures.name, self.statistics, self._min_idle))
+        states = None if self.states is None else self._read_states
+        self._observer(PoolStarted(self.figures.name, self.statistics, self._min_idle, states))
+
+    def _read_states(self) -> Mapping[Remote, ReplicaState]:
+        assert self.states is not None
+        return self.states
 
     def end(self) -> None:
         self._observer(PoolEnded(self.figures.name, self.statistics))

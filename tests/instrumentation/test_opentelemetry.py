@@ -9,6 +9,8 @@ from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, Metr
 from opentelemetry.semconv._incubating.attributes import db_attributes  # pyright: ignore[reportMissingTypeStubs]
 from opentelemetry.semconv._incubating.metrics import db_metrics  # pyright: ignore[reportMissingTypeStubs]
 
+from anyconnpool import ReplicaState
+from anyconnpool._remote import Remote
 from anyconnpool.events import (
     AcquireTimedOut,
     ConnectionAcquired,
@@ -179,6 +181,26 @@ def test_pool_without_limit_has_no_maximum(
     assert collection.values("idle.min") == [0]
     # The SDK leaves it out too, but complains each time.
     assert not caplog.records
+
+
+def test_what_each_replica_has_is_reported_by_remote(
+    collection: Collection, metrics: PoolMetrics
+) -> None:
+    """Until the pool ends; a pool of one remote has none of it."""
+    FiredPool(metrics, "single").start()
+    states: dict[Remote, ReplicaState] = {
+        ("h", 1): ReplicaState(False, 0, None, 4, 3),
+        ("h", 2): ReplicaState(True, 2, OSError("no"), 1, 0),
+    }
+    pool = FiredPool(metrics, states=states)
+    pool.start()
+    for name, expected in (("count", [4, 1]), ("used", [3, 0]), ("failures", [0, 2])):
+        assert collection.points(f"{PREFIX}.replica.{name}") == {
+            ((NAME, "echo"), (f"{PREFIX}.remote", f"tcp://h:{port}")): value
+            for port, value in enumerate(expected, 1)
+        }
+    pool.end()
+    assert collection.values("replica.count") == []
 
 
 def test_replicas_that_rest_are_reported_by_remote(

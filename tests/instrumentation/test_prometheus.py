@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from anyconnpool import ReplicaState
+from anyconnpool._remote import Remote
 from anyconnpool.events import (
     CloseReason,
     ConnectionAcquired,
@@ -48,6 +50,9 @@ KINDS = {
     "use_seconds": "histogram",
     "connect_seconds": "histogram",
     "hook_seconds": "histogram",
+    "replica_connections": "gauge",
+    "replica_in_use": "gauge",
+    "replica_failures": "gauge",
     "replica_resting": "gauge",
     "replica_rests": "counter",
 }
@@ -229,6 +234,39 @@ def test_rests_of_replicas_are_reported_by_remote(
     assert values("replica_rests_total") == [2, 1]
 
 
+def test_what_each_replica_has_is_reported_by_remote(
+    exposition: Exposition, collector: PoolCollector
+) -> None:
+    """Read at each moment, of pools with one name added up; rests begin at 0, before the first."""
+    known: dict[Remote, ReplicaState] = {
+        ("10.0.0.1", 7000): ReplicaState(False, 0, None, 4, 3),
+        "/run/server": ReplicaState(True, 2, OSError("no"), 1, 0),
+    }
+    names = ["tcp://10.0.0.1:7000", "unix:///run/server"]
+
+    def values(metric: str) -> list[float | None]:
+        return [exposition.value(metric, remote=name) for name in names]
+
+    pools = [FiredPool(collector, states=dict(known)) for _ in range(2)]
+    pools[0].start()
+    assert values("replica_connections") == [4, 1]
+    assert values("replica_in_use") == [3, 0]
+    assert values("replica_failures") == [0, 2]
+    assert values("replica_rests_total") == values("replica_resting") == [0, 0]
+    pools[1].start()
+    other: dict[Remote, ReplicaState] = {"/run/server": ReplicaState(True, 5, OSError("no"), 2, 1)}
+    pools[1].states = other
+    assert values("replica_connections") == [4, 3]
+    assert values("replica_in_use") == [3, 1]
+    assert values("replica_failures") == [0, 5]
+    collector(ReplicaResting("echo", "/run/server", OSError("no"), 1.0))
+    assert values("replica_rests_total") == values("replica_resting") == [0, 1]
+    for pool in pools:
+        pool.end()
+    assert values("replica_connections") == [None, None]
+    assert values("replica_rests_total") == [None, 1]
+
+
 def test_ever_new_replicas_take_no_more_room(
     exposition: Exposition, collector: PoolCollector
 ) -> None:
@@ -239,6 +277,11 @@ def test_ever_new_replicas_take_no_more_room(
     assert exposition.value("replica_rests_total", remote="tcp://h:100") == 1
     assert exposition.value("replica_rests_total", remote="tcp://h:101") is None
     assert exposition.value("replica_resting", remote="other") == 1
+    state = ReplicaState(False, 0, None, 1, 0)
+    FiredPool(collector, "many", states={("h", port): state for port in range(1, 151)}).start()
+    assert exposition.value("replica_connections", "many", remote="tcp://h:100") == 1
+    assert exposition.value("replica_connections", "many", remote="tcp://h:101") is None
+    assert exposition.value("replica_connections", "many", remote="other") == 50
 
 
 def test_buckets_can_be_chosen() -> None:

@@ -9,7 +9,14 @@ import anyio
 import pytest
 from anyio import CancelScope, create_task_group
 
-from anyconnpool import AcquireTimeout, ConnectionPool, PoolManager, PoolStatistics, Retry
+from anyconnpool import (
+    AcquireTimeout,
+    ConnectionPool,
+    PoolManager,
+    PoolStatistics,
+    Replicas,
+    Retry,
+)
 from anyconnpool.instrumentation.opentelemetry import PoolMetrics
 from tests.sockets.checks import ask, eventually
 from tests.sockets.servers import Peer, Server
@@ -169,6 +176,29 @@ async def test_pools_of_one_remote_add_up(observed: Observed, server: Server) ->
         assert observed.exposition.value("opened_total", first.name) == 2
     observed.check_no_gauges(first.name)
     assert observed.exposition.value("opened_total", first.name) == 2
+
+
+async def test_what_replicas_have_is_seen(observed: Observed, server: Server) -> None:
+    """Both exporters show what each server of a pool has, and that one of them rests."""
+    live, dead = f"tcp://127.0.0.1:{server.remote[1]}", "tcp://127.0.0.1:1"
+
+    def show(metric: str, remote: str) -> float | None:
+        return observed.exposition.value(metric, remote=remote)
+
+    replicas = Replicas([("127.0.0.1", 1), server.remote])
+    async with ConnectionPool(replicas, name="echo", observers=observed.observers) as pool:
+        assert show("replica_rests_total", dead) == show("replica_rests_total", live) == 0
+        await pool.send_receive_line(b"ping")
+        async with pool.acquire() as connection:
+            await ask(connection)
+            assert show("replica_connections", live) == show("replica_in_use", live) == 1
+        assert show("replica_in_use", live) == 0
+        assert show("replica_failures", live) == show("replica_resting", live) == 0
+        assert (show("replica_failures", dead) or 0) >= 1
+        assert show("replica_resting", dead) == show("replica_rests_total", dead) == 1
+        assert sorted(observed.collection.values("replica.used")) == [0, 0]
+        assert observed.collection.values("replica.resting") == [1]
+    assert show("replica_connections", live) is None
 
 
 async def test_each_borrow_is_told_twice(observed: Observed, server: Server) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import anyio
 import pytest
@@ -41,7 +41,7 @@ async def not_found() -> None:
     raise LookupError(SECRET)
 
 
-async def fail_to_acquire(pool: ConnectionPool, times: int = 1) -> None:
+async def fail_to_acquire(pool: ConnectionPool[Any], times: int = 1) -> None:
     for _ in range(times):
         with pytest.raises(anyio.ConnectionFailed):
             await pool.acquire()

@@ -41,12 +41,15 @@ class Program:
 
     :param package: the Debian package that has it
     :param command: how it is started, so that it stays in the foreground
-    :param port: where it listens on 127.0.0.1
+    :param port: where it listens
     :param log: the file for what it prints
+    :param host: the address that it listens on
     """
 
-    def __init__(self, package: str, command: Sequence[str], port: int, log: Path) -> None:
-        self.remote = (_HOST, port)
+    def __init__(
+        self, package: str, command: Sequence[str], port: int, log: Path, *, host: str = _HOST
+    ) -> None:
+        self.remote = (host, port)
         self._command = [_find(command[0], package), *command[1:]]
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,9 +63,12 @@ class Program:
 
     def start(self) -> None:
         """Start the program and wait until it accepts connections."""
+        self._start()
+
+    def _start(self, *options: str) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*self._command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         try:
             self._wait_until_it_accepts(self._process)
@@ -86,6 +92,25 @@ class Program:
             self._process.send_signal(by)
             self._process.wait(_PATIENCE)
             self._process = None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send the program a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def reload(self) -> None:
+        """Have HAProxy's successor take over, as a reload does, and wait for the end of the former.
+
+        The former accepts no more connections, and cuts those that it has a while later.
+        """
+        former = self._process
+        assert former is not None
+        try:
+            self._start("-sf", str(former.pid))
+            former.wait(_PATIENCE)
+        finally:
+            former.kill()
+            former.wait()
 
     def restart(self) -> None:
         """Kill the program and start it again, at the same address."""
@@ -129,6 +154,23 @@ def redis_server(directory: Path, *settings: str) -> Generator[Program]:
 
 
 @contextmanager
+def redis_tls(directory: Path, host: str, port: int, certificate: Path) -> Generator[Program]:
+    """Run a Redis that speaks TLS alone, and keeps nothing.
+
+    :param directory: for its log
+    :param host: the address that it listens on
+    :param port: likewise
+    :param certificate: a file with the private key and the certificates
+    """
+    command = ["redis-server", "--bind", host, "--port", "0", "--tls-port", str(port)]
+    command += ["--tls-cert-file", str(certificate), "--tls-key-file", str(certificate)]
+    command += ["--tls-auth-clients", "no", "--save", "", "--dir", str(directory)]
+    log = directory / f"redis-{host}.log"
+    with Program("redis-server", command, port, log, host=host) as program:
+        yield program
+
+
+@contextmanager
 def memcached(directory: Path) -> Generator[Program]:
     """Run a memcached.
 
@@ -144,7 +186,11 @@ def memcached(directory: Path) -> Generator[Program]:
 
 @contextmanager
 def haproxy(
-    directory: Path, backends: dict[str, tuple[str, int]], *, client_timeout: str = "60s"
+    directory: Path,
+    backends: dict[str, tuple[str, int]],
+    *,
+    client_timeout: str = "60s",
+    checks: bool = True,
 ) -> Generator[Program]:
     """Run an HAProxy that spreads connections in turn over backends, which it checks.
 
@@ -153,11 +199,13 @@ def haproxy(
     :param directory: for its configuration
     :param backends: their addresses by their names
     :param client_timeout: how long a client may be silent, in HAProxy's notation
+    :param checks: whether it checks them; else it takes all of them for well
     """
     with reserved_port() as port:
         lines = [
             "global",
             "nbthread 1",
+            "hard-stop-after 300ms",
             "defaults",
             "mode tcp",
             "retries 0",
@@ -165,7 +213,8 @@ def haproxy(
         ]
         lines += ["timeout check 5s", f"timeout client {client_timeout}", "timeout server 60s"]
         lines += ["listen balancer", f"bind {_HOST}:{port}", "balance roundrobin"]
-        lines += ["default-server check inter 300ms fastinter 50ms rise 1 fall 2"]
+        if checks:
+            lines += ["default-server check inter 300ms fastinter 50ms rise 1 fall 2"]
         lines += [f"server {name} {host}:{port}" for name, (host, port) in backends.items()]
         configuration = directory / "haproxy.cfg"
         configuration.write_text("\n".join(lines) + "\n", "utf-8")

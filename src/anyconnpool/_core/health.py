@@ -437,6 +437,9 @@ class Health:
         self._share_at = now
         if not self.in_order:
             replica.is_growing = True
+            for each in self.replicas:
+                # One that came back while this one rested could take nothing over from it.
+                each.is_growing |= each.is_well()
             self._share_until = now + _SHARING_TIME
 
     def _even_out(self, now: float) -> list[Replica]:

@@ -111,7 +111,13 @@ class RunningPool:
         if self._discovery is not None:
             self._connection_tasks.on_rest = self._discovery.wake
             tasks.keep_running(f"pool {settings.name!r}: discovery", self._discovery.run)
-        self._notify(PoolStarted(settings.name, self.leasing.statistics, settings.min_idle))
+        self._notify(self._started(target))
+
+    def _started(self, target: Target | ReplicaSource) -> PoolStarted:
+        """Return the event that says that the pool has started."""
+        settings = self._settings
+        states = None if isinstance(target, Target) else target.states
+        return PoolStarted(settings.name, self.leasing.statistics, settings.min_idle, states)
 
     def _make_pipelines(self, tasks: PoolTasks, alarms: Alarms, home: HomeLoop) -> Pipelines | None:
         """Make what does the exchanges that share connections, in a pool that pipelines."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from anyio import ConnectionFailed
@@ -34,6 +34,10 @@ class ReplicaSource(Protocol):
     @property
     def refresh(self) -> float:
         """How often to find them, in seconds."""
+        ...
+
+    def states(self) -> Mapping[Any, Any]:
+        """Return what is known of each replica, by its remote, from any thread."""
         ...
 
     def begin(

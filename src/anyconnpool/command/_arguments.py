@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import NoReturn, Protocol
 
-from anyconnpool._remote import Remote
+from anyconnpool._remote import Endpoint, Remote
+from anyconnpool.command import _values as values
 from anyconnpool.command._completion import program_name
 from anyconnpool.command._echo_client import EchoClient
 from anyconnpool.command._echo_server import EchoServer
@@ -21,7 +22,7 @@ from anyconnpool.command._pace import Extent
 from anyconnpool.command._payload import Payload, from_hex, parse_template
 from anyconnpool.command._reasons import CommandError
 from anyconnpool.command._sweep import Plan
-from anyconnpool.command._target import Target, client_context
+from anyconnpool.command._target import Service, Target, client_context
 
 _EXIT_CODES = """\
 exit codes:
@@ -30,8 +31,9 @@ exit codes:
 _LOAD_EXAMPLE = """\
 The load is as heavy as the server lets it be: use it against servers of your own.
 
-example:
+examples:
   %(prog)s tcp://127.0.0.1:8999 --connections 1,2,4,8 --tasks 64 --plot sizes.svg
+  %(prog)s tcp://127.0.0.1:9001 tcp://127.0.0.1:9002 --connections 8 --duration 60
 
 """
 
@@ -81,18 +83,23 @@ def parse(arguments: Sequence[str] | None) -> Command:
         command.set_defaults(make=make)
         add_options(command)
     options, surplus = parser.parse_known_args(arguments)
-    _take_late_messages(parser, options, surplus)
+    _take_late_arguments(parser, options, surplus)
     made: Command = options.make(options)
     return made
 
 
-def _take_late_messages(parser: ArgumentParser, options: Namespace, surplus: list[str]) -> None:
-    """Take messages that follow an option: argparse stops taking them at the first option."""
+def _take_late_arguments(parser: ArgumentParser, options: Namespace, surplus: list[str]) -> None:
+    """Take messages and URLs that follow an option: argparse takes no more of them after one."""
     unknown = [text for text in surplus if text.startswith("-")]
-    if unknown or (surplus and "messages" not in options):
+    if unknown or (surplus and not ("messages" in options or "urls" in options)):
         parser.error(f"unrecognized arguments: {' '.join(unknown or surplus)}")
-    if surplus:
+    if surplus and "messages" in options:
         options.messages += surplus
+    elif surplus:
+        try:
+            options.urls += map(values.url, surplus)
+        except ArgumentTypeError as error:
+            parser.error(f"argument URL: {error}")
 
 
 def _make_server(options: Namespace) -> Command:
@@ -116,7 +123,8 @@ def _make_client(options: Namespace) -> Command:
     messages = [_encode(message) for message in options.messages]
     for message in messages:
         _check_message(framing, message)
-    return EchoClient(_target(options), messages, framing, options.timeout, options.backend)
+    (target,) = _targets([options.url], options)
+    return EchoClient(target, messages, framing, options.timeout, options.backend)
 
 
 def _make_load(options: Namespace) -> Command:
@@ -129,7 +137,7 @@ def _make_load(options: Namespace) -> Command:
         raise CommandError(text, 2)
     _check_message(framing, payload.longest())
     plan = Plan(
-        target=_target(options),
+        target=_load_target(options),
         requests=Requests(framing, payload, options.timeout),
         timeout=options.timeout,
         sizes=options.connections,
@@ -174,14 +182,32 @@ def _payload(options: Namespace) -> Payload:
         raise CommandError(f"{option}: {error}", 2) from error
 
 
-def _target(options: Namespace) -> Target:
-    remote: Remote = options.url[0]
-    tls: bool = options.url[1] or options.tls
-    if tls and not isinstance(remote, tuple):
+def _load_target(options: Namespace) -> Target | Service:
+    servers = _targets(options.urls, options)
+    if len(servers) == 1:
+        if options.order is not None:
+            raise CommandError("--order is for several servers: give more than one URL", 2)
+        return servers[0]
+    known: set[Hashable] = set()
+    for server in servers:
+        key = Endpoint.of(server.remote).key
+        if key in known:
+            raise CommandError(f"{server} is there twice", 2)
+        known.add(key)
+    return Service(servers, "in_order" if options.order == "in-order" else "balanced")
+
+
+def _targets(urls: Sequence[tuple[Remote, bool]], options: Namespace) -> Sequence[Target]:
+    remotes = [remote for remote, _ in urls]
+    tls: bool = options.tls or urls[0][1]
+    if options.tls and not all(isinstance(remote, tuple) for remote in remotes):
         raise CommandError("--tls goes with tcp:// alone", 2)
+    if any((options.tls or wanted) is not tls for _, wanted in urls):
+        raise CommandError("TLS is for all servers or for none: with tls:// for each, or --tls", 2)
     if not tls and (options.ca is not None or options.insecure):
         raise CommandError("--ca and --insecure go with TLS alone: tls://HOST:PORT, or --tls", 2)
-    return Target(remote, client_context(options.ca, insecure=options.insecure) if tls else None)
+    context = client_context(options.ca, insecure=options.insecure) if tls else None
+    return [Target(remote, context) for remote in remotes]
 
 
 def _framing(options: Namespace, reply_bytes: int | None = None) -> Framing:

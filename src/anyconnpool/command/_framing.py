@@ -43,6 +43,17 @@ class Framing:
         size = len(message) if self.reply_as_sent else self.reply_bytes
         return await stream.send_receive(message, size, timeout=timeout)
 
+    async def receive_reply(self, stream: FramedStream, message: bytes) -> bytes:
+        """Receive the reply to a message, whose end is known.
+
+        :param message: what was sent
+        """
+        if self.format != "raw":
+            return await self.receive(stream)
+        size = len(message) if self.reply_as_sent else self.reply_bytes
+        assert size is not None
+        return await stream.receive_exactly(size)
+
     async def receive(self, stream: FramedStream) -> bytes:
         """Receive a message of a client."""
         if self.format == "line":

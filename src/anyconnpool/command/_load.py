@@ -17,6 +17,7 @@ from anyconnpool.command._reasons import CommandError, require
 from anyconnpool.command._results import Report
 from anyconnpool.command._run import INTERRUPTED, run
 from anyconnpool.command._sweep import Plan, Watcher, measure
+from anyconnpool.command._target import Service
 
 _ASKED = "asking for a connection"
 
@@ -58,7 +59,8 @@ class Load:
         else:
             require("rich", "cli")
             screen = import_module("anyconnpool.command._screen")
-            with screen.LiveProgress() as progress:
+            servers = [*map(str, self.plan.target.servers)]
+            with screen.LiveProgress(servers if len(servers) > 1 else ()) as progress:
                 self._measure(report, progress)
         self._show(report)
         if report.interrupted:
@@ -103,15 +105,23 @@ class Load:
         each = each or f"{extent.requests:g} requests"
         shared = f", pipeline {self.plan.pipeline}" if self.plan.pipeline > 1 else ""
         rate = "" if extent.rate is None else f"{extent.rate:g} requests/s, "
+        order = ", in order" if self._order == "in_order" else ""
         return (
-            f"{self.plan.target}, {self.format} of {size}, {rate}"
+            f"{self.plan.target}{order}, {self.format} of {size}, {rate}"
             f"{self.plan.tasks} tasks, {each} each, {self.backend}{shared}"
         )
+
+    @property
+    def _order(self) -> str | None:
+        target = self.plan.target
+        return target.order if isinstance(target, Service) else None
 
     def _as_json(self, report: Report, advice: Advice) -> dict[str, object]:
         extent = self.plan.extent
         return {
             "remote": str(self.plan.target),
+            "servers": [str(server) for server in self.plan.target.servers],
+            "order": self._order,
             "format": self.format,
             "payload_bytes": self.payload_bytes,
             "tasks": self.plan.tasks,

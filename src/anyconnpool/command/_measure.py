@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 # Not the event loop's clock: that of uvloop goes in steps of 1 ms.
 from time import perf_counter  # noqa: TID251
 from typing import NamedTuple, TypeAlias
 
 from anyio import Event, create_task_group, fail_after
-from anyio.abc import ByteStreamConnectable
+from anyio.abc import ByteStream, ByteStreamConnectable
 
-from anyconnpool import ConnectionPool, FramedStream, PoolStatistics
+from anyconnpool import ConnectionPool, FramedStream, PooledConnection, PoolStatistics
 from anyconnpool.command._framing import MAX_LINE_BYTES, Framing
 from anyconnpool.command._hints import Attempt
 from anyconnpool.command._latency import Latencies
@@ -22,6 +23,7 @@ from anyconnpool.command._pace import Extent
 from anyconnpool.command._payload import Payload
 from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError, reason
 from anyconnpool.command._results import PERCENTILES, Point, PoolUse
+from anyconnpool.command._spread import Spread, Visit
 from anyconnpool.command._target import Target
 
 # Clocks may stand still for a moment.
@@ -51,10 +53,14 @@ class Meter:
     """What became of the requests of one measurement.
 
     :param extent: for how long requests are begun, and when
+    :param spread: what each of several servers has of them; it begins now
     """
 
-    def __init__(self, extent: Extent) -> None:
+    def __init__(self, extent: Extent, spread: Spread | None = None) -> None:
         self._extent = extent
+        self.spread = spread
+        if spread is not None:
+            spread.begin()
         self._pace = extent.pace()
         self._stopped_at: float | None = None
         self.latencies = Latencies()
@@ -133,6 +139,7 @@ class Meter:
             received=self._received / elapsed,
             missed=self._pace.missed(),
             errors=dict(self.errors),
+            shares=() if self.spread is None else self.spread.shares(),
         )
 
 
@@ -166,16 +173,51 @@ class Requests:
 
         return share if shared else ask
 
+    def spread_through(self, pool: ConnectionPool, spread: Spread, *, shared: bool = False) -> Ask:
+        """Return what asks over a connection of a pool to several servers, and notes to which.
+
+        :param spread: where to note it
+        :param shared: see :meth:`through`
+        """
+
+        async def ask(visit: Visit) -> Answer:
+            async def exchange(connection: PooledConnection) -> Answer:
+                visit.remote = connection.remote
+                return await self._exchange(connection)
+
+            return await pool.run(exchange, timeout=self._timeout)
+
+        async def share(visit: Visit) -> Answer:
+            async def read(connection: PooledConnection) -> bytes:
+                visit.remote = connection.remote
+                return await self._framing.receive_reply(connection, message)
+
+            asked_at = perf_counter()
+            message = self._payload.make()
+            reply = await pool.exchange(self._framing.pack(message), read, timeout=self._timeout)
+            return Answer(asked_at, perf_counter(), len(message), len(reply))
+
+        return spread.counting(share if shared else ask)
+
     def without_pool(self, connectable: ByteStreamConnectable) -> Ask:
         """Return what connects, asks and closes."""
+        return lambda: self._ask_once(connectable.connect)
 
-        async def ask() -> Answer:
-            with fail_after(self._timeout):
-                stream = await connectable.connect()
-                async with FramedStream(stream, max_line_bytes=MAX_LINE_BYTES) as framed:
-                    return await self._exchange(framed)
+    def spread_without_pool(
+        self, connect: Callable[[Visit], Awaitable[ByteStream]], spread: Spread
+    ) -> Ask:
+        """Return what connects to one of several servers, asks and closes, and notes which it is.
 
-        return ask
+        :param connect: connects, and notes to which
+        :param spread: where to note it
+        """
+        return spread.counting(lambda visit: self._ask_once(partial(connect, visit)))
+
+    async def _ask_once(self, connect: Callable[[], Awaitable[ByteStream]]) -> Answer:
+        with fail_after(self._timeout):
+            stream = await connect()
+            async with FramedStream(stream, max_line_bytes=MAX_LINE_BYTES) as framed:
+                return await self._exchange(framed)
 
     async def try_once(self, target: Target) -> None:
         """Make one request without a pool.

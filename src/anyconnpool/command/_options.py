@@ -16,6 +16,7 @@ from anyconnpool.command._framing import FORMATS
 from anyconnpool.command._run import BACKENDS
 
 _PAYLOAD_BYTES = 64
+_URL_FORMS = "tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH"
 
 
 def add_general(parser: ArgumentParser) -> None:
@@ -67,6 +68,7 @@ def add_server(parser: ArgumentParser) -> None:
 
 def add_client(parser: ArgumentParser) -> None:
     """Add the options of the echo client."""
+    parser.add_argument("url", metavar="URL", type=values.url, help=f"the server: {_URL_FORMS}")
     _add_target(parser)
     parser.add_argument(
         "messages",
@@ -81,6 +83,19 @@ def add_client(parser: ArgumentParser) -> None:
 
 def add_load(parser: ArgumentParser) -> None:
     """Add the options of the load."""
+    parser.add_argument(
+        "urls",
+        metavar="URL",
+        type=values.url,
+        nargs="+",
+        help=f"the server: {_URL_FORMS}; or several servers that can all answer each request",
+    )
+    parser.add_argument(
+        "--order",
+        choices=values.ORDERS,
+        help="of several servers: as many connections to each, or all to the first that can be "
+        "connected to (default: balanced)",
+    )
     _add_target(parser)
     _add_payload(parser)
     _add_format(parser)
@@ -208,12 +223,6 @@ def _add_results(parser: ArgumentParser) -> None:
 
 
 def _add_target(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "url",
-        metavar="URL",
-        type=values.url,
-        help="the server: tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH",
-    )
     parser.add_argument("--tls", action="store_true", help="speak TLS, as with tls://")
     completes_files(
         parser.add_argument(

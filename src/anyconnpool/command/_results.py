@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from anyconnpool.command._latency import Bar
 
@@ -30,6 +31,55 @@ class PoolUse:
     closed: Mapping[str, int]
 
 
+class Rest(NamedTuple):
+    """For how long one of several servers got no new connections, since it had failed.
+
+    :ivar began: when that began, in seconds since the measurement did
+    :ivar ended: when the server answered again; ``None`` if it did not
+    :ivar error: why it rested
+    """
+
+    began: float
+    ended: float | None
+    error: str
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several servers had of a measurement.
+
+    :ivar remote: what the server is called; ``None`` for requests of which it isn't known
+    :ivar answered: requests that it answered
+    :ivar errors: how often what went wrong there
+    :ivar connections: how many it had in the end; ``None`` without a pool
+    :ivar rests: when it rested; nobody knows without a pool
+    """
+
+    remote: str | None
+    answered: int
+    errors: Mapping[str, int]
+    connections: int | None
+    rests: Sequence[Rest]
+
+    @property
+    def failed(self) -> int:
+        """How many requests failed there."""
+        return sum(self.errors.values())
+
+    def as_json(self) -> dict[str, object]:
+        """Return it as JSON is made of it."""
+        return {
+            "remote": self.remote,
+            "answered": self.answered,
+            "errors": dict(self.errors),
+            "connections": self.connections,
+            "rests": [
+                {"from_seconds": rest.began, "to_seconds": rest.ended, "error": rest.error}
+                for rest in self.rests
+            ],
+        }
+
+
 @dataclass(frozen=True)
 class Point:
     """One measurement; all durations are in seconds.
@@ -45,6 +95,7 @@ class Point:
     :ivar sent, received: bytes of messages per second, as for ``throughput``
     :ivar missed: requests that a rate demanded and that were not begun within ``elapsed``
     :ivar errors: how often what went wrong
+    :ivar shares: what each of several servers had of it; empty if there is one server
     """
 
     pool: PoolUse | None
@@ -59,6 +110,7 @@ class Point:
     received: float
     missed: int
     errors: Mapping[str, int]
+    shares: Sequence[Share] = ()
 
     @property
     def max_size(self) -> int | None:
@@ -101,6 +153,7 @@ class Point:
             "reused_share": 0.0 if pool is None else pool.reused,
             "closed": {} if pool is None else dict(pool.closed),
             "errors": dict(self.errors),
+            "servers": [share.as_json() for share in self.shares],
         }
 
 

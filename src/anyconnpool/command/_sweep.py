@@ -8,7 +8,7 @@ from typing import Protocol
 
 from anyio import create_task_group, sleep
 
-from anyconnpool import PoolStatistics
+from anyconnpool import ConnectionPool, PoolStatistics
 from anyconnpool.command._measure import (
     Ask,
     Meter,
@@ -19,7 +19,8 @@ from anyconnpool.command._measure import (
 )
 from anyconnpool.command._pace import Extent
 from anyconnpool.command._results import Point, Report
-from anyconnpool.command._target import Target
+from anyconnpool.command._spread import Spread
+from anyconnpool.command._target import Service, Target
 
 # How often a watcher is shown where things stand, in seconds: looking costs what is measured.
 _LOOK_INTERVAL = 0.25
@@ -29,7 +30,7 @@ _LOOK_INTERVAL = 0.25
 class Plan:
     """What to measure.
 
-    :ivar target: the server
+    :ivar target: the server, or several
     :ivar requests: what it is asked
     :ivar timeout: limit for one request, in seconds
     :ivar sizes: sizes of the pool, ascending
@@ -40,7 +41,7 @@ class Plan:
     :ivar pipeline: how many requests share a connection
     """
 
-    target: Target
+    target: Target | Service
     requests: Requests
     timeout: float
     sizes: Sequence[int]
@@ -66,9 +67,10 @@ class Watcher(Protocol):
 async def measure(plan: Plan, report: Report, watcher: Watcher | None) -> None:
     """Measure everything; what has been measured when this is cancelled is in the report.
 
-    :raises CommandError: if the very first request fails
+    :raises CommandError: if the very first request fails, to any of the servers
     """
-    await plan.requests.try_once(plan.target)
+    for server in plan.target.servers:
+        await plan.requests.try_once(server)
     for size in plan.sizes:
         await _measure_pool(plan, size, report, watcher)
     if plan.unpooled:
@@ -76,14 +78,17 @@ async def measure(plan: Plan, report: Report, watcher: Watcher | None) -> None:
 
 
 async def _measure_pool(plan: Plan, size: int, report: Report, watcher: Watcher | None) -> None:
-    async with plan.target.pool(
-        max_size=size, timeout=plan.timeout, pipeline=plan.pipeline
-    ) as pool:
-        ask = plan.requests.through(pool, shared=plan.pipeline > 1)
+    pool, spread = _make_pool(plan, size)
+    async with pool:
+        shared = plan.pipeline > 1
+        if spread is None:
+            ask = plan.requests.through(pool, shared=shared)
+        else:
+            ask = plan.requests.spread_through(pool, spread, shared=shared)
         await open_beforehand(pool, min(size, plan.tasks), plan.timeout)
         await _warm_up(plan, ask)
         before = pool.statistics()
-        meter = Meter(plan.extent)
+        meter = Meter(plan.extent, spread)
 
         def show(watcher: Watcher) -> None:
             watcher.look(size, meter, pool.statistics())
@@ -96,10 +101,24 @@ async def _measure_pool(plan: Plan, size: int, report: Report, watcher: Watcher 
                 report.pooled.append(point)
 
 
+def _make_pool(plan: Plan, size: int) -> tuple[ConnectionPool, Spread | None]:
+    target, timeout, pipeline = plan.target, plan.timeout, plan.pipeline
+    if isinstance(target, Target):
+        return target.pool(max_size=size, timeout=timeout, pipeline=pipeline), None
+    spread = Spread(target.names)
+    pool = target.pool(max_size=size, timeout=timeout, pipeline=pipeline, spread=spread)
+    return pool, spread
+
+
 async def _measure_unpooled(plan: Plan, report: Report, watcher: Watcher | None) -> None:
-    ask = plan.requests.without_pool(plan.target.connectable())
+    spread = None
+    if isinstance(plan.target, Target):
+        ask = plan.requests.without_pool(plan.target.connectable())
+    else:
+        spread = Spread(plan.target.names)
+        ask = plan.requests.spread_without_pool(plan.target.opener(), spread)
     await _warm_up(plan, ask)
-    meter = Meter(plan.extent)
+    meter = Meter(plan.extent, spread)
 
     def show(watcher: Watcher) -> None:
         watcher.look(None, meter, None)

@@ -1,17 +1,21 @@
-"""The server that a command talks to."""
+"""The server that a command talks to, or the several ones of a load."""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from anyio import ConnectionFailed, aclose_forcefully, as_connectable, fail_after
-from anyio.abc import ByteStreamConnectable
+from anyio.abc import ByteStream, ByteStreamConnectable
 
-from anyconnpool import ConnectionPool
+from anyconnpool import ConnectionPool, Replicas
 from anyconnpool._remote import Endpoint, Remote, TLSOptions
 from anyconnpool.command._framing import MAX_LINE_BYTES
 from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError
+from anyconnpool.command._spread import Spread, Visit
+from anyconnpool.events import Observer
 
 _CLOSE_TIMEOUT = 2
 # For looking what a server is that did not answer as expected, in seconds.
@@ -31,6 +35,11 @@ class Target:
     def __str__(self) -> str:
         return Endpoint.of(self.remote, TLSOptions() if self.ssl_context else None).name
 
+    @property
+    def servers(self) -> Sequence[Target]:
+        """This one."""
+        return (self,)
+
     def pool(self, *, max_size: int, timeout: float, pipeline: int = 1) -> ConnectionPool:
         """Make a pool of connections to it.
 
@@ -38,18 +47,7 @@ class Target:
         :param pipeline: how many requests share a connection
         :param timeout: limit for connecting, in seconds
         """
-        tls = self.ssl_context is not None
-        return ConnectionPool(
-            self.remote,
-            tls=tls,
-            ssl_context=self.ssl_context,
-            tls_standard_compatible=not tls,
-            max_size=max_size,
-            pipeline=pipeline,
-            connect_timeout=timeout,
-            close_timeout=_CLOSE_TIMEOUT,
-            max_line_bytes=MAX_LINE_BYTES,
-        )
+        return _make_pool(self.remote, self.ssl_context, max_size, timeout, pipeline)
 
     def connectable(self) -> ByteStreamConnectable:
         """Return what opens connections to it without a pool."""
@@ -80,6 +78,93 @@ class Target:
             cause = error.__cause__ if isinstance(error, ConnectionFailed) else error
             return "_ALERT_" in (getattr(cause, "reason", None) or "")
         return True
+
+
+@dataclass(frozen=True)
+class Service:
+    """Several servers that can all answer each request.
+
+    :ivar servers: two at least; TLS is spoken to all of them, or to none
+    :ivar order: how a pool chooses among them
+    """
+
+    servers: Sequence[Target]
+    order: Literal["balanced", "in_order"] = "balanced"
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.servers))
+
+    @property
+    def names(self) -> Mapping[Remote, str]:
+        """What the servers are called, by their remotes."""
+        return {server.remote: str(server) for server in self.servers}
+
+    def pool(
+        self, *, max_size: int, timeout: float, pipeline: int = 1, spread: Spread
+    ) -> ConnectionPool:
+        """Make a pool of connections to all of them; see :meth:`Target.pool`.
+
+        :param spread: takes note of what becomes of the servers
+        """
+        replicas = Replicas([server.remote for server in self.servers], order=self.order)
+        spread.watch(replicas.states)
+        context = self.servers[0].ssl_context
+        return _make_pool(replicas, context, max_size, timeout, pipeline, spread.observe)
+
+    def opener(self) -> Callable[[Visit], Awaitable[ByteStream]]:
+        """Return what connects to one of them without a pool, and notes to which.
+
+        The servers take turns, or come in order; one that can't be connected to is passed over.
+        """
+        opened: dict[ByteStream, Remote] = {}
+        replicas = Replicas([_Noting(each, opened) for each in self.servers], order=self.order)
+
+        async def connect(visit: Visit) -> ByteStream:
+            stream = await replicas.connect()
+            visit.remote = opened.pop(stream)
+            return stream
+
+        return connect
+
+
+class _Noting(ByteStreamConnectable):
+    """Connect to a server, and note which streams lead to it.
+
+    :param server: the server
+    :param opened: where to note it
+    """
+
+    def __init__(self, server: Target, opened: dict[ByteStream, Remote]) -> None:
+        self._remote, self._connectable = server.remote, server.connectable()
+        self._opened = opened
+
+    async def connect(self) -> ByteStream:
+        stream = await self._connectable.connect()
+        self._opened[stream] = self._remote
+        return stream
+
+
+def _make_pool(
+    remote: Remote,
+    ssl_context: ssl.SSLContext | None,
+    max_size: int,
+    timeout: float,
+    pipeline: int,
+    *observers: Observer,
+) -> ConnectionPool:
+    tls = ssl_context is not None
+    return ConnectionPool(
+        remote,
+        tls=tls,
+        ssl_context=ssl_context,
+        tls_standard_compatible=not tls,
+        max_size=max_size,
+        pipeline=pipeline,
+        connect_timeout=timeout,
+        close_timeout=_CLOSE_TIMEOUT,
+        max_line_bytes=MAX_LINE_BYTES,
+        observers=observers,
+    )
 
 
 def client_context(ca: str | None, *, insecure: bool) -> ssl.SSLContext:

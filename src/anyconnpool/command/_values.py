@@ -12,6 +12,9 @@ from anyconnpool.command._framing import MAX_PACKAGE_BYTES
 from anyconnpool.command._plot import SUFFIXES
 from anyconnpool.command._results import LATENCIES
 
+#: how connections are spread over several servers
+ORDERS = ("balanced", "in-order")
+
 _LONGEST = 86_400
 _MOST = 1_000_000
 _MOST_REQUESTS = 1_000_000_000
@@ -26,7 +29,8 @@ def url(text: str) -> tuple[Remote, bool]:
         remote, tls = parse_url(text)
         Endpoint.of(remote)
     except ValueError as error:
-        raise ArgumentTypeError(str(error)) from error
+        advice = "; several URLs are separated by spaces" if "," in text else ""
+        raise ArgumentTypeError(f"{error}{advice}") from error
     return remote, tls
 
 

@@ -7,9 +7,9 @@ held: a pool has a lock too.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from anyconnpool._remote import Endpoint
 from anyconnpool._statistics import PoolStatistics
@@ -26,11 +26,27 @@ BUCKETS = (
 )
 
 
-#: what the pools are called together that are too many for a name each
+#: what the pools are called together that are too many for a name each, and likewise remotes
 OTHER = "other"
+
+# A service that is found anew again and again may have ever new addresses.
+_MOST_REMOTES = 100
 
 
 _PEAKS = ("peak_in_use", "peak_waiting")
+
+
+class ReplicaFigures(NamedTuple):
+    """What there is of one of several replicas.
+
+    :ivar connections: to it, those included that are being opened
+    :ivar in_use: how many of them are borrowed
+    :ivar failures: in a row, until it answers again; of pools with the same name, the most
+    """
+
+    connections: int
+    in_use: int
+    failures: int
 
 
 class Pools:
@@ -104,6 +120,26 @@ class Pools:
             sums[name] += event.min_idle
         return sums.items()
 
+    def replicas(self) -> Mapping[tuple[str, str], ReplicaFigures]:
+        """Return the figures of each of several replicas, by the names of pool and remote."""
+        found: dict[tuple[str, str], ReplicaFigures] = {}
+        remotes: Counter[str] = Counter()
+        for event, pool in self._started():
+            if event.replicas is None:
+                continue
+            for remote, state in event.replicas().items():
+                key = pool, Endpoint.of(remote).name
+                if key not in found and remotes[pool] >= _MOST_REMOTES:
+                    key = pool, OTHER
+                remotes[pool] += key not in found
+                connections, in_use, failures = found.get(key, (0, 0, 0))
+                found[key] = ReplicaFigures(
+                    connections + state.connections,
+                    in_use + state.in_use,
+                    max(failures, state.failures),
+                )
+        return found
+
     def _take_name(self, pool: str) -> str:
         if pool == OTHER:
             return OTHER
@@ -133,9 +169,6 @@ class Rests:
     Events come in the pools' event loops, and exporters ask from threads of their own.
     """
 
-    # A service that is found anew again and again may have ever new addresses.
-    _MOST = 100
-
     def __init__(self) -> None:
         self._lock = make_lock()
         #: for each pool and remote: whether it rests, and how often it has begun to
@@ -146,7 +179,7 @@ class Rests:
         with self._lock:
             remotes = self._known.setdefault(pool, {})
             name = Endpoint.of(event.remote).name
-            if name not in remotes and len(remotes) >= self._MOST:
+            if name not in remotes and len(remotes) >= _MOST_REMOTES:
                 name = OTHER
             rests, count = remotes.get(name, (False, 0))
             remotes[name] = (True, count + (not rests))

@@ -52,6 +52,11 @@ _GAUGES = (
     ("peak.used", "{connection}", "Most connections used at once.", "peak_in_use"),
     ("peak.pending_requests", "{request}", "Most tasks waiting at once.", "peak_waiting"),
 )
+_REPLICA_GAUGES = (
+    ("replica.count", "{connection}", "Connections to one of several servers.", "connections"),
+    ("replica.used", "{connection}", "Those of them that are borrowed.", "in_use"),
+    ("replica.failures", "{failure}", "Failures of one of several servers in a row.", "failures"),
+)
 _TOTALS = (
     ("open_failures", "{attempt}", "Attempts to open a connection that failed.", "open_failed"),
     ("refused", "{request}", "Acquires refused: max_waiting, or failing fast.", "refused"),
@@ -72,8 +77,9 @@ class PoolMetrics(PoolObserver):
     The conventions have no names for the following, which are under the prefix all the same: the
     gauge ``failing_time``, for how many seconds connecting has failed in a row; ``in_flight``, how
     many exchanges there are on shared connections; the gauges ``peak.used`` and
-    ``peak.pending_requests``; the gauge ``replica.resting`` (by ``remote``, of those of several
-    :class:`~anyconnpool.Replicas` that have rested, 1 while one rests); the counters
+    ``peak.pending_requests``; by ``remote``, the gauges ``replica.count``, ``replica.used`` and
+    ``replica.failures``, those in a row, of each of several :class:`~anyconnpool.Replicas`, and
+    ``replica.resting``, of those that have rested, 1 while one rests; the counters
     ``open_failures``, ``refused``, ``replayed`` and ``closed`` (by ``close_reason``, the values of
     :class:`~anyconnpool.events.CloseReason`); the histogram ``hook_time`` in seconds (by ``hook``,
     and by ``error.type`` if it failed, as the conventions have it of durations).
@@ -140,6 +146,10 @@ class PoolMetrics(PoolObserver):
                 [self._reader(self._pools.ever, figure)],
                 unit,
                 description,
+            )
+        for name, unit, description, figure in _REPLICA_GAUGES:
+            self._meter.create_observable_gauge(
+                f"{self._prefix}.{name}", [self._replica_reader(figure)], unit, description
             )
         self._meter.create_observable_gauge(
             f"{self._prefix}.replica.resting",
@@ -241,6 +251,16 @@ class PoolMetrics(PoolObserver):
         for pool in self._pools.ever():
             for reason, count in pool.closed.items():
                 yield Observation(count, {**self._name(pool.name), self._reason_key: reason})
+
+    def _replica_reader(self, figure: str) -> _Read:
+        """Return what reads one figure of each of several replicas."""
+
+        def read(_: CallbackOptions) -> Iterable[Observation]:
+            for (pool, remote), figures in self._pools.replicas().items():
+                attributes = {**self._name(pool), f"{self._prefix}.remote": remote}
+                yield Observation(getattr(figures, figure), attributes)
+
+        return read
 
     def _read_resting(self, _: CallbackOptions) -> Iterable[Observation]:
         for pool, remote, rests, _count in self._rests.now():

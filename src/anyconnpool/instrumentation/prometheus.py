@@ -60,6 +60,13 @@ _GAUGES = (
     ),
 )
 
+# Gauges of each of several replicas, likewise.
+_REPLICA_GAUGES = (
+    ("replica_connections", "Connections to one of several servers.", "connections"),
+    ("replica_in_use", "Those of them that are borrowed.", "in_use"),
+    ("replica_failures", "Failures of one of several servers in a row.", "failures"),
+)
+
 _HOOKS = ("check", "on_release", "on_unread", "on_close")
 
 
@@ -74,9 +81,10 @@ class PoolCollector(PoolObserver, Collector):
     ``closed_total`` (by ``reason``, the values of :class:`~anyconnpool.events.CloseReason`),
     ``timeouts_total``, ``cancelled_total``, ``replayed_total``, ``refused_total`` and
     ``hook_failures_total`` (by ``hook``); and the histograms ``wait_seconds``, ``use_seconds``,
-    ``connect_seconds`` and ``hook_seconds`` (by ``hook``, of those that have run). Of several
-    :class:`~anyconnpool.Replicas`, those that have rested have the gauge ``replica_resting``, 1
-    while one rests, and the counter ``replica_rests_total``, both by ``remote``.
+    ``connect_seconds`` and ``hook_seconds`` (by ``hook``, of those that have run). Each of several
+    :class:`~anyconnpool.Replicas` has, by ``remote``, the gauges ``replica_connections``,
+    ``replica_in_use``, ``replica_failures``, those in a row, and ``replica_resting``, 1 while it
+    rests; and the counter ``replica_rests_total``.
 
     All have the label ``pool``, the pool's name; the figures of pools with the same name are added
     up, except for peaks and ``failing_seconds``, where the highest counts. The gauges are read
@@ -185,20 +193,31 @@ class PoolCollector(PoolObserver, Collector):
         return self.collect()
 
     def _replicas(self) -> Iterable[Metric]:
+        labels = ["pool", "remote"]
+        figures = self._pools.replicas()
+        for name, documentation, figure in _REPLICA_GAUGES:
+            gauge = GaugeMetricFamily(f"{self._namespace}_{name}", documentation, labels=labels)
+            for key, value in figures.items():
+                gauge.add_metric(key, getattr(value, figure))
+            yield gauge
         resting = GaugeMetricFamily(
             f"{self._namespace}_replica_resting",
-            "Whether one of several servers rests, of those that ever have.",
-            labels=["pool", "remote"],
+            "Whether one of several servers rests.",
+            labels=labels,
         )
         rests = CounterMetricFamily(
             f"{self._namespace}_replica_rests",
             "How often one of several servers has begun to rest.",
-            labels=["pool", "remote"],
+            labels=labels,
         )
-        for pool, remote, rests_now, count in self._rests.now():
-            resting.add_metric([pool, remote], float(rests_now))
-            rests.add_metric([pool, remote], count)
-        return resting, rests
+        # What counts from 0 is seen to rise by the first rest, too.
+        known = dict.fromkeys(figures, (False, 0))
+        known |= {(pool, remote): (now, count) for pool, remote, now, count in self._rests.now()}
+        for key, (now, count) in known.items():
+            resting.add_metric(key, float(now))
+            rests.add_metric(key, count)
+        yield resting
+        yield rests
 
     def _forget(self, name: str) -> None:
         self._rests.forget(name)
