@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Protocol
 from weakref import WeakSet
@@ -163,6 +165,17 @@ class HomeLoop:
         except RuntimeError:
             return False
         return True
+
+    def new_context(self) -> Context:
+        """Return a copy of the running context in which AnyIO can start tasks from a callback.
+
+        Where sniffio is installed, as it is with trio, AnyIO asks that for the event loop. Outside
+        of tasks, sniffio knows it from the context alone, in which only ``anyio.run()`` puts it.
+        """
+        context, sniffio = copy_context(), sys.modules.get("sniffio")
+        if sniffio is not None and self.on_asyncio:
+            context.run(sniffio.current_async_library_cvar.set, "asyncio")
+        return context
 
     @staticmethod
     def task_name(task: object) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from contextvars import copy_context
 from functools import partial
 from types import NoneType, TracebackType
 from typing import Any, TypeAlias, cast
@@ -213,7 +212,7 @@ class PoolLifecycle:
         self.farewell = self._home.farewell
         self._close_timeout = close_timeout
         self._tasks = create_task_group()
-        self._pool_tasks = PoolTasks(self._tasks, copy_context())
+        self._pool_tasks = PoolTasks(self._tasks, self._home.new_context())
         self._alarms = Alarms(self._pool_tasks, self._home.now, name)
         self._scopes: set[CancelScope] = set()
         self._pools: dict[RunningPool, None] = {}
