@@ -163,8 +163,10 @@ def find_public_name(
     if not name[:1].isupper():
         return None
     node["refspecific"] = True
+    # What an annotation names may be a type alias, which older Sphinxes don't take for a class.
+    kind = "obj" if node["reftype"] == "class" else node["reftype"]
     return env.get_domain("py").resolve_xref(
-        env, node["refdoc"], app.builder, node["reftype"], name, node, contnode
+        env, node["refdoc"], app.builder, kind, name, node, contnode
     )
 
 
