@@ -14,7 +14,6 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool import AcquireTimeout, PooledConnection, PoolManager
 from anyconnpool._engine import housekeeper
-from anyconnpool._settings import PoolOptions
 from tests.certificates import client_context
 from tests.streams.tls_peers import server_context
 
@@ -146,8 +145,8 @@ async def test_connections_that_a_firewall_has_forgotten_hold_up_nobody(
 ) -> None:
     """Their checks hang: another connection is opened beside them, or in the place of one."""
     server = serve(answer_once)
-    settings: PoolOptions = {"check_after": 0, "check_timeout": 600, "max_size": max_size}
-    async with server.pool(check=ask, **settings) as pool:
+    pool = server.pool(check=ask, check_after=0, check_timeout=600, max_size=max_size)
+    async with pool:
         held = [await pool.acquire() for _ in range(3)]
         for connection in held:
             await ask(connection)
