@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from anyio import ConnectionFailed, fail_after
 from anyio.lowlevel import checkpoint
 
-from anyconnpool import PoolManager
+from anyconnpool import AcquireTimeout, PooledConnection, PoolManager
 from anyconnpool._engine import housekeeper
 from tests.certificates import client_context
 from tests.streams.tls_peers import server_context
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 #: far above what takes no time, far below the time that closing has
 _IN_TIME = 5
+_LIMIT = 20
 
 # On trio nothing tells of a death but the sweep, which refills just afterwards.
 by_event = pytest.mark.parametrize("anyio_backend", ["asyncio", "asyncio+uvloop"], indirect=True)
@@ -84,3 +86,71 @@ async def test_nobody_waits_for_the_goodbye_of_a_frozen_peer(serve: Serve) -> No
                 pass
         # At the end, too, nobody answers.
         frozen.stop()
+
+
+@only_tls
+async def test_nobody_waits_for_a_goodbye_in_a_pool_by_itself(serve: Serve) -> None:
+    """The slot of what was retired is free at once."""
+    frozen = serve(None)
+    async with frozen.pool(max_size=1, close_timeout=600) as pool:
+        with fail_after(_LIMIT):
+            for _ in range(2):
+                async with pool.acquire():
+                    pass
+                pool.retire()
+        frozen.stop()
+    assert pool.statistics().opened == 2
+
+
+def answer_from_the_second_on(server: list[Server]) -> Callable[[Peer], None]:
+    """Make a script that never answers on the first connection."""
+
+    def script(peer: Peer) -> None:
+        silent = peer is server[0].peers[0]
+        while line := peer.receive_line():
+            if not silent:
+                peer.send(line + b"\n")
+
+    return script
+
+
+async def ask(connection: PooledConnection) -> None:
+    assert await connection.send_receive_line(b"hello") == b"hello"
+
+
+async def test_a_server_that_starts_up_holds_up_the_first_caller_only(serve: Serve) -> None:
+    """Its login hangs; all later ones are answered at once."""
+    servers: list[Server] = []
+    servers.append(serve(answer_from_the_second_on(servers)))
+    async with servers[0].pool(on_connect=ask, max_size=3, connect_timeout=600) as pool:
+        with pytest.raises(AcquireTimeout):
+            await pool.acquire(timeout=0.5)
+        for _ in range(3):
+            async with pool.acquire(timeout=_LIMIT) as connection:
+                await ask(connection)
+                connection.discard()
+        assert pool.statistics().connecting == 1
+
+
+def answer_once(peer: Peer) -> None:
+    """Answer one request, then fall silent, as a firewall does that has forgotten a connection."""
+    peer.send(peer.receive_line() + b"\n")
+    while peer.receive_line():
+        pass
+
+
+@pytest.mark.parametrize("max_size", [3, 5])
+async def test_connections_that_a_firewall_has_forgotten_hold_up_nobody(
+    serve: Serve, max_size: int
+) -> None:
+    """Their checks hang: another connection is opened beside them, or in the place of one."""
+    server = serve(answer_once)
+    pool = server.pool(check=ask, check_after=0, check_timeout=600, max_size=max_size)
+    async with pool:
+        held = [await pool.acquire() for _ in range(3)]
+        for connection in held:
+            await ask(connection)
+            await connection.aclose()
+        async with pool.acquire(timeout=_LIMIT) as connection:
+            await ask(connection)
+        assert pool.statistics().opened == 4
