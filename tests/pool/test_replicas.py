@@ -54,6 +54,21 @@ async def test_an_idle_connection_is_lent_from_the_replica_with_the_fewest_in_us
             await give_back(held)
 
 
+async def test_what_stands_first_is_not_lent_if_its_replica_has_more_in_use() -> None:
+    """Whichever end of the idle ones is the first."""
+    for order in ("lifo", "fifo"):
+        service = Service(2)
+        async with service.pool(max_size=6, idle_order=order) as pool:
+            held = await hold(pool, 6)
+            busy = [each for each in held if service.number_of(each) == 0]
+            free = [each for each in held if service.number_of(each) == 1]
+            await give_back([*free[:2], busy[0]] if order == "lifo" else [busy[0], *free[:2]])
+            # Of the first, two are in use, and of the second, one.
+            lent = await hold(pool, 2)
+            assert service.number_of(lent[0]) == 1
+            await give_back([*lent, *busy[1:], *free[2:]])
+
+
 async def test_in_order_the_first_that_does_not_rest_gets_all() -> None:
     """Also of the idle ones, whichever was used last."""
     service = Service(order="in_order")
@@ -1080,3 +1095,23 @@ async def test_an_attempt_at_a_replica_that_leaves_is_given_up() -> None:
         await settle()
         assert (hangs.open_now, follows.requests) == (0, 1)
     assert anyio.current_time() == 1
+
+
+async def test_without_a_pool_a_replica_is_tried_when_its_rest_is_over() -> None:
+    """A success ends its failures; in order, the first gets all again."""
+    servers = [Server() for _ in range(2)]
+    replicas = Replicas(
+        [server.network for server in servers],
+        order="in_order",
+        rest=Retry(0, interval=1, jitter=0),
+    )
+    servers[0].mood = "refusing"
+    for _ in range(3):
+        await (await replicas.connect()).aclose()
+    assert [len(server.asked_at) for server in servers] == [1, 3]
+    servers[0].mood = "well"
+    await anyio.sleep(1.1)
+    for _ in range(2):
+        await (await replicas.connect()).aclose()
+    assert [len(server.asked_at) for server in servers] == [3, 3]
+    assert replicas.states()[servers[0].network].failures == 0
