@@ -161,6 +161,28 @@ async def test_on_connect_is_part_of_a_connect_that_fails() -> None:
         )
 
 
+async def test_nothing_stays_of_a_replica_on_which_on_connect_has_failed() -> None:
+    """Not its session; and what the next one says first is a greeting, though nobody spoke to it."""
+    service = Service(2)
+    seen: list[object] = []
+
+    async def log_in(connection: Any) -> str:
+        seen.append(connection.session)
+        if connection.remote is service.servers[0].network:
+            await connection.send_receive(b"me", 2)
+            peer_of(connection).push(b"unasked")
+            return "first"
+        peer_of(connection).push(b"welcome")
+        return "second"
+
+    async with service.pool(on_connect=log_in) as pool, pool.acquire() as connection:
+        session: object = connection.session
+        assert session == "second"
+        assert seen == [None, None]
+        assert await connection.receive_exactly(7) == b"welcome"
+        assert service.failures() == [1, 0]
+
+
 async def test_a_burst_of_failures_counts_once() -> None:
     """What was begun before the rest doesn't count, whenever it fails."""
     service = Service(2)
