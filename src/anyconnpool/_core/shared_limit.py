@@ -388,7 +388,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         return SharedConnectionGroup(slots, self._settings.max_size, self, self._shared_limit)
 
     def _make_supply(self) -> Supply[TransportT]:
-        self._shared_supply = supply = SharedSupply(
+        return SharedSupply(
             self._settings,
             self._group,
             self.line,
@@ -398,7 +398,6 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             machine=self,
             shared_limit=self._shared_limit,
         )
-        return supply
 
     def end(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
         super().end(error, drained)
@@ -427,8 +426,10 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
 
         What is under way is interrupted, and what was never used is closed.
         """
+        supply = self.supply
+        assert isinstance(supply, SharedSupply)
         with self._event:
-            self._shared_supply.is_dormant = True
+            supply.is_dormant = True
             for entry in self.line.under_way():
                 self._request(Action.INTERRUPT, entry)
             while self._close_oldest(CloseReason.IDLE_TIME):
