@@ -162,7 +162,7 @@ async def test_on_connect_is_part_of_a_connect_that_fails() -> None:
 
 
 async def test_nothing_stays_of_a_replica_on_which_on_connect_has_failed() -> None:
-    """Not its session; and what the next one says first is a greeting, though nobody spoke to it."""
+    """Not its session; what the next one says first is a greeting, though nobody spoke to it."""
     service = Service(2)
     seen: list[object] = []
 
@@ -820,6 +820,17 @@ async def test_a_repeat_of_run_goes_elsewhere_too() -> None:
         await held.pop().aclose()
         await pool.run(call, retry=Retry(1))
     assert len(set(tried)) == 2
+
+
+async def test_a_share_is_given_in_two_seconds_however_large() -> None:
+    """In a pool that nobody uses, too."""
+    service = Service(2)
+    other = Server()
+    async with service.pool(max_size=120) as pool:
+        await give_back(await hold(pool, 120))
+        service.replicas.set([*(server.network for server in service.servers), other.network])
+        await anyio.sleep(2)
+        assert service.sizes() == [40, 40, 40]
 
 
 async def test_a_replica_that_is_taken_out_gets_nothing_more() -> None:
