@@ -213,6 +213,22 @@ class HealthMachine(RuleBasedStateMachine):
         assert self.health.next_change(self.now) > -math.inf
 
 
+def test_what_was_begun_before_a_rest_never_counts() -> None:
+    """Not even when it fails after the rest is over."""
+    health = Health(pause, 1.0)
+    replica = Replica("a", None, "a", "a")
+    health.update([replica], 0.0)
+    first, second, own = (PoolEntry[Any](0) for _ in range(3))
+    for entry in (first, second):
+        health.begin(entry, replica)
+    health.fail(first, ERROR, 0.0)
+    health.begin(own, replica, own=True)
+    health.succeed(own, 2.0)
+    assert (replica.failures, replica.resting) == (1, False)
+    health.fail(second, ERROR, 3.0)
+    assert (replica.failures, replica.resting) == (1, False)
+
+
 @pytest.mark.newest
 def test_it_decides_as_the_model_says() -> None:
     """Choices, rests, trials, returns and those that leave, in any order."""

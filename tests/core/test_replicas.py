@@ -117,26 +117,6 @@ async def test_without_a_pool_it_is_a_connectable_with_failover() -> None:
     assert [state.connections for state in replicas.states().values()] == [0, 0, 0]
 
 
-async def test_without_a_pool_a_replica_is_tried_when_its_rest_is_over() -> None:
-    """A success ends its failures; in order, the first gets all again."""
-    servers = [Server() for _ in range(2)]
-    replicas = Replicas(
-        [server.network for server in servers],
-        order="in_order",
-        rest=Retry(0, interval=0.05, jitter=0),
-    )
-    servers[0].mood = "refusing"
-    for _ in range(3):
-        await (await replicas.connect()).aclose()
-    assert [len(server.asked_at) for server in servers] == [1, 3]
-    servers[0].mood = "well"
-    await anyio.sleep(0.06)
-    for _ in range(2):
-        await (await replicas.connect()).aclose()
-    assert [len(server.asked_at) for server in servers] == [3, 3]
-    assert replicas.states()[servers[0].network].failures == 0
-
-
 @pytest.mark.parametrize("pause", [0.0, -1.0, math.nan, LookupError])
 async def test_a_rest_that_is_no_time_is_replaced(pause: Any) -> None:
     """A class of the user's may say anything: without a rest, attempts would never end."""

@@ -267,6 +267,11 @@ async def test_a_connection_that_may_hang_takes_no_new_requests() -> None:
         assert service.failures() == [0, 0], "a reused connection says nothing"
         assert hole.open_now == 1
         asked = hole.requests
+        well.mood = "silent"
+        await callers.ask(6)
+        assert hole.requests == asked, "although it has fewer in flight"
+        well.mood = "well"
+        answer_all(well)
         await callers.ask(9)
         assert hole.requests == asked
         await anyio.sleep(8)

@@ -54,6 +54,21 @@ async def test_an_idle_connection_is_lent_from_the_replica_with_the_fewest_in_us
             await give_back(held)
 
 
+async def test_what_stands_first_is_not_lent_if_its_replica_has_more_in_use() -> None:
+    """Whichever end of the idle ones is the first."""
+    for order in ("lifo", "fifo"):
+        service = Service(2)
+        async with service.pool(max_size=6, idle_order=order) as pool:
+            held = await hold(pool, 6)
+            busy = [each for each in held if service.number_of(each) == 0]
+            free = [each for each in held if service.number_of(each) == 1]
+            await give_back([*free[:2], busy[0]] if order == "lifo" else [busy[0], *free[:2]])
+            # Of the first, two are in use, and of the second, one.
+            lent = await hold(pool, 2)
+            assert service.number_of(lent[0]) == 1
+            await give_back([*lent, *busy[1:], *free[2:]])
+
+
 async def test_in_order_the_first_that_does_not_rest_gets_all() -> None:
     """Also of the idle ones, whichever was used last."""
     service = Service(order="in_order")
@@ -144,6 +159,28 @@ async def test_on_connect_is_part_of_a_connect_that_fails() -> None:
         assert isinstance(
             service.replicas.states()[service.servers[0].network].last_error, LookupError
         )
+
+
+async def test_nothing_stays_of_a_replica_on_which_on_connect_has_failed() -> None:
+    """Not its session; what the next one says first is a greeting, though nobody spoke to it."""
+    service = Service(2)
+    seen: list[object] = []
+
+    async def log_in(connection: Any) -> str:
+        seen.append(connection.session)
+        if connection.remote is service.servers[0].network:
+            await connection.send_receive(b"me", 2)
+            peer_of(connection).push(b"unasked")
+            return "first"
+        peer_of(connection).push(b"welcome")
+        return "second"
+
+    async with service.pool(on_connect=log_in) as pool, pool.acquire() as connection:
+        session: object = connection.session
+        assert session == "second"
+        assert seen == [None, None]
+        assert await connection.receive_exactly(7) == b"welcome"
+        assert service.failures() == [1, 0]
 
 
 async def test_a_burst_of_failures_counts_once() -> None:
@@ -785,6 +822,17 @@ async def test_a_repeat_of_run_goes_elsewhere_too() -> None:
     assert len(set(tried)) == 2
 
 
+async def test_a_share_is_given_in_two_seconds_however_large() -> None:
+    """In a pool that nobody uses, too."""
+    service = Service(2)
+    other = Server()
+    async with service.pool(max_size=120) as pool:
+        await give_back(await hold(pool, 120))
+        service.replicas.set([*(server.network for server in service.servers), other.network])
+        await anyio.sleep(2)
+        assert service.sizes() == [40, 40, 40]
+
+
 async def test_a_replica_that_is_taken_out_gets_nothing_more() -> None:
     """Idle connections are closed at once, the others when they come back; new ones get a share."""
     service = Service(2)
@@ -1080,3 +1128,23 @@ async def test_an_attempt_at_a_replica_that_leaves_is_given_up() -> None:
         await settle()
         assert (hangs.open_now, follows.requests) == (0, 1)
     assert anyio.current_time() == 1
+
+
+async def test_without_a_pool_a_replica_is_tried_when_its_rest_is_over() -> None:
+    """A success ends its failures; in order, the first gets all again."""
+    servers = [Server() for _ in range(2)]
+    replicas = Replicas(
+        [server.network for server in servers],
+        order="in_order",
+        rest=Retry(0, interval=1, jitter=0),
+    )
+    servers[0].mood = "refusing"
+    for _ in range(3):
+        await (await replicas.connect()).aclose()
+    assert [len(server.asked_at) for server in servers] == [1, 3]
+    servers[0].mood = "well"
+    await anyio.sleep(1.1)
+    for _ in range(2):
+        await (await replicas.connect()).aclose()
+    assert [len(server.asked_at) for server in servers] == [3, 3]
+    assert replicas.states()[servers[0].network].failures == 0

@@ -282,7 +282,7 @@ class SharedSupply(Supply[TransportT]):
         super().__init__(settings, group, line, hooks, steps, numbers)
         self._machine = machine
         self._shared_limit = shared_limit
-        #: whether nobody has asked for so long that the pool does nothing by itself any more
+        #: whether nobody has asked for so long that the pool opens nothing by itself any more
         self.is_dormant = False
 
     def balance(self, now: float) -> None:
@@ -291,11 +291,7 @@ class SharedSupply(Supply[TransportT]):
         if group.ended:
             return
         shared_limit.now = now
-        if self.is_dormant and not (line.waiters or line.watchers):
-            # What is closed makes room for others.
-            self.steps.note_due()
-            return
-        self.is_dormant = False
+        self.is_dormant = self.is_dormant and not (line.waiters or line.watchers)
         if self.replicas is not None:
             self.replicas.tend(now)
         line.pass_time(now)
@@ -325,7 +321,12 @@ class SharedSupply(Supply[TransportT]):
 
     def may_open(self) -> bool:
         """Return whether the pool may open a connection by itself."""
-        return super().may_open() and self._shared_limit.has_spare_room()
+        has_room = super().may_open() and self._shared_limit.has_spare_room()
+        return has_room and not self.is_dormant
+
+    def missing_idle(self) -> int:
+        """Count the idle connections that are missing, beyond those under way for nobody."""
+        return 0 if self.is_dormant else super().missing_idle()
 
     def promised(self) -> int:
         """Return for how many of those who wait the shared limit sees to it that there is room."""
@@ -387,7 +388,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         return SharedConnectionGroup(slots, self._settings.max_size, self, self._shared_limit)
 
     def _make_supply(self) -> Supply[TransportT]:
-        self._shared_supply = supply = SharedSupply(
+        return SharedSupply(
             self._settings,
             self._group,
             self.line,
@@ -397,7 +398,6 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             machine=self,
             shared_limit=self._shared_limit,
         )
-        return supply
 
     def end(self, error: Callable[[], Exception], drained: Callable[[], object]) -> None:
         super().end(error, drained)
@@ -422,12 +422,14 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
             return any(entry.borrows or not entry.own for entry in idle)
 
     def give_up(self, now: float) -> None:
-        """Do nothing by itself until somebody asks again, since nobody has asked for long.
+        """Open nothing by itself until somebody asks again, since nobody has asked for long.
 
         What is under way is interrupted, and what was never used is closed.
         """
+        supply = self.supply
+        assert isinstance(supply, SharedSupply)
         with self._event:
-            self._shared_supply.is_dormant = True
+            supply.is_dormant = True
             for entry in self.line.under_way():
                 self._request(Action.INTERRUPT, entry)
             while self._close_oldest(CloseReason.IDLE_TIME):
