@@ -160,8 +160,8 @@ async def test_a_read_function_that_hangs_says_nothing_of_a_replica() -> None:
     async def wait_for_something_else(connection: Any) -> None:
         await anyio.sleep_forever()
 
-    async def wait_for_a_reply(connection: Any) -> bytes:
-        return await connection.receive_line()
+    async def wait_for_a_reply(connection: Any) -> None:
+        await connection.receive_line()
 
     service = Service(1)
     service.servers[0].mood = "silent"
