@@ -227,8 +227,8 @@ async def send_to_the_dead(connection: PooledConnection) -> None:
     "hook, text",
     [
         (refuse_by_false, "on_connect returned False"),
-        (meet_hang_up, "mem ended in on_connect: EndOfStream"),
-        (send_to_the_dead, "mem ended in on_connect: BrokenResourceError"),
+        (meet_hang_up, "mem ended in on_connect: the peer has closed"),
+        (send_to_the_dead, "mem ended in on_connect: the connection is lost"),
         (give_back, "gave the connection away"),
         (give_back_by_block, "gave the connection away"),
         (discard, "gave the connection away"),

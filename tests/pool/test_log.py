@@ -277,8 +277,9 @@ async def test_a_handler_may_ask_the_pool() -> None:
             assert pool.describe()
             seen.append(pool.statistics().size)
 
-    async def refuse(connection: PooledConnection) -> bool:
-        return len(network.peers) != 2
+    async def refuse(connection: PooledConnection) -> None:
+        if len(network.peers) == 2:
+            raise refused()
 
     handler, logger = Asking(), logging.getLogger("anyconnpool")
     logger.addHandler(handler)

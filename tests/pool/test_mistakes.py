@@ -413,6 +413,30 @@ async def test_a_timeout_tells_how_far_the_reply_had_come() -> None:
     )
 
 
+@pytest.mark.parametrize("pipeline", [1, 4])
+async def test_no_end_is_told_by_nothing(pipeline: int) -> None:
+    """Streams of others raise AnyIO's errors without a text."""
+    network, texts = MemoryNetwork(answer=lambda data: b""), list[str]()
+    async with ConnectionPool(network, pipeline=pipeline, max_size=1) as pool:
+
+        async def ask() -> None:
+            with pytest.raises(anyio.EndOfStream) as caught:
+                await pool.send_receive_line(b"x")
+            texts.append(str(caught.value))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await settle()
+            network.peers[0].hang_up()
+        async with pool.acquire() as connection:
+            peer_of(connection).hang_up()
+            with pytest.raises(anyio.EndOfStream, match="the peer has closed the connection"):
+                await connection.receive()
+            with pytest.raises(anyio.BrokenResourceError, match="the connection is lost"):
+                await connection.send(b"x")
+    assert texts == ["the peer has closed the connection"]
+
+
 @pytest.mark.parametrize("exchange", ["line", "read"])
 async def test_on_a_shared_connection_it_does_so_too(exchange: str) -> None:
     """Whose reply has come in part is known; those behind have nothing yet."""

@@ -160,6 +160,15 @@ async def test_a_read_function_that_hangs_says_nothing_of_a_replica() -> None:
     async def wait_for_something_else(connection: Any) -> None:
         await anyio.sleep_forever()
 
+    async def wait_for_a_reply(connection: Any) -> None:
+        await connection.receive_line()
+
+    service = Service(1)
+    service.servers[0].mood = "silent"
+    async with service.pool(max_size=1, pipeline=4, stall_timeout=10) as pool:
+        with pytest.raises(anyio.BrokenResourceError, match="not one byte of the replies"):
+            await pool.exchange(b"ping\n", wait_for_a_reply)
+        assert service.failures() == [1]
     service = Service(2)
     async with service.pool(max_size=2, pipeline=4, stall_timeout=10) as pool:
         with pytest.raises(anyio.BrokenResourceError, match=r"the read function .*something_else"):

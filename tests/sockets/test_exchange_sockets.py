@@ -50,6 +50,30 @@ async def test_a_server_that_closes_after_each_reply_answers_every_request(
         assert pool.statistics().opened == count
 
 
+def reply_in_part(peer: Peer) -> None:
+    """Answer the first line with itself, and the next one with a part."""
+    peer.send(peer.receive_line() + b"\n")
+    peer.receive_line()
+    peer.send(b"ab")
+    peer.receive_line()
+
+
+async def test_a_timeout_tells_how_far_the_reply_had_come(serve: Serve) -> None:
+    """Where the exchange has no scope of its own: the stream is interrupted."""
+    said = text = ""
+    async with serve(reply_in_part).pool(name="slow", max_size=1) as pool:
+        for limit in (0.1, 1, 5, 20):
+            assert await pool.send_receive_line(b"x", timeout=20) == b"x"
+            with pytest.raises(TimeoutError) as caught:
+                await pool.send_receive_line(b"hello", timeout=limit)
+            text = f"no reply from pool 'slow' within {limit:g} s: sent 6 bytes, received "
+            said = str(caught.value)
+            # On a busy machine, the part may come late, too.
+            if said != f"{text}0":
+                break
+    assert said == f"{text}2, which is not the whole reply"
+
+
 class Load:
     """Twenty tasks that make exchanges while a server is killed and started again.
 

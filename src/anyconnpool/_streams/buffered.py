@@ -13,13 +13,14 @@ from functools import partial
 from io import BytesIO
 from typing import Any, NoReturn, SupportsIndex
 
-from anyio import ClosedResourceError, EndOfStream
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from anyio.abc import AnyByteReceiveStream, AnyByteStream, ByteReceiveStream, ByteStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from anyconnpool._exceptions import FrameCut, FrameTooLong
 from anyconnpool._streams.probes import Look, attributes_of
+from anyconnpool._streams.socket_stream import CLOSED_HERE, ENDED, broken_error
 from anyconnpool._util.checks import as_bytes, check_delimiter, check_size
 from anyconnpool._util.interrupts import defer_interrupts
 
@@ -27,6 +28,20 @@ from anyconnpool._util.interrupts import defer_interrupts
 _CHUNK = 262_144
 # Reads served from the buffer before the others get a turn, less one.
 TURN_MASK = 255
+
+
+# What streams of others raise is mostly without a text.
+_TEXTS: dict[type[Exception], str] = {
+    EndOfStream: ENDED,
+    BrokenResourceError: str(broken_error(None)),
+    ClosedResourceError: CLOSED_HERE,
+}
+
+
+def _give_text(error: Exception) -> None:
+    """Give one of AnyIO's errors a text if it has none."""
+    if not error.args and type(error) in _TEXTS:
+        error.args = (_TEXTS[type(error)],)
 
 
 class ClosedStream(ByteStream):
@@ -161,9 +176,10 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._unfinished += 1
         try:
             await self._stream.send(item)
-        except Exception:
+        except Exception as error:
             # Closed under its hands, streams raise this and that.
             self._check_open()
+            _give_text(error)
             raise
         self._unfinished -= 1
 
@@ -172,8 +188,9 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._unfinished += 1
         try:
             await self._stream.send_eof()
-        except Exception:
+        except Exception as error:
             self._check_open()
+            _give_text(error)
             raise
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
@@ -308,9 +325,10 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
                     chunk = await stream.receive(_CHUNK)
                 else:
                     chunk = await stream.receive()
-        except Exception:
+        except Exception as error:
             # Closed under its hands, streams raise this and that.
             self._check_open()
+            _give_text(error)
             raise
         if self._ended:
             raise self._closed_error()
