@@ -440,7 +440,7 @@ def test_a_stream_to_one_remote_makes_way_for_another_remotes_waiter() -> None:
 def test_what_was_not_sent_takes_what_is_idle() -> None:
     """A request whose connection fails goes on at once, although others are idle or opened."""
     pool = SharedPool(max_size=3, pipeline=2)
-    lanes = []
+    lanes: list[Lane[int]] = []
     for _ in range(3):
         pool.ask()
         lanes.append(pool.open_shared())
@@ -478,7 +478,8 @@ def test_a_stream_makes_way_whatever_was_to_make_way_before() -> None:
     for borrower in borrowers:
         assert borrower.entry is not None
         one.machine.release(borrower.entry, 0, None)
-    assert stream.lane is not None
+    placed = stream.lane is not None
+    assert placed
     for _ in range(8):
         one.ask()
         if stream.lane is not None:

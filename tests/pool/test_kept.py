@@ -315,8 +315,8 @@ def test_a_task_may_start_another_one_as_it_begins() -> None:
     seen: list[object] = []
 
     class Group:
-        def start_soon(self, function: Callable[[], object], *, name: str) -> None:
-            function()
+        def start_soon(self, run: object, work: Callable[[], object], *, name: str) -> None:
+            work()
 
     def begin() -> None:
         seen.append(_variable.get())
