@@ -282,7 +282,7 @@ class _Use:
     def running(self) -> BoundReplicas | None:
         """Return what the pool that uses them now uses, if one does."""
         bound = self.bound
-        return None if bound is None or bound.is_lost() else bound
+        return None if bound is None or bound.is_unusable() else bound
 
 
 class BoundReplicas:
@@ -305,8 +305,7 @@ class BoundReplicas:
         self.refresh = kind.refresh
         self.find = None if kind.discover is None else self._find
         self._update: Callable[[Sequence[Replica]], object] | None = None
-        #: whether the pool that it belongs to can't run any more
-        self.is_lost: Callable[[], bool] = bool
+        self._is_lost: Callable[[], bool] | None = None
         self.health = self._make_health()
 
     def begin(
@@ -323,15 +322,18 @@ class BoundReplicas:
                 "these Replicas are used by another pool at the moment: make a Replicas for each "
                 "pool"
             )
-        self._use.bound, self._update, self.is_lost = self, update, is_lost
+        self._use.bound, self._update, self._is_lost = self, update, is_lost
         self.health = self._make_health()
         return self.health
+
+    def is_unusable(self) -> bool:
+        """Return whether its pool can't run any more, although that has not ended."""
+        return self._is_lost is not None and self._is_lost()
 
     def end(self) -> None:
         """Belong to no pool any more."""
         if self._use.bound is self:
-            self._use.bound = self._update = None
-            self.is_lost = bool
+            self._use.bound = self._update = self._is_lost = None
         self.health.forget_errors()
 
     def states(self) -> Mapping[Remote, ReplicaState]:

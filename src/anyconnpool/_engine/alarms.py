@@ -16,6 +16,10 @@ from anyconnpool._util.interrupts import defer_interrupts
 _FEW = 64
 
 
+def _do_nothing() -> None:
+    """Be what an alarm calls that has ended."""
+
+
 class Alarm:
     """Call a function at a time that can be set anew; after that at no time."""
 
@@ -35,7 +39,7 @@ class Alarm:
 
     def end(self) -> None:
         """Call nothing any more, and keep nothing of what it would have called."""
-        self.rings_at, self.ring = math.inf, bool
+        self.rings_at, self.ring = math.inf, _do_nothing
         self._alarms.forget_ended()
 
 
