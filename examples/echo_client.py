@@ -34,8 +34,10 @@ async def run(port: int, count: int, interval: float) -> None:
         for number in range(count):
             if number:
                 await anyio.sleep(interval)
-            async with pool.acquire() as connection:
-                await send_the_time(connection)
+            # A server that waits for a newline would never answer.
+            with anyio.fail_after(10):
+                async with pool.acquire() as connection:
+                    await send_the_time(connection)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ connection after one reply.
 """
 
 import argparse
+import sys
 from contextlib import suppress
 from functools import partial
 
@@ -46,10 +47,15 @@ def main() -> None:
     parser.add_argument("--backend", choices=BACKENDS, default="asyncio")
     arguments = parser.parse_args()
     backend, options = BACKENDS[arguments.backend]
-    with suppress(KeyboardInterrupt):
+    try:
         anyio.run(
             serve, arguments.port, arguments.hang_up, backend=backend, backend_options=options
         )
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        # Those of clients come in a group: this is the port, which is in use as a rule.
+        sys.exit(f"port {arguments.port}: {error}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A pool whose figures Prometheus can read over HTTP.
 
-``pip install "anyconnpool[prometheus]"``, then run ``python examples/metrics_endpoint.py``. It asks
+``pip install ".[prometheus]"``, then run ``python examples/metrics_endpoint.py``. It asks
 an echo server of its own a few times, reads its own metrics as Prometheus would, and prints some.
 """
 

@@ -118,4 +118,11 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, int(sys.argv[1]) if sys.argv[1:] else 9005)
+    port = int(sys.argv[1]) if sys.argv[1:] else 9005
+    try:
+        anyio.run(main, port)
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        # Those of clients come in a group: this is the port, which is in use as a rule.
+        sys.exit(f"port {port}: {error}")

@@ -1,6 +1,6 @@
 """A trio program like any other: the pool is entered in it, and trio's scopes cancel it.
 
-``pip install "anyconnpool[trio]"``, then run ``python examples/trio_program.py``. Nothing here but
+``pip install ".[trio]"``, then run ``python examples/trio_program.py``. Nothing here but
 the pool knows of AnyIO. The server is part of the program; it never answers ``sleep``.
 """
 

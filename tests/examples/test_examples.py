@@ -6,7 +6,10 @@ have a session of their own, `nox -s demo`.
 
 from __future__ import annotations
 
+import re
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from functools import partial
@@ -299,6 +302,17 @@ def _client(example: Any, backend: str) -> Any:
     options: dict[str, Any] = {}
     options["backend"], options["backend_options"] = BACKENDS[backend]
     return TestClient(example.app, **options)
+
+
+@pytest.mark.parametrize(("name", "option"), [("echo_server", "--port="), ("shelf_server", "")])
+def test_a_server_says_in_a_line_that_its_port_is_in_use(name: str, option: str) -> None:
+    """It ends with code 1, and without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), f"{option}{port}"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert re.fullmatch(f"port {port}: .*in use.*\n", ended.stderr)
 
 
 def test_every_example_is_run_by_a_test() -> None:
