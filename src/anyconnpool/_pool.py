@@ -424,7 +424,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         timeout: float | None = None,
         retry: Retry | None = None,
     ) -> None:
-        """Acquire a connection and send a line on it; see :meth:`send`."""
+        """Send a line; see :meth:`send` and :meth:`FramedStream.send_line`."""
         newline = self._settings.newline if newline is None else newline
         await self.send(frame_line(data, newline), timeout=timeout, retry=retry)
 

@@ -100,11 +100,14 @@ class FramedStream(ReadAheadStream):
         self._defaults: FrameDefaults = _ChosenDefaults(package_format, max_line_bytes, newline)
 
     async def send_line(self, data: bytes, *, newline: bytes | None = None) -> None:
-        """Send a line; see :meth:`send`.
+        r"""Send a line; see :meth:`send`.
 
         :param data: the line without its end
         :param newline: what ends it, if not the stream's own newline
         :raises ValueError: if the newline is empty or occurs before the end; nothing is sent
+
+        Nothing but the newline is refused. If it is ``\r\n``, a ``\n`` alone is sent, and some
+        peers end the line there.
         """
         await self.send(frame_line(data, self._defaults.newline if newline is None else newline))
 
