@@ -305,9 +305,9 @@ def program(*arguments: str) -> Generator[subprocess.Popen[str]]:
 
 
 def test_the_first_minute_of_the_readme_goes_as_it_says(tmp_path: Path) -> None:
-    """The server that its first command starts makes its first program print what is shown."""
+    """The server that its command starts makes its first program print what is shown."""
     text = (ROOT / "README.md").read_text("utf-8")
-    (arguments,) = re.findall(r"^python3 -m venv .*/bin/python (-m .*)$", text, re.MULTILINE)
+    (arguments,) = re.findall(r"^\.venv/bin/python (-m .*)$", text, re.MULTILINE)
     block = next(block for _, block in blocks_of(ROOT / "README.md"))
     (shown,) = re.findall(r"^```text\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     # The port of the README may be taken.

@@ -92,11 +92,17 @@ def test_the_metadata_are_those_of_the_project(metadata: Message) -> None:
 
 
 def test_the_page_of_the_project_is_its_readme(metadata: Message) -> None:
-    """The long description is README.md, as Markdown, without links that lead nowhere there."""
+    """The long description is README.md, as Markdown, without a clone and links to its files."""
     assert metadata["Description-Content-Type"] == "text/markdown"
     page, readme = str(metadata.get_payload()), (ROOT / "README.md").read_text("utf-8")
     link = r"\[([^\]]+)\]\(([^)]+)\)"
-    assert re.sub(link, r"\1", page).strip() == re.sub(link, r"\1", readme).strip()
     targets = [target for _, target in re.findall(link, page)]
     assert len(targets) > 3
     assert not [target for target in targets if not target.startswith("https://")]
+    above, _, below = re.split(r"<!-- in a clone -->|<!-- end -->", readme)
+    page, above, below = (re.sub(link, r"\1", text).strip() for text in (page, above, below))
+    assert page.startswith(above)
+    assert page.endswith(below)
+    install = page.removeprefix(above).removesuffix(below)
+    assert "/bin/pip install --quiet anyconnpool\n" in install
+    assert "clone" not in install
