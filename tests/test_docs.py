@@ -12,11 +12,13 @@ Blocks are taken from the text as they stand; these are the rules by which a pag
   its connection, and by another one, then cancelled.
 - A block whose first line is a comment with the path of a file of the repository is a piece of that
   file, word for word; it runs where the file does.
+- Above the first block that connects to a port, a page has the command that starts its server.
 - Blocks may import from examples/.
 - If lines that print have a comment, the block prints exactly what the comments say, one by one.
 - A block with `.open()` is asyncio's alone: on trio it is left out. So is one that calls
   `asyncio.run`, which is a program for asyncio's own loop and left out on uvloop, too.
-- A block that makes a `Starlette` is an application: its page `/ask/hello` answers `> hello`.
+- A block that makes a `Starlette` is an application: its page `/ask/hello` answers `> hello`, and a
+  question of two lines is refused.
 - The first block of the README is also run as a program of its own, against the server that the
   command above it starts, and prints what the block of text below it shows.
 - Time limits of a second or more are ten times as long as they stand there: servers of readers
@@ -77,6 +79,10 @@ BLOCK_PATTERNS = {
     ),
 }
 BLOCK_MARKER = re.compile(r"(?:```|~~~|::) *\{?(?:code(?:-block)?\})? *i?py")
+
+# What a block needs a server for, and the commands that start one.
+PORT = re.compile(r"\b(?:8999|900[0-5]|9443)\b")
+COMMAND = re.compile(r"python (?:-m anyconnpool(?:\.testing| echo-server)|examples/\w+_server\.py)")
 
 # The first line of a block that is a piece of a file.
 PIECE = re.compile(r"# ((?:examples|tests)/\S+\.py)\n")
@@ -226,6 +232,8 @@ class Stage:
         client: Any = TestClient(names["app"], **self.run.keywords)
         with client:
             assert client.get("/ask/hello").text == "> hello"
+            for newline in ("%0A", "%0D", "%0D%0A"):
+                assert client.get(f"/ask/hello{newline}DELETE").status_code == 400
 
     async def play_fragment(self, block: str, port: int) -> None:
         async with ConnectionPool(("127.0.0.1", port)) as pool:
@@ -284,6 +292,17 @@ def test_every_block_runs(
             expected = expected_output(block)
             if expected:
                 assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_every_page_says_what_starts_its_servers() -> None:
+    """The command stands above the first block that connects to a port."""
+    for page in PAGES:
+        lines = page.read_text("utf-8").splitlines()
+        for line, block in blocks_of(page):
+            alone = re.search("create_tcp_listener|fixture", block) or PIECE.match(block)
+            if PORT.search(block) and not alone:
+                assert COMMAND.search("\n".join(lines[:line])), page
+                break
 
 
 def test_no_link_of_the_root_pages_is_dead() -> None:
