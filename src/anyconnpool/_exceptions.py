@@ -32,9 +32,10 @@ _Recipe = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 def _state(statistics: PoolStatistics) -> str:
+    hooks = f", of which {statistics.in_hook} in a hook" if statistics.in_hook else ""
     return (
         f"max_size {statistics.max_size}, {statistics.in_use} in use, {statistics.idle} idle, "
-        f"{statistics.connecting} connecting, {statistics.closing} closing, "
+        f"{statistics.connecting} connecting{hooks}, {statistics.closing} closing, "
         f"{statistics.tasks_waiting} tasks waiting"
     )
 

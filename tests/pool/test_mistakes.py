@@ -365,6 +365,14 @@ async def test_the_answer_to_a_mistake_says_what_to_do() -> None:
             await expect(row[0], pool, *row[1:])
 
 
+async def test_a_plain_with_is_answered_with_the_name_of_what_was_entered() -> None:
+    """The text begins with it."""
+    async with ConnectionPool(MemoryNetwork()) as made:
+        pool: Any = made
+        with pytest.raises(TypeError, match=r"^AcquireContext is entered by"):
+            pool.acquire().__enter__()
+
+
 class Wrong:
     """A frame format that somebody got wrong."""
 
