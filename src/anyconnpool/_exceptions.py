@@ -22,14 +22,20 @@ from anyconnpool._statistics import PoolStatistics
 from anyconnpool._util.errors import make_error, survives_pickling
 from anyconnpool._util.log import describe_with_cause
 
+#: what :exc:`PoolFull` says where nobody else may wait
+FULL_AND_AWAITED = (
+    "is in full use, and as many tasks as max_waiting allows wait already, not counting those for "
+    "whom a connection is on its way"
+)
 #: how pickle and copy make an object: a function, its arguments, and what to set afterwards
 _Recipe = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 def _state(statistics: PoolStatistics) -> str:
+    hooks = f", of which {statistics.in_hook} in a hook" if statistics.in_hook else ""
     return (
         f"max_size {statistics.max_size}, {statistics.in_use} in use, {statistics.idle} idle, "
-        f"{statistics.connecting} connecting, {statistics.closing} closing, "
+        f"{statistics.connecting} connecting{hooks}, {statistics.closing} closing, "
         f"{statistics.tasks_waiting} tasks waiting"
     )
 
@@ -100,7 +106,7 @@ class AcquireTimeout(PoolError, TimeoutError):
         held: int = 0,
     ) -> None:
         message = (
-            f"no connection of pool {statistics.name!r} within {round(timeout, 3):g} s "
+            f"no connection of pool {statistics.name!r} within {round(timeout, 3) or timeout:g} s "
             f"({_state(statistics)})"
         )
         if last_connect_error is not None:

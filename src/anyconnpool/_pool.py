@@ -35,7 +35,7 @@ from anyconnpool._formats import (
     encode_frame,
     frame_line,
 )
-from anyconnpool._remote import Remote, make_endpoint, parse_url
+from anyconnpool._remote import Remote, make_endpoint, parse_url, takes_one_address
 from anyconnpool._replicas import Replicas, make_target
 from anyconnpool._retry import Retry
 from anyconnpool._settings import Hook, PoolOptions, RemoteOptions, Settings, describes_settings
@@ -123,6 +123,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         **settings: Unpack[RemoteOptions],
     ) -> None: ...
 
+    @takes_one_address
     def __init__(
         self,
         remote: Remote | list[Any],

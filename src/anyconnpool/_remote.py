@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 from urllib.parse import unquote, urlsplit
@@ -30,6 +31,7 @@ Remote: TypeAlias = (
 )
 
 ValueT = TypeVar("ValueT")
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 _SEVERAL = (
     ": for several servers, write Replicas([…]), with a list of remotes or a function for them"
@@ -370,3 +372,17 @@ def parse_url(url: str) -> tuple[Remote, bool]:
     if not host or port is None or parts.path not in ("", "/"):
         raise ValueError(f"{advice}: it takes a host and a port, and nothing after them")
     return (host, port), parts.scheme == "tls"
+
+
+def takes_one_address(make: FunctionT) -> FunctionT:
+    """Have an ``__init__`` say what to write if it gets a host and a port as two arguments."""
+
+    @wraps(make)
+    def checked(self: object, *remote: object, **settings: object) -> None:
+        if len(remote) == 2 and isinstance(remote[0], str):
+            name = type(self).__name__
+            address = f"({quoted(remote[0])}, {quoted(remote[1])})"
+            raise TypeError(f"a host and a port are one argument, a tuple: write {name}({address})")
+        make(self, *remote, **settings)
+
+    return cast("FunctionT", checked)

@@ -63,6 +63,8 @@ COMMANDS = ("echo-server", "echo-client", "load")
         (f"load {URL} --format raw --payload-size 0", "nothing to send"),
         (f"load {URL} --reply-bytes 5", "--format raw alone"),
         (f"echo-client {URL} hi --reply-bytes 5", "--format raw alone"),
+        (f"echo-client {URL} hi --newline crlf --format package", "--format line alone"),
+        (f"load {URL} --newline cr", "invalid choice: 'cr'"),
         (f"load {URL} --insecure", "go with TLS alone"),
         (f"load {URL} --ca file.pem", "go with TLS alone"),
         ("load unix:///x --tls", "tcp:// alone"),

@@ -53,6 +53,8 @@ def test_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["echo-"], {"echo-server", "echo-client"}),
         (["load", "--payload-"], {"--payload-hex", "--payload-file", "--payload-size"}),
         (["load", "tcp://x:1", "--backend", "a"], {"asyncio"}),
+        (["load", "tcp://x:1", "--newline", "c"], {"crlf"}),
+        (["echo-client", "--gr"], {"--greeting"}),
         (["load", "tcp://x:1", "tcp://x:2", "--order", "in"], {"in-order"}),
         (["echo-server", "--tls-cert", "some"], {"some.pem"}),
     ],

@@ -53,6 +53,30 @@ def test_the_largest_size_may_not_be_large_enough() -> None:
 
 
 @table(
+    "answered, reused, unread, unasked",
+    [
+        (9, 0.1, 9, 9),
+        (9, 0.1, 4, 0),
+        # Where requests share connections, hardly any is borrowed anew.
+        (2000, 0.0, 3, 0),
+        (9, 0.5, 9, 0),
+    ],
+)
+def test_advice_where_more_comes_than_replies(
+    answered: int, reused: float, unread: int, unasked: int
+) -> None:
+    """Connections that are lost to unread bytes forbid advice where that is usual, no earlier."""
+    sound = point(2, 900)
+    lost = replace(
+        point(1, 500, answered=answered), pool=PoolUse(1, 9, reused, {"unread_data": unread})
+    )
+    assert lost.unasked == unasked
+    advice = advise([lost, sound], 2)
+    assert (advice.max_size is None) is bool(unasked)
+    assert ("try --greeting" in advice.text) is bool(unasked)
+
+
+@table(
     "points, text",
     [
         ([], "failed at every size"),

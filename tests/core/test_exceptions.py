@@ -12,6 +12,7 @@ from anyconnpool import (
     PoolFull,
     PoolStatistics,
 )
+from anyconnpool._util.deadline import describe_timeout
 from tests.cases import table
 
 FACTS = PoolStatistics(
@@ -73,6 +74,13 @@ def test_acquire_timeout_of_a_pool_in_full_use_says_what_to_do() -> None:
     assert str(error).endswith("; give connections back sooner or raise max_size")
     assert "within 60 s" in str(error)
     assert error.last_connect_error is None
+
+
+def test_a_short_limit_is_not_rounded_to_nothing() -> None:
+    """Thousandths are enough for what is longer."""
+    for timeout, told in ((1e-05, "1e-05"), (0.0004, "0.0004"), (0.1 + 0.2, "0.3"), (0, "0")):
+        assert f" within {told} s (" in str(AcquireTimeout(timeout, FACTS, None))
+        assert describe_timeout("no reply", timeout, 1, 0).startswith(f"no reply within {told} s: ")
 
 
 def test_acquire_timeout_gives_no_advice_that_does_not_fit() -> None:

@@ -346,3 +346,28 @@ async def test_a_closed_stream_says_so(buffered: bytes) -> None:
         with pytest.raises(anyio.ClosedResourceError):
             await send(b"x")
     await stream.aclose()
+
+
+@table(
+    "theirs, ours",
+    [
+        ("readline", "receive_line"),
+        ("read", "receive"),
+        ("recv", "receive"),
+        ("readexactly", "receive_exactly"),
+        ("readuntil", "receive_until"),
+        ("write", "send"),
+        ("sendall", "send"),
+    ],
+)
+def test_names_of_other_libraries_lead_to_ours(theirs: str, ours: str) -> None:
+    """Who writes the name of asyncio's streams or of sockets is told ours, which exists."""
+    for made in (FramedStream(ScriptedStream()), FramedStream):
+        kind = made if isinstance(made, type) else type(made)
+        with pytest.raises(AttributeError) as caught:
+            getattr(made, theirs)
+        assert str(caught.value) == f"{kind.__name__} has no {theirs!r}: use {ours}()"
+        assert hasattr(made, ours)
+        assert not hasattr(made, theirs)
+    # With it, CPython looks up every attribute more slowly.
+    assert not hasattr(FramedStream, "__getattr__")

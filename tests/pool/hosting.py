@@ -46,7 +46,7 @@ def acquire(owner: Owner, network: MemoryNetwork) -> Any:
 async def check_ended(owner: Owner, network: MemoryNetwork) -> None:
     """Assert that everything is closed, and that who uses it is told so."""
     assert network.open_now == 0
-    with pytest.raises(PoolClosed, match=r"has been closed: aclose\(\) was called"):
+    with pytest.raises(PoolClosed, match=r"has been closed: aclose\(\) was called.*loop has ended"):
         await ask(owner, network)
 
 

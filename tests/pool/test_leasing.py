@@ -220,6 +220,7 @@ async def test_max_waiting_0_connects_where_there_is_room_and_never_waits_for_a_
                 await pool.acquire()
             assert anyio.current_time() == now == pytest.approx(2)
             assert caught.value.statistics.in_use == 2
+            assert "not counting those for whom a connection is on its way (" in str(caught.value)
             assert "pool 'echo'" in str(caught.value)
             assert isinstance(caught.value, anyio.WouldBlock)
         async with pool.acquire():

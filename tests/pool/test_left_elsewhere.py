@@ -39,8 +39,9 @@ async def test_a_pool_says_in_which_tasks_it_was_entered_and_left() -> None:
         await in_task("leaver", leave)
     assert str(caught.value).startswith(
         "pool 'mem': its async with block was entered in task 'enterer' and left in task 'leaver': "
-        "enter and leave it in one task"
+        "enter and leave it in one task, or begin with "
     )
+    assert '"await open()" on asyncio' in str(caught.value)
     assert network.open_now == pool.statistics().size == 0
     async with pool:
         assert await pool.send_receive_line(b"x") == b"x"

@@ -138,6 +138,9 @@ def test_wrong_numbers_are_refused_whatever_they_are() -> None:
                 assert len(text) < 300
 
 
+#: as somebody without a type checker makes one
+pool_of: Any = ConnectionPool
+
 Row: TypeAlias = tuple[Use, type[Exception], str]
 
 #: what somebody did with a pool that is running, and what the answer says
@@ -159,10 +162,14 @@ MISTAKES: list[Row] = [
     (lambda _: ConnectionPool(("h:80", 80)), ValueError, "stands after it in the tuple"),
     (lambda _: ConnectionPool(("[::1]", 80)), ValueError, "without brackets"),
     (lambda _: ConnectionPool("/run/a\0b"), ValueError, "must not contain NUL"),
+    (lambda _: pool_of("h", 6379), TypeError, "a tuple: write ConnectionPool(('h', 6379))"),
+    (lambda _: pool_of("h", 1, tls=True), TypeError, "write ConnectionPool(('h', 1))"),
+    (lambda _: pool_of(("h", 1), 5), TypeError, "takes 2 positional arguments but 3"),
+    (lambda _: pool_of("h", 1, 5), TypeError, "takes 2 positional arguments but 4"),
     (lambda _: FramedStream(5), TypeError, "must be a byte stream of AnyIO's, not 5"),  # type: ignore[arg-type]
     # entering and acquiring
     (lambda p: p.acquire().send_line(b"x"), AttributeError, "async with pool.acquire() as"),
-    (lambda p: p.acquire().__enter__(), TypeError, '"async with", not by "with"'),
+    (lambda p: p.acquire().__enter__(), TypeError, 'AcquireContext is entered by "async with", '),
     (lambda p: p.__enter__(), TypeError, '"async with", not by "with"'),
     (lambda _: PoolManager().__enter__(), TypeError, '"async with", not by "with"'),  # type: ignore[attr-defined]
     (lambda p: p.__reduce_ex__(2), TypeError, "make a pool in each process"),
@@ -356,6 +363,14 @@ async def test_the_answer_to_a_mistake_says_what_to_do() -> None:
     async with ConnectionPool(network, name="shared", pipeline=4) as pool:
         for row in CALLS:
             await expect(row[0], pool, *row[1:])
+
+
+async def test_a_plain_with_is_answered_with_the_name_of_what_was_entered() -> None:
+    """The text begins with it."""
+    async with ConnectionPool(MemoryNetwork()) as made:
+        pool: Any = made
+        with pytest.raises(TypeError, match=r"^AcquireContext is entered by"):
+            pool.acquire().__enter__()
 
 
 class Wrong:

@@ -137,9 +137,14 @@ class Connector:
     async def _open_in_time(self, entry: PoolEntry[Transport], target: Target) -> None:
         limit = self._settings.connect_timeout
         subject = f"connecting to {target.name}"
+        # That of a replica that was tried before, perhaps.
+        before = getattr(entry, "transport", None)
         with fence(subject, ConnectionFailed), move_on_after(limit):
             return await self._open(entry, target)
-        raise ConnectionFailed(f"{subject} took longer than connect_timeout, {limit:g} s")
+        late = f"{subject} took longer than connect_timeout, {limit:g} s"
+        if getattr(entry, "transport", None) is not before:
+            late += ": it was open by then, but on_connect had not ended"
+        raise ConnectionFailed(late)
 
     async def _open(self, entry: PoolEntry[Transport], target: Target) -> None:
         began = self._now()

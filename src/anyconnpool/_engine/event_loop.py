@@ -143,7 +143,10 @@ class HomeLoop:
     def farewell(self) -> str:
         """What the errors of a pool say whose block has ended."""
         if self._hosted:
-            return "has been closed: aclose() was called, or the task of its block was cancelled"
+            return (
+                "has been closed: aclose() was called, the task of its block was cancelled, or its "
+                "event loop has ended"
+            )
         return "has been left: its async with block has ended"
 
     def is_lost(self) -> bool:

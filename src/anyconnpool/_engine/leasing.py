@@ -34,7 +34,7 @@ from anyconnpool._engine.replay import Attempt
 from anyconnpool._engine.replicas import acquire_elsewhere, join, note_answer, note_failure
 from anyconnpool._engine.tasks import ConnectionTasks
 from anyconnpool._engine.time_limits import TimeLimit, TimeLimits
-from anyconnpool._exceptions import AcquireTimeout, PoolClosed, PoolFull
+from anyconnpool._exceptions import FULL_AND_AWAITED, AcquireTimeout, PoolClosed, PoolFull
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason, ConnectionInfo, PoolStatistics
 from anyconnpool._streams.exchanges import Exchange
@@ -480,7 +480,7 @@ class Leasing:
         if not joined:
             raise PoolFull(
                 self.statistics(),
-                "is in full use, and as many tasks as max_waiting allows wait already",
+                FULL_AND_AWAITED,
             )
         if waiter.failing_since is not None:
             # It fails fast: a loop that does nothing but ask must not starve the attempts.

@@ -410,6 +410,7 @@ class _TasksOfOneTask:
         entered, left = map(self._home.task_name, (self._task, self._home.current_task()))
         raise RuntimeError(
             f"pool {self._home.name!r}: its async with block was entered in task {entered!r} and "
-            f"left in task {left!r}: enter and leave it in one task, for example in a task of its "
-            f"own that waits for an event in the block; the pool is closed all the same"
+            f'left in task {left!r}: enter and leave it in one task, or begin with "await '
+            f'open()" on asyncio, "await task_group.start(pool.serve)" elsewhere, and end with '
+            f'"await aclose()"; the pool is closed all the same'
         )

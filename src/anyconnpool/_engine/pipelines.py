@@ -24,7 +24,7 @@ from anyconnpool._engine.replay import Attempt
 from anyconnpool._engine.replicas import join, place_elsewhere
 from anyconnpool._engine.spawning import PoolTasks
 from anyconnpool._engine.time_limits import TimeLimits
-from anyconnpool._exceptions import PoolFull
+from anyconnpool._exceptions import FULL_AND_AWAITED, PoolFull
 from anyconnpool._statistics import CloseReason
 from anyconnpool._streams.exchanges import Exchange
 from anyconnpool._streams.transport import Transport
@@ -126,7 +126,7 @@ class Pipelines:
         if not join(self._machine, place, avoided, self.now()):
             raise PoolFull(
                 self.leasing.statistics(),
-                "is in full use, and as many tasks as max_waiting allows wait already",
+                FULL_AND_AWAITED,
             )
         if place.failing_since is not None:
             # It fails fast: a loop that does nothing but ask must not starve the attempts.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import EndOfStream, move_on_after
 from anyio.abc import AnyByteStream, ByteStreamConnectable
@@ -36,6 +36,7 @@ from anyconnpool._util.checks import (
     quoted,
 )
 from anyconnpool._util.deadline import describe_timeout, time_limit
+from anyconnpool._util.functions import OtherName
 from anyconnpool._util.liveness import Liveness
 
 T = TypeVar("T")
@@ -429,6 +430,12 @@ class FramedStream(ReadAheadStream):
         It raises what :meth:`send_frame` and :meth:`receive_frame` raise.
         """
         return await self._exchange(FrameExchange(data, format), timeout)
+
+    # Seen by those who know asyncio's streams or sockets, and unseen by type checkers.
+    if not TYPE_CHECKING:
+        readline, readuntil = OtherName("receive_line"), OtherName("receive_until")
+        read, readexactly, recv = map(OtherName, ("receive", "receive_exactly", "receive"))
+        write, sendall = OtherName("send"), OtherName("send")
 
     async def _exchange(self, exchange: Exchange[T], timeout: float | None) -> T:
         before = self._bytes_received

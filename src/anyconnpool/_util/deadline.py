@@ -25,7 +25,8 @@ def describe_timeout(subject: str, seconds: float, sent: int, received: int) -> 
     """
     whole = ", which is not the whole reply" if received else ""
     return (
-        f"{subject} within {round(seconds, 3):g} s: sent {sent} bytes, received {received}{whole}"
+        f"{subject} within {round(seconds, 3) or seconds:g} s: sent {sent} bytes, "
+        f"received {received}{whole}"
     )
 
 

@@ -114,4 +114,23 @@ def refuse_plain_with(self: object, *args: object) -> NoReturn:
 
     :raises TypeError: always
     """
-    raise TypeError(f'a {type(self).__name__} is entered by "async with", not by "with"')
+    raise TypeError(f'{type(self).__name__} is entered by "async with", not by "with"')
+
+
+class OtherName:
+    """Stand where other libraries have a method, and say what it is called here.
+
+    It is no ``__getattr__``, with which CPython looks up every attribute of the class more slowly.
+
+    :param ours: the name of our method
+    """
+
+    def __init__(self, ours: str) -> None:
+        self._ours = ours
+        self._name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError(f"{owner.__name__} has no {self._name!r}: use {self._ours}()")

@@ -31,6 +31,8 @@ def advise(points: Sequence[Point], tasks: int, rate: float | None = None) -> Ad
     :param tasks: how many tasks asked
     :param rate: requests that were begun per second, if that was not up to the server
     """
+    if lost := unasked(points):
+        return Advice(None, f"No advice: {lost}")
     sound = [point for point in points if point.answered and not point.failed]
     if not sound:
         return Advice(None, "No advice: requests failed at every size.")
@@ -50,6 +52,19 @@ def advise(points: Sequence[Point], tasks: int, rate: float | None = None) -> Ad
     if chosen is sound[0] and _most(chosen) >= _least(best):
         return Advice(None, _explain_indifference(sound))
     return Advice(chosen.max_size, _explain(chosen, best, sound, tasks))
+
+
+def unasked(points: Sequence[Point]) -> str:
+    """Return what is wrong where a server says more than replies; empty if that isn't so."""
+    for point in points:
+        if point.unasked:
+            return (
+                f"with {point.name}, {point.unasked} connections were closed since more came over "
+                f"them than one reply to each request (unread_data), so that replies may have been "
+                f"taken for others. If the server greets who connects, try --greeting; otherwise, "
+                f"is --format right?"
+            )
+    return ""
 
 
 def _advise_at_rate(sound: Sequence[Point], rate: float) -> Advice:

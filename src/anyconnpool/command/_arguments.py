@@ -14,7 +14,7 @@ from anyconnpool.command import _values as values
 from anyconnpool.command._completion import program_name
 from anyconnpool.command._echo_client import EchoClient
 from anyconnpool.command._echo_server import EchoServer
-from anyconnpool.command._framing import Framing, package_format
+from anyconnpool.command._framing import NEWLINES, Framing, package_format
 from anyconnpool.command._load import Load
 from anyconnpool.command._measure import Requests
 from anyconnpool.command._options import add_client, add_general, add_load, add_server
@@ -119,7 +119,7 @@ def _make_server(options: Namespace) -> Command:
 
 
 def _make_client(options: Namespace) -> Command:
-    framing = _framing(options, options.reply_bytes)
+    framing = _client_framing(options)
     messages = [_encode(message) for message in options.messages]
     for message in messages:
         _check_message(framing, message)
@@ -129,7 +129,7 @@ def _make_client(options: Namespace) -> Command:
 
 def _make_load(options: Namespace) -> Command:
     payload = _payload(options)
-    framing = _framing(options, options.reply_bytes)
+    framing = _client_framing(options)
     if options.format == "raw" and options.reply_bytes is None:
         framing = replace(framing, reply_as_sent=True)
     if options.format == "line" and payload.is_binary:
@@ -174,7 +174,8 @@ def _payload(options: Namespace) -> Payload:
     elif options.payload_file is not None:
         content, option = options.payload_file, "--payload-file"
         if options.format == "line":
-            content = content.removesuffix(b"\n")
+            end = NEWLINES[options.newline or "lf"]
+            content = content.removesuffix(end if content.endswith(end) else b"\n")
     decode = from_hex if option == "--payload-hex" else bytes
     try:
         return parse_template(content, decode) if options.template else Payload([decode(content)])
@@ -210,10 +211,21 @@ def _targets(urls: Sequence[tuple[Remote, bool]], options: Namespace) -> Sequenc
     return [Target(remote, context) for remote in remotes]
 
 
-def _framing(options: Namespace, reply_bytes: int | None = None) -> Framing:
-    if reply_bytes is not None and options.format != "raw":
+def _framing(options: Namespace) -> Framing:
+    return Framing(options.format, package_format(options.header_size))
+
+
+def _client_framing(options: Namespace) -> Framing:
+    if options.reply_bytes is not None and options.format != "raw":
         raise CommandError("--reply-bytes goes with --format raw alone", 2)
-    return Framing(options.format, package_format(options.header_size), reply_bytes)
+    if options.newline is not None and options.format != "line":
+        raise CommandError("--newline goes with --format line alone", 2)
+    return replace(
+        _framing(options),
+        reply_bytes=options.reply_bytes,
+        newline=NEWLINES[options.newline or "lf"],
+        greeting=options.greeting,
+    )
 
 
 def _check_message(framing: Framing, message: bytes) -> None:

@@ -49,17 +49,20 @@ class EchoClient:
         return INTERRUPTED if run(self.backend, self._talk) else 0
 
     async def _talk(self) -> None:
-        async with self.target.pool(max_size=1, timeout=self.timeout) as pool:
+        attempt = Attempt(self.framing)
+        greet = attempt.receive_greeting if self.framing.greeting else None
+        async with self.target.pool(max_size=1, timeout=self.timeout, greet=greet) as pool:
             if self.messages:
                 for message in self.messages:
-                    await self._exchange(pool, message)
+                    await self._exchange(pool, attempt, message)
                 return
             lines = StandardInput()
             while (line := await lines.next_line()) is not None:
-                await self._exchange(pool, line)
+                # The lines of a file may end with \r\n already.
+                message = line.removesuffix(self.framing.newline[:-1])
+                await self._exchange(pool, attempt, message)
 
-    async def _exchange(self, pool: ConnectionPool, message: bytes) -> None:
-        attempt = Attempt(self.framing)
+    async def _exchange(self, pool: ConnectionPool, attempt: Attempt, message: bytes) -> None:
         # Where an exchange went well, neither TLS nor the format is to blame for what follows.
         is_first = not pool.statistics().acquired
         try:
@@ -72,6 +75,10 @@ class EchoClient:
             raise CommandError(failure) from error
         except ValueError as error:
             raise CommandError(str(error), 2) from error
+        finally:
+            # Not in the hook, where a reader that has gone away would look like the server's fault.
+            for greeting in attempt.take_greetings():
+                write_reply(greeting)
         write_reply(reply)
 
 

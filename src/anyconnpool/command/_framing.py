@@ -12,6 +12,8 @@ MAX_LINE_BYTES = 1_048_576
 MAX_PACKAGE_BYTES = 16_777_215
 
 FORMATS = ("line", "package", "raw")
+#: what ends a line, by its name
+NEWLINES = {"lf": b"\n", "crlf": b"\r\n"}
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,25 @@ class Framing:
     :ivar package_format: of packages
     :ivar reply_bytes: length of a raw reply in bytes; ``None`` means until the line falls silent
     :ivar reply_as_sent: whether a raw reply is as long as its message instead
+    :ivar newline: what ends a line
+    :ivar greeting: whether a server sends a message to each who connects, before it is asked
     """
 
     format: str
     package_format: PackageFormat
     reply_bytes: int | None = None
     reply_as_sent: bool = False
+    newline: bytes = NEWLINES["lf"]
+    greeting: bool = False
+
+    async def receive_greeting(self, stream: FramedStream) -> bytes:
+        """Receive what a server sends before it is asked; if raw, until the line falls silent."""
+        return await (stream.receive_available() if self.format == "raw" else self.receive(stream))
+
+    async def skip_greeting(self, stream: FramedStream) -> None:
+        """Receive the greeting, if there is one."""
+        if self.greeting:
+            await self.receive_greeting(stream)
 
     async def exchange(
         self, stream: FramedStream | ConnectionPool, message: bytes, timeout: float | None = None
@@ -37,7 +52,7 @@ class Framing:
         :param timeout: limit for both together, in seconds
         """
         if self.format == "line":
-            return await stream.send_receive_line(message, timeout=timeout)
+            return await stream.send_receive_line(message, newline=self.newline, timeout=timeout)
         if self.format == "package":
             return await stream.send_receive_package(message, self.package_format, timeout=timeout)
         size = len(message) if self.reply_as_sent else self.reply_bytes
@@ -57,7 +72,7 @@ class Framing:
     async def receive(self, stream: FramedStream) -> bytes:
         """Receive a message of a client."""
         if self.format == "line":
-            return await stream.receive_line()
+            return await stream.receive_line(newline=self.newline)
         if self.format == "package":
             return await stream.receive_package(self.package_format)
         return await stream.receive()
@@ -65,7 +80,7 @@ class Framing:
     def pack(self, message: bytes) -> bytes:
         """Return a message as it goes over the wire."""
         if self.format == "line":
-            return message + b"\n"
+            return message + self.newline
         return self.package_format.pack(message) if self.format == "package" else message
 
     def check_message(self, message: bytes) -> None:

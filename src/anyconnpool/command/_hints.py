@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 
 from anyconnpool import FramedStream
 from anyconnpool.command._framing import Framing
@@ -15,6 +16,10 @@ _USE_TLS = "the server speaks TLS: use tls://, or --tls"
 _USE_TCP = "it accepts connections, but not the handshake of TLS: try tcp://"
 
 _WAITS = "perhaps it waits for the rest of the message: is --format right?"
+_NO_GREETING = (
+    "no such greeting came: leave --greeting out if the server waits to be asked, or is --format "
+    "right?"
+)
 _HUNG_UP = "perhaps it did not understand the message: is --format right?"
 
 
@@ -27,7 +32,36 @@ class Attempt:
     def __init__(self, framing: Framing) -> None:
         self._framing = framing
         self._begun = False
+        self._awaits_greeting = False
+        self._greetings: list[bytes] = []
         self._received = b""
+
+    async def receive_greeting(self, stream: FramedStream) -> None:
+        """Receive what the server sends before it is asked, and keep it."""
+        self._begun = self._awaits_greeting = True
+        try:
+            self._greetings.append(await self._framing.receive_greeting(stream))
+        finally:
+            self._received = stream.buffer
+        self._awaits_greeting = False
+
+    async def listen(self, stream: FramedStream, seconds: float) -> str:
+        """Return what is wrong if something comes, that no request has asked for; else nothing.
+
+        :param seconds: how long to wait for it
+        """
+        self._begun = True
+        unasked = len(await stream.drain(quiet=seconds))
+        if not unasked:
+            return ""
+        if self._framing.greeting:
+            return f"{unasked} bytes came behind its greeting, unasked: is --format right?"
+        return f"it sends {unasked} bytes to who connects, before it is asked: try --greeting"
+
+    def take_greetings(self) -> Sequence[bytes]:
+        """Return the greetings that came since the last call."""
+        greetings, self._greetings = self._greetings, []
+        return greetings
 
     async def exchange(self, stream: FramedStream, message: bytes) -> bytes:
         """Send a message and receive the reply."""
@@ -58,6 +92,8 @@ class Attempt:
         plain = target.ssl_context is None and isinstance(target.remote, tuple)
         if plain and (self._received.startswith(_TLS_ALERT) or await target.speaks_tls()):
             return _USE_TLS
+        if self._awaits_greeting and not self._received:
+            return _NO_GREETING
         if not self._received:
             return _WAITS if isinstance(root, TimeoutError) else _HUNG_UP
         return misfit(self._framing, self._received)

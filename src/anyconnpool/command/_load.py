@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from anyconnpool.command._advice import Advice, advise
+from anyconnpool.command._advice import Advice, advise, unasked
 from anyconnpool.command._output import standard_output
 from anyconnpool.command._reasons import CommandError, require
 from anyconnpool.command._results import Report
@@ -49,7 +49,8 @@ class Load:
         """Measure, and show the results.
 
         :return: the program's exit code
-        :raises CommandError: if a request failed, or a latency exceeds its limit
+        :raises CommandError: if a request failed, more came than replies, or a latency exceeds its
+            limit
         """
         if self.plot is not None:
             require("matplotlib", "cli")
@@ -154,3 +155,5 @@ def _check_failures(report: Report) -> None:
         raise CommandError(
             f"{failed} of {failed + answered} requests failed, most of them: {common[0][0]}"
         )
+    if lost := unasked(report.pooled):
+        raise CommandError(lost)

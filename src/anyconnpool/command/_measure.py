@@ -24,11 +24,13 @@ from anyconnpool.command._payload import Payload
 from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError, reason
 from anyconnpool.command._results import PERCENTILES, Point, PoolUse
 from anyconnpool.command._spread import Spread, Visit
-from anyconnpool.command._target import Target
+from anyconnpool.command._target import Greet, Target
 
 # Clocks may stand still for a moment.
 _TICK = 1e-6
 _BARS = 24
+# How long a server must be silent before it is asked for the first time, in seconds.
+_SILENCE, _LONGEST_SILENCE = 0.1, 1.0
 
 
 class Answer(NamedTuple):
@@ -156,6 +158,11 @@ class Requests:
         self._payload = payload
         self._timeout = timeout
 
+    @property
+    def greet(self) -> Greet | None:
+        """What receives the greeting of a pool's new connection, if the server greets."""
+        return self._framing.skip_greeting if self._framing.greeting else None
+
     def through(self, pool: ConnectionPool, *, shared: bool = False) -> Ask:
         """Return what asks over a connection of a pool.
 
@@ -217,18 +224,29 @@ class Requests:
         with fail_after(self._timeout):
             stream = await connect()
             async with FramedStream(stream, max_line_bytes=MAX_LINE_BYTES) as framed:
+                await self._framing.skip_greeting(framed)
                 return await self._exchange(framed)
 
     async def try_once(self, target: Target) -> None:
         """Make one request without a pool.
 
+        Before that, the server must be silent: what it says would be taken for the reply.
+
         :raises CommandError: if it fails; the text says what may be wrong with the command
         """
         attempt = Attempt(self._framing)
         try:
-            with fail_after(self._timeout):
+            with fail_after(self._timeout) as limit:
+                began_at = perf_counter()
                 stream = await target.connectable().connect()
+                # A greeting is under way for as long as it took to connect, at most.
+                silence = min(_LONGEST_SILENCE, max(_SILENCE, 2 * (perf_counter() - began_at)))
                 async with FramedStream(stream, max_line_bytes=MAX_LINE_BYTES) as framed:
+                    if self._framing.greeting:
+                        await attempt.receive_greeting(framed)
+                    limit.deadline += silence
+                    if unasked := await attempt.listen(framed, silence):
+                        raise CommandError(f"{target}: {unasked}")
                     await attempt.exchange(framed, self._payload.make())
         except EXCHANGE_ERRORS as error:
             raise CommandError(await attempt.explain(target, error)) from error

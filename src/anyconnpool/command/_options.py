@@ -12,7 +12,7 @@ from anyconnpool.command._completion import (
     completion_text,
     version_text,
 )
-from anyconnpool.command._framing import FORMATS
+from anyconnpool.command._framing import FORMATS, NEWLINES
 from anyconnpool.command._run import BACKENDS
 
 _PAYLOAD_BYTES = 64
@@ -77,7 +77,7 @@ def add_client(parser: ArgumentParser) -> None:
         help="what to send, one exchange each (default: the lines of standard input)",
     )
     _add_format(parser)
-    _add_reply_bytes(parser, "until the line is silent for 1 ms")
+    _add_replies(parser, "until the line is silent for 1 ms")
     _add_backend(parser)
 
 
@@ -99,7 +99,7 @@ def add_load(parser: ArgumentParser) -> None:
     _add_target(parser)
     _add_payload(parser)
     _add_format(parser)
-    _add_reply_bytes(parser, "as many as are sent")
+    _add_replies(parser, "as many as are sent")
     _add_measuring(parser)
     _add_extent(parser)
     _add_results(parser)
@@ -257,7 +257,17 @@ def _add_format(parser: ArgumentParser) -> None:
     )
 
 
-def _add_reply_bytes(parser: ArgumentParser, default: str) -> None:
+def _add_replies(parser: ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--newline",
+        choices=NEWLINES,
+        help="how lines end with --format line: lf is \\n, crlf is \\r\\n (default: lf)",
+    )
+    parser.add_argument(
+        "--greeting",
+        action="store_true",
+        help="the server sends a message to each who connects: receive it before anything is sent",
+    )
     parser.add_argument(
         "--reply-bytes",
         type=values.reply_size,

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from anyconnpool.command._latency import Bar
 
+#: below this share of reused connections, one should know why
+SELDOM = 0.5
 #: the percentiles that are told of each measurement
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 #: their names, and that of the longest latency
@@ -128,9 +130,26 @@ class Point:
         return sum(self.errors.values())
 
     @property
+    def unasked(self) -> int:
+        """How many connections were closed with unread bytes, if that is what usually happens.
+
+        One may be an accident. One for more than half of the requests is what the server always
+        does. Otherwise it is 0.
+        """
+        pool = self.pool
+        count = 0 if pool is None else pool.closed.get("unread_data", 0)
+        usual = pool is not None and pool.reused < SELDOM and count > SELDOM * self.requests
+        return count if usual else 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests were answered, or failed."""
+        return self.answered + self.failed
+
+    @property
     def fell_behind(self) -> bool:
         """Whether more than one in a hundred of the requests that a rate demanded were missed."""
-        return self.missed > (self.answered + self.failed + self.missed) / 100
+        return self.missed > (self.requests + self.missed) / 100
 
     def as_json(self) -> dict[str, object]:
         """Return it as JSON is made of it."""

@@ -17,7 +17,7 @@ from rich.text import Text
 from anyconnpool import PoolStatistics
 from anyconnpool.command._advice import Advice
 from anyconnpool.command._measure import Meter
-from anyconnpool.command._results import LATENCIES, Point, Report, Rest, Share
+from anyconnpool.command._results import LATENCIES, SELDOM, Point, Report, Rest, Share
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,8 +41,6 @@ _SIZE_WIDTH, _RATE_WIDTH = 16, 10
 _HISTOGRAM_WIDTH = 40
 _UNBOUNDED = 1_000
 _UNITS = ("", " k", " M", " G")
-# Below this share of reused connections, one should know why.
-_SELDOM = 0.5
 _BAR_WIDTH = 10
 
 
@@ -297,7 +295,7 @@ def _remarks(points: Sequence[Point]) -> list[str]:
                 f"{point.name}: the rate was not reached: {point.missed} requests were due and had "
                 f"not been begun at the end; their latencies are not in the figures"
             )
-        if point.pool is not None and point.pool.reused < _SELDOM and not point.errors:
+        if point.pool is not None and point.pool.reused < SELDOM and not point.errors:
             reasons = ", ".join(f"{why} {count}" for why, count in point.pool.closed.items())
             closed = f"; closed: {reasons}" if reasons else ""
             remarks.append(f"{point.name}: connections are seldom reused{closed}")

@@ -103,10 +103,14 @@ async def _measure_pool(plan: Plan, size: int, report: Report, watcher: Watcher 
 
 def _make_pool(plan: Plan, size: int) -> tuple[ConnectionPool, Spread | None]:
     target, timeout, pipeline = plan.target, plan.timeout, plan.pipeline
+    greet = plan.requests.greet
     if isinstance(target, Target):
-        return target.pool(max_size=size, timeout=timeout, pipeline=pipeline), None
+        pool = target.pool(max_size=size, timeout=timeout, pipeline=pipeline, greet=greet)
+        return pool, None
     spread = Spread(target.names)
-    pool = target.pool(max_size=size, timeout=timeout, pipeline=pipeline, spread=spread)
+    pool = target.pool(
+        max_size=size, timeout=timeout, pipeline=pipeline, greet=greet, spread=spread
+    )
     return pool, spread
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from anyio import ConnectionFailed, aclose_forcefully, as_connectable, fail_after
 from anyio.abc import ByteStream, ByteStreamConnectable
 
-from anyconnpool import ConnectionPool, Replicas
+from anyconnpool import ConnectionPool, PooledConnection, Replicas
 from anyconnpool._remote import Endpoint, Remote, TLSOptions
 from anyconnpool.command._framing import MAX_LINE_BYTES
 from anyconnpool.command._reasons import EXCHANGE_ERRORS, CommandError
@@ -20,6 +20,9 @@ from anyconnpool.events import Observer
 _CLOSE_TIMEOUT = 2
 # For looking what a server is that did not answer as expected, in seconds.
 _PROBE_TIMEOUT = 5
+
+#: receives the greeting of a new connection
+Greet: TypeAlias = Callable[[PooledConnection], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,17 @@ class Target:
         """This one."""
         return (self,)
 
-    def pool(self, *, max_size: int, timeout: float, pipeline: int = 1) -> ConnectionPool:
+    def pool(
+        self, *, max_size: int, timeout: float, pipeline: int = 1, greet: Greet | None = None
+    ) -> ConnectionPool:
         """Make a pool of connections to it.
 
         :param max_size: most connections at once
         :param pipeline: how many requests share a connection
         :param timeout: limit for connecting, in seconds
+        :param greet: receives the greeting of a new connection
         """
-        return _make_pool(self.remote, self.ssl_context, max_size, timeout, pipeline)
+        return _make_pool(self.remote, self.ssl_context, max_size, timeout, pipeline, greet)
 
     def connectable(self) -> ByteStreamConnectable:
         """Return what opens connections to it without a pool."""
@@ -100,7 +106,13 @@ class Service:
         return {server.remote: str(server) for server in self.servers}
 
     def pool(
-        self, *, max_size: int, timeout: float, pipeline: int = 1, spread: Spread
+        self,
+        *,
+        max_size: int,
+        timeout: float,
+        pipeline: int = 1,
+        greet: Greet | None = None,
+        spread: Spread,
     ) -> ConnectionPool:
         """Make a pool of connections to all of them; see :meth:`Target.pool`.
 
@@ -109,7 +121,7 @@ class Service:
         replicas = Replicas([server.remote for server in self.servers], order=self.order)
         spread.watch(replicas.states)
         context = self.servers[0].ssl_context
-        return _make_pool(replicas, context, max_size, timeout, pipeline, spread.observe)
+        return _make_pool(replicas, context, max_size, timeout, pipeline, greet, spread.observe)
 
     def opener(self) -> Callable[[Visit], Awaitable[ByteStream]]:
         """Return what connects to one of them without a pool, and notes to which.
@@ -150,6 +162,7 @@ def _make_pool(
     max_size: int,
     timeout: float,
     pipeline: int,
+    greet: Greet | None,
     *observers: Observer,
 ) -> ConnectionPool:
     tls = ssl_context is not None
@@ -163,6 +176,7 @@ def _make_pool(
         connect_timeout=timeout,
         close_timeout=_CLOSE_TIMEOUT,
         max_line_bytes=MAX_LINE_BYTES,
+        on_connect=greet,
         observers=observers,
     )
 
