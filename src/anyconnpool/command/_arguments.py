@@ -30,6 +30,7 @@ exit codes:
 """
 _LOAD_EXAMPLE = """\
 The load is as heavy as the server lets it be: use it against servers of your own.
+Tables and progress are drawn by rich, which the extra "cli" installs; --json does without.
 
 examples:
   %(prog)s tcp://127.0.0.1:8999 --connections 1,2,4,8 --tasks 64 --plot sizes.svg
