@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from operator import attrgetter
 from statistics import median
@@ -29,12 +29,29 @@ WHOLE = "a borrow, all of it"
 LOOK = "the look at the socket (one poll)"
 MACHINE = "the state machine, with the look"
 
-#: methods that make up a part: whose, their names, what takes their place
-Part: TypeAlias = list[tuple[Any, str, Callable[..., Any]]]
+#: attributes that make up a part: whose, their names, what takes their place
+Part: TypeAlias = list[tuple[Any, str, Any]]
 
 
 async def do_nothing() -> None:
     """Take the place of what is awaited."""
+
+
+class NoMachine:
+    """Take the place of the state machine: have one connection at hand, always.
+
+    :param entry: the connection
+    """
+
+    def __init__(self, entry: object) -> None:
+        self._entry = entry
+
+    def acquire(self, now: float) -> object:
+        """Return the connection."""
+        return self._entry
+
+    def release(self, entry: object, now: float, reason: object) -> None:
+        """Do nothing."""
 
 
 async def borrow(pool: ConnectionPool) -> float:
@@ -48,28 +65,22 @@ async def borrow(pool: ConnectionPool) -> float:
 
 
 def parts_of(pool: ConnectionPool) -> dict[str, Part]:
-    """Return what to leave out of a borrow: methods, and what takes their place."""
+    """Return what to leave out of a borrow, and what takes its place."""
     leasing, machine = attrgetter("_leasing", "_machine")(pool)
     entry = machine.acquire(leasing.now())
     machine.release(entry, leasing.now(), None)
     alive = entry.look()
     return {
         "is the caller cancelled?": [(leasing, "_checkpoint_if_cancelled", do_nothing)],
-        "is this the pool's event loop?": [(leasing, "_check_home", lambda: None)],
         "which task borrows?": [(leasing, "_current_task", lambda: None)],
         LOOK: [(entry, "look", lambda: alive)],
-        MACHINE: [(machine, "acquire", returning(entry)), (machine, "release", returning(None))],
+        MACHINE: [(leasing, "_machine", NoMachine(entry))],
     }
-
-
-def returning(result: object) -> Callable[..., object]:
-    """Make a function that takes anything and returns always the same."""
-    return lambda *arguments: result
 
 
 @contextmanager
 def left_out(part: Part) -> Generator[None]:
-    """Replace methods until the block ends."""
+    """Replace attributes until the block ends."""
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in part]
     for owner, name, substitute in part:
         setattr(owner, name, substitute)
