@@ -120,6 +120,18 @@ async def detach(connection: PooledConnection) -> None:
     connection.detach()
 
 
+async def send(connection: PooledConnection) -> None:
+    await connection.send_line(b"from elsewhere")
+
+
+async def receive(connection: PooledConnection) -> None:
+    await connection.receive_line()
+
+
+async def end_sending(connection: PooledConnection) -> None:
+    await connection.send_eof()
+
+
 def run_without_loop(
     use: Callable[[PooledConnection], Coroutine[Any, Any, None]], connection: PooledConnection
 ) -> None:
@@ -130,10 +142,10 @@ def run_without_loop(
         coroutine.close()
 
 
-@table("use", [give_back, leave_block, discard, detach])
+@table("use", [send, receive, end_sending, give_back, leave_block, discard, detach])
 @pytest.mark.parametrize("elsewhere", ["asyncio", "trio", ""])
 @table("foreign_code", [False, True])
-async def test_a_connection_is_given_up_in_its_own_event_loop_only(
+async def test_a_connection_is_used_and_given_up_in_its_own_event_loop_only(
     serve: Serve,
     use: Callable[[PooledConnection], Coroutine[Any, Any, None]],
     elsewhere: str,

@@ -49,7 +49,7 @@ async def exchange_in_time(pool: ConnectionPool) -> None:
     ("operation", "most"),
     [
         *((borrow, 29), (borrow_at_once, 29)),
-        *((exchange, 43), (exchange_in_one_call, 60), (exchange_in_time, 67)),
+        *((exchange, 49), (exchange_in_one_call, 65), (exchange_in_time, 72)),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -80,7 +80,8 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
 
     The pool makes it; it has all that a :class:`FramedStream` has. After it was given back,
     discarded or detached, every call raises :exc:`~anyio.ClosedResourceError`; the facts about it
-    (addresses, age, session) can still be read.
+    (addresses, age, session) can still be read. Sending, and waiting for bytes, in another event
+    loop or thread than the pool's is a :exc:`PoolError`, which changes nothing.
 
     It goes back into the pool only if it is known to be clean: no operation on it failed, was
     cancelled or is under way, the body of the ``async with`` raised nothing except what the pool's
@@ -248,6 +249,9 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
         """Take note of how the borrow ends, for the sake of the replica that it is one to."""
         if self._entry.replica is not None:
             self._owner.note_end(self, raised)
+
+    def _check_place(self) -> None:
+        self._owner.check_home()
 
     def _find_fault(self) -> CloseReason | None:
         if self._unfinished:

@@ -152,6 +152,9 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._end()
         self.receive_stream = self._stream = ClosedStream(make_error)
 
+    def _check_place(self) -> None:
+        """Refuse to be used in another event loop or thread, where it is known which is right."""
+
     def _check_open(self) -> None:
         if self._ended:
             raise self._closed_error()
@@ -172,6 +175,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         """
         if type(item) is not bytes:
             item = as_bytes("what is sent", item)
+        self._check_place()
         self._reply_owed = self._has_sent = True
         self._unfinished += 1
         try:
@@ -185,6 +189,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
 
     async def send_eof(self) -> None:
         """Let the peer know that nothing more will be sent; a pool doesn't reuse the connection."""
+        self._check_place()
         self._unfinished += 1
         try:
             await self._stream.send_eof()
@@ -316,6 +321,7 @@ class ReadAheadStream(BufferedByteReceiveStream, ByteStream):
         self._position = 0
 
     async def _receive_chunk(self) -> bytes:
+        self._check_place()
         self._unfinished += 1
         stream: Any = self._stream
         chunk = b""
