@@ -271,7 +271,7 @@ HARMLESS = {"aclose", "age", "buffer", "local_address", "remote_address", "reuse
 METHODS = sorted(
     name
     for name in dir(PooledConnection)
-    if not name.startswith("_") and inspect.isroutine(getattr(PooledConnection, name))
+    if not name.startswith("_") and inspect.isroutine(getattr(PooledConnection, name, None))
 )
 
 
