@@ -45,6 +45,7 @@ def test_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "python -m" not in script
 
 
+# The script is bash's own: nothing else can run it.
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 @table(
     "words, completions",

@@ -17,7 +17,7 @@ from anyconnpool._core.pipeline import LEAVING, OPEN, WORN, Lane, Place
 from anyconnpool._core.sharing import Sharing
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry, State, Waiter
-from anyconnpool._statistics import CloseReason
+from anyconnpool._statistics import CloseReason, PoolStatistics
 from anyconnpool._util.liveness import Liveness
 
 from .machine_fakes import SetSlots, make_settings
@@ -326,7 +326,8 @@ class PipelineEvents(RuleBasedStateMachine):
             if lane.openness is OPEN and least is not None:
                 assert lane.load - 1 <= least, "requests go where the fewest are"
 
-    def _check_line(self) -> None:
+    def check_order(self) -> PoolStatistics:
+        """See that those stand in line who have to, and nobody else; return what there is."""
         line = self.machine.line
         assert [*line.waiters] == self.waiting
         assert [*line.sharers] == [w for w in self.waiting if isinstance(w, Place)]
@@ -336,6 +337,10 @@ class PipelineEvents(RuleBasedStateMachine):
         assert not (space and requests), "who may share has a place, if there is one"
         facts = self.machine.statistics()
         assert not (self.waiting and facts.idle), "nobody waits while something is idle"
+        return facts
+
+    def _check_line(self) -> None:
+        line, facts = self.machine.line, self.check_order()
         freeing = facts.closing - max(facts.size - int(facts.max_size), 0)
         worn = self.sharing.pipeline.worn
         sure = line.provided() + max(freeing, 0) + worn

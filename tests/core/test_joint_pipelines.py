@@ -150,16 +150,7 @@ class Member(PipelineEvents):
         return True
 
     def check_line(self) -> None:
-        line = self.machine.line
-        assert [*line.waiters] == self.waiting
-        assert [*line.sharers] == [w for w in self.waiting if isinstance(w, Place)]
-        least = self._least()
-        space = least is not None and least < self.settings.pipeline
-        requests = [w for w in self.waiting[line.count_fresh() :] if isinstance(w, Place)]
-        assert not (space and requests), "who may share has a place, if there is one"
-        facts = self.machine.statistics()
-        if self.waiting:
-            assert not facts.idle
+        facts = self.check_order()
         leaving = [lane for lane in self.in_flight if lane.openness is LEAVING]
         if leaving and not self.shared.yields and not facts.size > facts.max_size:
             borrowers = [w for w in self.waiting if not isinstance(w, Place)]

@@ -123,16 +123,8 @@ class ReplicaPipelineEvents(PipelineEvents):
             assert replica.in_use == sum(each.state is State.IN_USE for each in entries)
 
     def _check_line(self) -> None:
-        line = self.machine.line
-        assert [*line.waiters] == self.waiting
-        assert [*line.sharers] == [w for w in self.waiting if isinstance(w, Place)]
-        least = self._least()
-        space = least is not None and least < self.settings.pipeline
-        requests = [w for w in self.waiting[line.count_fresh() :] if isinstance(w, Place)]
-        assert not (space and requests), "who may share has a place, if there is one"
+        facts = self.check_order()
         if self.waiting:
-            facts = self.machine.statistics()
-            assert not facts.idle
             busy = facts.in_use + facts.connecting + facts.closing
             assert busy or self.machine.alarm_at < math.inf
 

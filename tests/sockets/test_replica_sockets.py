@@ -121,19 +121,27 @@ class Load:
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 
-async def test_a_killed_server_costs_no_exchange_that_may_be_repeated(several: Several) -> None:
-    """It gets its share again when it is back, under load."""
-    load = Load(retry=RETRY)
-    async with several.pool(max_size=9) as pool, create_task_group() as tasks:
+@pytest.mark.parametrize(
+    ("pool_settings", "tasks_at_once", "share"),
+    [({"max_size": 9}, 20, 3), ({"max_size": 6, "pipeline": 16}, 40, 2)],
+    ids=["borrowed", "shared"],
+)
+async def test_a_killed_server_costs_no_exchange_that_may_be_repeated(
+    several: Several, pool_settings: dict[str, Any], tasks_at_once: int, share: int
+) -> None:
+    """It is repeated elsewhere, and the server gets its share again when it is back, under load."""
+    load = Load(tasks=tasks_at_once, retry=RETRY)
+    even = several.has(share, share, share)
+    async with several.pool(**pool_settings) as pool, create_task_group() as tasks:
         tasks.start_soon(load.run, pool)
-        await eventually(several.has(3, 3, 3))
+        await eventually(even, tries=10_000)
         for server in several.servers[:2]:
             await load.go_on()
             server.stop(reset=True)
             await load.go_on(300)
             assert client_sockets(server) == 0
             server.start()
-            await eventually(several.has(3, 3, 3), tries=10_000)
+            await eventually(even, tries=10_000)
         load.stopped = True
     assert load.errors == []
 
@@ -192,23 +200,6 @@ async def test_a_black_hole_rests_after_its_first_timeouts(several: Several) -> 
     # Reused ones say nothing: the first new one that is silent sends it to rest.
     assert timeouts <= 6 + 8
     assert len(load.errors) <= 6 + 8
-
-
-async def test_exchanges_that_share_survive_a_killed_server(several: Several) -> None:
-    """They are repeated elsewhere, and it gets its share again, under load."""
-    load = Load(tasks=40, retry=RETRY)
-    async with several.pool(max_size=6, pipeline=16) as pool, create_task_group() as tasks:
-        tasks.start_soon(load.run, pool)
-        await eventually(several.has(2, 2, 2), tries=10_000)
-        for server in several.servers[:2]:
-            await load.go_on()
-            server.stop(reset=True)
-            await load.go_on(300)
-            assert client_sockets(server) == 0
-            server.start()
-            await eventually(several.has(2, 2, 2), tries=10_000)
-        load.stopped = True
-    assert load.errors == []
 
 
 async def test_a_black_hole_rests_although_connections_are_shared(several: Several) -> None:
