@@ -205,8 +205,8 @@ class Leasing:
             raise
         if entry.replica is not None and entry.replica.failures:
             note_answer(self._machine.replicas, entry, self.now())
-        reply = exchange.whole(chunk)
-        if reply is None:
+        found = exchange.take(chunk, 0)
+        if found is None or found[1] != len(chunk):
             connection = continue_exchange(self, entry, chunk)
             # Kept here, the chunk would be kept until the rest has come.
             del chunk
@@ -215,7 +215,7 @@ class Leasing:
             self._time_limits.end(limit)
         entry.borrower = None
         self._machine.release(entry, self.now(), None)
-        return reply
+        return found[0]
 
     def _give_up(
         self,

@@ -63,7 +63,7 @@ class Exchange(Generic[T]):
 
     #: whether the end of its reply is known, so that others may follow on its connection
     may_share: ClassVar[bool] = False
-    #: whether :meth:`whole` and :meth:`take` find replies
+    #: whether :meth:`take` finds replies
     finds_replies: ClassVar[bool] = False
     #: the function of the user's that receives the reply, if one does
     read: Callable[[Any], Awaitable[T]] | None = None
@@ -73,10 +73,6 @@ class Exchange(Generic[T]):
 
     def receive(self, stream: FrameReader) -> Awaitable[T]:
         """Receive the reply, however many chunks it takes."""
-        raise NotImplementedError
-
-    def whole(self, chunk: bytes) -> T | None:
-        """Return the reply if one chunk is just that, neither more nor less."""
         raise NotImplementedError
 
     def take(self, data: bytes, start: int) -> tuple[T, int] | None:
@@ -118,9 +114,6 @@ class SizedExchange(Exchange[bytes]):
     def receive(self, stream: FrameReader) -> Awaitable[bytes]:
         return stream.receive_exactly(self._nbytes)
 
-    def whole(self, chunk: bytes) -> bytes | None:
-        return chunk if len(chunk) == self._nbytes else None
-
     def take(self, data: bytes, start: int) -> tuple[bytes, int] | None:
         end = start + self._nbytes
         return (data[start:end], end) if end <= len(data) else None
@@ -159,12 +152,6 @@ class LineExchange(Exchange[bytes]):
     def receive(self, stream: FrameReader) -> Awaitable[bytes]:
         return stream.receive_line(newline=self._newline, max_bytes=self._limit)
 
-    def whole(self, chunk: bytes) -> bytes | None:
-        newline = self._newline
-        end = chunk.find(newline)
-        fits = end + len(newline) == len(chunk) and 0 <= end <= self._limit
-        return chunk[:end] if fits else None
-
     def take(self, data: bytes, start: int) -> tuple[bytes, int] | None:
         size = len(self._newline)
         end = data.find(self._newline, start, start + self._limit + size)
@@ -189,13 +176,6 @@ class PackageExchange(Exchange[bytes]):
 
     def receive(self, stream: FrameReader) -> Awaitable[bytes]:
         return stream.receive_package(self._format)
-
-    def whole(self, chunk: bytes) -> bytes | None:
-        format = self._format
-        header = format.header_size
-        size = int.from_bytes(chunk[:header], format.byteorder) - format.overhead
-        fits = header + size == len(chunk) and 0 <= size <= format.max_size
-        return chunk[header:] if fits else None
 
     def take(self, data: bytes, start: int) -> tuple[bytes, int] | None:
         format = self._format
