@@ -83,6 +83,27 @@ async def test_a_surplus_never_reaches_the_next_borrower(
         assert pool.statistics().opened == 2
 
 
+def echo_with_surplus(peer: Peer) -> None:
+    """Answer each line with itself, "more" with a line that nobody asked for in the same chunk."""
+    while True:
+        line = peer.receive_line()
+        peer.send(line + (b"\nnot asked for\n" if line == b"more" else b"\n"))
+
+
+@every_kind
+async def test_a_surplus_in_the_chunk_of_a_reply_closes_the_connection(serve: Serve) -> None:
+    """Also in exchanges of one call, of which most make no object for the borrow."""
+    async with serve(echo_with_surplus).pool(max_size=1) as pool:
+        for count in range(1, 3):
+            assert await pool.send_receive_line(b"well") == b"well"
+            reply = (
+                pool.send_receive_line(b"more") if count == 1 else pool.send_receive(b"more\n", 5)
+            )
+            assert (await reply).strip() == b"more"
+            assert await pool.send_receive_line(b"well") == b"well"
+            assert pool.statistics().closed == {"unread_data": count}
+
+
 @every_kind
 async def test_a_surplus_does_not_reach_a_task_that_waits_already(serve: Serve) -> None:
     """The direct hand-over is checked like one through the idle connections."""
