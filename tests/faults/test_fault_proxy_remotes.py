@@ -135,8 +135,9 @@ async def test_a_connectable_that_fails_ends_its_connection(
     with fail_after(20):
         async with FaultProxy(remote) as proxy:
             if method == "aclose":
-                async with client_of(proxy.remote):
-                    await eventually(lambda: proxy.connections)
+                async with client_of(proxy.remote) as client:
+                    await client.send(b"hello")
+                    await eventually(lambda: remote.pieces == [b"hello"])
                 proxy.reset()
                 await eventually(lambda: remote.asked)
             else:
