@@ -15,14 +15,12 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool.testing import FaultProxy
 from tests.cases import table
-from tests.sockets.checks import eventually
+from tests.sockets.checks import LIMIT, eventually
 from tests.sockets.servers import Peer, Script, Server
 
 from .conftest import echo
 from .wire import Client, Recorder
 
-# Far above what leaving takes.
-_IN_TIME = 3
 # How many turns of the event loop a proxy lives, from its block's first to its last, and some more.
 _TURNS = 40
 
@@ -69,7 +67,7 @@ async def test_leaving_waits_for_nobody(
     proxy = FaultProxy(server.remote)
     with (
         ExitStack() as clients,
-        fail_after(_IN_TIME),
+        fail_after(LIMIT),
         CancelScope() as scope,
         suppress(LookupError),
     ):

@@ -17,6 +17,9 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, PooledConnection
 
+#: what must come within seconds comes within so many on the busiest machine
+LIMIT = 20
+
 
 class HasRemote(Protocol):
     """A server, of which its address is enough."""

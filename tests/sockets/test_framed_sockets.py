@@ -15,6 +15,8 @@ from anyio.abc import Listener, SocketAttribute, SocketStream
 
 from anyconnpool import FramedStream, PackageFormat
 
+from .checks import LIMIT
+
 Handler = Callable[[FramedStream], Awaitable[None]]
 
 FOUR = PackageFormat(4)
@@ -153,7 +155,7 @@ async def test_available_joins_the_segments_of_a_burst(server: Server) -> None:
 
         task_group.start_soon(release)
         # The server closes after the second segment: that ends the read, not the clock.
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT):
             assert await client.receive_available(quiet=50) == b"one two"
         with pytest.raises(EndOfStream):
             await client.receive_available()

@@ -10,14 +10,12 @@ from anyio.abc import ByteStream, ByteStreamConnectable
 
 from anyconnpool import ConnectionPool, PooledConnection
 
-from .checks import ask, eventually, expect_closed
+from .checks import LIMIT, ask, eventually, expect_closed
 from .conftest import Serve
 from .servers import Server, every_kind
 from .test_unasked_bytes import TURNS, Talker, turns
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
-
-_LIMIT = 20
 
 
 class Foreign(ByteStreamConnectable):
@@ -41,7 +39,7 @@ async def test_what_arrives_on_an_idle_connection_is_answered(serve: Serve) -> N
     """However many turns before the next borrow; the connection goes on."""
     talker, heard = Talker(), list[bytes]()
     server = serve(talker)
-    with fail_after(_LIMIT):
+    with fail_after(LIMIT):
         async with server.pool(max_size=1, on_unread=partial(answer, heard)) as pool:
             assert await pool.send_receive_line(b"first") == b"> first"
             for count in TURNS:
@@ -57,7 +55,7 @@ async def test_a_stream_of_somebody_elses_is_answered_too(serve: Serve) -> None:
     """When it is wanted."""
     talker, heard = Talker(), list[bytes]()
     server = serve(talker)
-    with fail_after(_LIMIT):
+    with fail_after(LIMIT):
         async with ConnectionPool(
             Foreign(server), max_size=1, on_unread=partial(answer, heard)
         ) as pool:
@@ -72,7 +70,7 @@ async def test_nobody_has_to_ask_for_it(serve: Serve) -> None:
     """An event of the stream tells the pool, or its sweep finds it."""
     talker, heard = Talker(), list[bytes]()
     server = serve(talker)
-    with fail_after(_LIMIT):
+    with fail_after(LIMIT):
         # The sweep comes four times in that time.
         async with server.pool(on_unread=partial(answer, heard), max_lifetime=8) as pool:
             assert await pool.send_receive_line(b"first") == b"> first"

@@ -13,7 +13,7 @@ from anyconnpool import ConnectionPool
 from tests.cases import table
 from tests.certificates import client_context
 
-from .checks import ask_next, eventually
+from .checks import LIMIT, ask_next, eventually
 from .conftest import Serve
 from .servers import Peer, Server, every_kind, only_tls
 
@@ -30,7 +30,7 @@ def free_port() -> int:
 async def fails_to_connect(pool: ConnectionPool) -> str:
     """See that a borrow fails as it should and that nothing is left of it; return the text."""
     async with pool:
-        with fail_after(3), pytest.raises(ConnectionFailed) as caught:
+        with fail_after(LIMIT), pytest.raises(ConnectionFailed) as caught:
             await pool.acquire()
         statistics = pool.statistics()
         assert statistics.size == statistics.tasks_waiting == 0
@@ -164,7 +164,7 @@ async def test_each_waiter_gets_an_attempt_of_its_own(serve: Serve) -> None:
         failures += 1
 
     async with server.pool(max_size=1) as pool:
-        with fail_after(5):
+        with fail_after(LIMIT):
             async with create_task_group() as task_group:
                 for _ in range(10):
                     task_group.start_soon(fail, pool)

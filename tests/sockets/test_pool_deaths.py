@@ -18,13 +18,12 @@ from anyconnpool.events import ConnectionClosed, PoolEvent
 from tests.certificates import client_context
 from tests.streams.tls_peers import Wire, listening, server_context
 
-from .checks import ask, client_sockets, eventually
+from .checks import LIMIT, ask, client_sockets, eventually
 from .conftest import Serve
 from .servers import Server
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
-LIMIT = 20
 
 by_event = pytest.mark.parametrize("anyio_backend", ["asyncio", "asyncio+uvloop"], indirect=True)
 

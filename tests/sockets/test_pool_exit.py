@@ -12,14 +12,11 @@ from anyio import CancelScope, ClosedResourceError, Event, create_task_group, fa
 from anyconnpool import ConnectionPool, PoolClosed
 from tests.cases import table
 
-from .checks import ask, ask_next, client_sockets, error_group, eventually
+from .checks import LIMIT, ask, ask_next, client_sockets, error_group, eventually
 from .conftest import Serve
 from .servers import Peer, every_kind
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
-
-# Far above what a forced close takes, far below the default grace of 5 s.
-_IN_TIME = 3
 
 
 @every_kind
@@ -84,7 +81,7 @@ async def test_a_cancellation_in_the_grace_does_not_replace_the_exception(serve:
         scope.cancel()
 
     caught: list[BaseException] = []
-    with fail_after(_IN_TIME), CancelScope() as scope:
+    with fail_after(LIMIT), CancelScope() as scope:
         async with create_task_group() as task_group:
             try:
                 async with server.pool(max_size=1, close_timeout=60) as pool:
@@ -103,7 +100,7 @@ async def test_a_cancellation_in_the_grace_does_not_replace_the_exception(serve:
 async def test_a_cancelled_scope_ends_the_block_at_once(serve: Serve, borrowed: bool) -> None:
     """The scope catches its cancellation, borrowers get no grace, everything is closed."""
     server = serve()
-    with fail_after(_IN_TIME):
+    with fail_after(LIMIT):
         with CancelScope() as scope:
             async with server.pool(close_timeout=60) as pool:
                 await ask_next(pool)
@@ -133,7 +130,7 @@ async def test_a_native_cancellation_ends_the_block(serve: Serve, borrowed: bool
     task = asyncio.create_task(run())
     await inside.wait()
     task.cancel()
-    with fail_after(_IN_TIME), pytest.raises(asyncio.CancelledError):
+    with fail_after(LIMIT), pytest.raises(asyncio.CancelledError):
         await task
     assert task.cancelled()
     assert client_sockets(server) == 0
@@ -142,7 +139,7 @@ async def test_a_native_cancellation_ends_the_block(serve: Serve, borrowed: bool
 async def test_a_connection_that_the_body_keeps_is_closed_under_its_hands(serve: Serve) -> None:
     """A borrow that was forgotten neither holds up the end nor survives it."""
     server = serve()
-    with fail_after(_IN_TIME):
+    with fail_after(LIMIT):
         async with server.pool(close_timeout=0.05) as pool:
             connection = await pool.acquire()
             await ask(connection)
@@ -166,12 +163,12 @@ async def test_a_task_that_never_gives_back_does_not_hold_up_the_end(serve: Serv
         ended.set()
 
     async with create_task_group() as task_group:
-        with fail_after(_IN_TIME):
+        with fail_after(LIMIT):
             async with server.pool(close_timeout=0.05) as pool:
                 task_group.start_soon(hold, pool)
                 await eventually(lambda: pool.statistics().in_use == 1)
         assert client_sockets(server) == 0
-        with fail_after(_IN_TIME):
+        with fail_after(LIMIT):
             await ended.wait()
 
 

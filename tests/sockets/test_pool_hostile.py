@@ -21,7 +21,7 @@ from anyconnpool import (
 from tests.cases import table
 from tests.certificates import authority
 
-from .checks import client_sockets, eventually, expect_closed
+from .checks import LIMIT, client_sockets, eventually, expect_closed
 from .conftest import Serve
 from .servers import Peer, echo_lines, every_kind
 
@@ -52,7 +52,7 @@ async def fails(pool: ConnectionPool, read: Read, *errors: type[Exception]) -> N
     """See that a read fails as it should, and that its connection is closed for good."""
     with pytest.raises(errors):
         async with pool.acquire() as connection:
-            with fail_after(5):
+            with fail_after(LIMIT):
                 await read(connection)
     await eventually(lambda: pool.statistics().size == 0)
     await expect_closed(pool, unclean=1)

@@ -14,13 +14,12 @@ from anyio import create_task_group
 
 from anyconnpool import ConnectionPool, PooledConnection
 
-from .checks import eventually
+from .checks import LIMIT, eventually
 from .conftest import Serve
 from .servers import Peer
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
-LIMIT = 20
 
 _variable: ContextVar[object] = ContextVar("variable", default=None)
 

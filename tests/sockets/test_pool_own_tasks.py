@@ -18,13 +18,12 @@ from anyio.abc import SocketStream
 
 from anyconnpool import ConnectionPool, PooledConnection
 
-from .checks import ask_next, eventually
+from .checks import LIMIT, ask_next, eventually
 from .conftest import Serve
 from .servers import Peer
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
-LIMIT = 20
 
 native = pytest.mark.parametrize("anyio_backend", ["asyncio", "asyncio+uvloop"], indirect=True)
 

@@ -9,7 +9,7 @@ from anyio import create_task_group, fail_after
 
 from tests.cases import table
 
-from .checks import ask, ask_next, client_sockets, eventually, expect_closed
+from .checks import LIMIT, ask, ask_next, client_sockets, eventually, expect_closed
 from .conftest import Serve
 from .servers import every_kind, one_reply, only_tls
 
@@ -149,7 +149,7 @@ async def test_a_lifetime_ends_while_idle_and_not_while_borrowed(serve: Serve) -
         async with pool.acquire() as connection:
             await eventually(lambda: connection.age > 0.1)
             await ask(connection)
-        with fail_after(4):
+        with fail_after(LIMIT):
             await eventually(lambda: server.open == 0)
         await expect_closed(pool, max_lifetime=1)
 

@@ -14,13 +14,12 @@ from anyconnpool import ConnectionPool, LineFormat, PoolClosed, PooledConnection
 from tests.cases import in_case
 from tests.certificates import client_context
 
-from .checks import eventually
+from .checks import LIMIT, eventually
 from .conftest import Serve
 from .servers import Peer, Server
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
-LIMIT = 20
 
 every_stream = pytest.mark.parametrize(
     ("kind", "foreign"),

@@ -10,14 +10,11 @@ from anyio import fail_after, move_on_after
 from anyconnpool import ConnectionPool, PooledConnection
 from tests.cases import table
 
-from .checks import client_sockets, eventually
+from .checks import LIMIT, client_sockets, eventually
 from .conftest import Serve
 from .servers import every_kind
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
-
-# Far above what a forced close takes, far below the default grace of 5 s.
-_IN_TIME = 3
 
 
 async def jam(connection: PooledConnection) -> None:
@@ -53,7 +50,7 @@ async def test_a_peer_that_neither_reads_nor_closes_does_not_hold_up_the_end(
 ) -> None:
     """Also with unsent bytes, and with the closing handshake of TLS never answered."""
     server = serve(None)
-    with fail_after(_IN_TIME):
+    with fail_after(LIMIT):
         async with server.pool(close_timeout=close_timeout) as pool:
             await leave(pool)
     assert client_sockets(server) == 0

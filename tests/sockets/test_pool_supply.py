@@ -17,15 +17,12 @@ from anyconnpool._engine import housekeeper
 from tests.certificates import client_context
 from tests.streams.tls_peers import server_context
 
-from .checks import eventually
+from .checks import LIMIT, eventually
 from .conftest import Serve
 from .servers import Peer, Server, only_tls
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
-#: far above what takes no time, far below the time that closing has
-_IN_TIME = 5
-_LIMIT = 20
 
 # On trio nothing tells of a death but the sweep, which refills just afterwards.
 by_event = pytest.mark.parametrize("anyio_backend", ["asyncio", "asyncio+uvloop"], indirect=True)
@@ -73,7 +70,7 @@ async def test_nobody_waits_for_the_goodbye_of_a_frozen_peer(serve: Serve) -> No
     frozen, well = serve(None), serve()
     manager = PoolManager(max_total=1, tls=True, ssl_context=client_context(), close_timeout=60)
     async with manager:
-        with fail_after(_IN_TIME):
+        with fail_after(LIMIT):
             for remote in (frozen.remote, well.remote, frozen.remote):
                 async with manager.acquire(remote):
                     pass
@@ -93,7 +90,7 @@ async def test_nobody_waits_for_a_goodbye_in_a_pool_by_itself(serve: Serve) -> N
     """The slot of what was retired is free at once."""
     frozen = serve(None)
     async with frozen.pool(max_size=1, close_timeout=600) as pool:
-        with fail_after(_LIMIT):
+        with fail_after(LIMIT):
             for _ in range(2):
                 async with pool.acquire():
                     pass
@@ -126,7 +123,7 @@ async def test_a_server_that_starts_up_holds_up_the_first_caller_only(serve: Ser
         with pytest.raises(AcquireTimeout):
             await pool.acquire(timeout=0.5)
         for _ in range(3):
-            async with pool.acquire(timeout=_LIMIT) as connection:
+            async with pool.acquire(timeout=LIMIT) as connection:
                 await ask(connection)
                 connection.discard()
         assert pool.statistics().connecting == 1
@@ -151,6 +148,6 @@ async def test_connections_that_a_firewall_has_forgotten_hold_up_nobody(
         for connection in held:
             await ask(connection)
             await connection.aclose()
-        async with pool.acquire(timeout=_LIMIT) as connection:
+        async with pool.acquire(timeout=LIMIT) as connection:
             await ask(connection)
         assert pool.statistics().opened == 4

@@ -7,7 +7,7 @@ from anyio import CancelScope, Event, create_task_group, fail_after
 
 from anyconnpool import ConnectionPool
 
-from .checks import ask, ask_next, eventually
+from .checks import LIMIT, ask, ask_next, eventually
 from .conftest import Serve
 from .servers import only_tls
 
@@ -34,7 +34,7 @@ async def test_a_waiter_takes_what_comes_back_before_its_own_connect_is_done(ser
         task_group.start_soon(wait)
         await eventually(lambda: len(server.peers) == 2)
         await first.aclose()
-        with fail_after(5):
+        with fail_after(LIMIT):
             await served.wait()
         assert pool.statistics().connecting == 1
         server.admit()

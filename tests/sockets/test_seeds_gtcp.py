@@ -25,7 +25,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyconnpool import ConnectionPool, FramedStream, PoolManager, Retry
 from tests.core.test_formats import RIGHT_ROWS
 
-from .checks import ask, ask_next, eventually, expect_closed
+from .checks import LIMIT, ask, ask_next, eventually, expect_closed
 from .conftest import Serve
 from .servers import Server, echo_lines, one_reply, only_tls
 
@@ -123,9 +123,9 @@ async def test_gtcp_send_recv_with_timeout(serve: Serve) -> None:
     async with server.pool(min_idle=2) as pool:
         # However busy the machine, the time is to be spent on the exchanges.
         await pool.wait_ready()
-        with fail_after(5), pytest.raises(TimeoutError):
+        with fail_after(LIMIT), pytest.raises(TimeoutError):
             await pool.send_receive(bytes(64 << 20), timeout=0.1)
-        with fail_after(5), pytest.raises(TimeoutError):
+        with fail_after(LIMIT), pytest.raises(TimeoutError):
             await pool.send_receive_line(b"nobody answers", timeout=0.05)
         await expect_closed(pool, unclean=2)
 
@@ -147,7 +147,7 @@ async def test_gtcp_conn_methods(serve: Serve) -> None:
     server = serve()
     async with server.pool() as pool:
         async with pool.acquire() as connection:
-            with fail_after(5) as scope:
+            with fail_after(LIMIT) as scope:
                 await ask(connection)
                 # The exchange had its time. The next one comes when it is over.
                 scope.deadline = over_at = anyio.current_time() + 0.01

@@ -17,13 +17,12 @@ from anyconnpool import ConnectionPool, PooledConnection
 from tests.certificates import client_context
 from tests.streams.tls_peers import Wire, listening, server_context
 
-from .checks import ask, eventually, expect_closed, hog
+from .checks import LIMIT, ask, eventually, expect_closed, hog
 from .conftest import Serve
 from .servers import Peer, Server
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
-LIMIT = 20
 
 # How many turns the event loop has between the arrival and what comes next. After none, only the
 # kernel knows of it; asyncio hears of it after two.
