@@ -113,18 +113,19 @@ async def test_it_takes_as_long_as_the_closing_does(goodbye: float) -> None:
 
 
 @pytest.mark.usefixtures("on_asyncio")
-async def test_it_takes_as_long_as_an_attempt_needs_to_be_given_up() -> None:
-    """Where nothing is open yet, the end of the last attempt is the end."""
+@table("needs", [2, 60])
+async def test_it_takes_as_long_as_an_attempt_needs_to_be_given_up(needs: float) -> None:
+    """Where nothing is open yet, the end of the last attempt is the end, or ``close_timeout``."""
 
     async def take_leave(number: int) -> None:
         try:
             await hang()
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.sleep(2)
+                await anyio.sleep(needs)
 
     network = MemoryNetwork(take_leave)
-    pool = ConnectionPool(network)
+    pool = ConnectionPool(network, close_timeout=4)
 
     async def leave() -> None:
         await pool.__aexit__(None, None, None)
@@ -132,9 +133,11 @@ async def test_it_takes_as_long_as_an_attempt_needs_to_be_given_up() -> None:
     await in_task("enterer", pool.__aenter__)
     with anyio.move_on_after(1):
         await pool.acquire()
+    began = anyio.current_time()
     with pytest.raises(RuntimeError, match="left in task 'leaver'"):
         await in_task("leaver", leave)
-    assert anyio.current_time() == pytest.approx(3)
+    assert anyio.current_time() - began == pytest.approx(min(needs, 4), abs=0.02)
+    await anyio.sleep(needs)
     assert network.open_now == 0
 
 
