@@ -1,7 +1,8 @@
 """Choose the backends: coroutine tests run on asyncio, asyncio+uvloop and trio.
 
 `--backend NAME`, which may be repeated, narrows the choice. Tests without a backend always run.
-`--long` asks for the long form of the tests that have one, `--seed N` for another course of chance.
+`--long` asks for the long form of the tests that have one, `--seed N` for another course of chance,
+`--jitter N` for events, turns and threads that are late.
 """
 
 import gc
@@ -11,6 +12,8 @@ from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.jitter import Jitter
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -31,7 +34,7 @@ settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--backend`, `--long` and `--seed`."""
+    """Add `--backend`, `--long`, `--seed` and `--jitter`."""
     parser.addoption(
         "--backend",
         action="append",
@@ -40,6 +43,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--long", action="store_true", help="run the long form of tests with one")
     parser.addoption("--seed", type=int, default=1, help="what tests draw their chances from")
+    parser.addoption("--jitter", type=int, help="the seed of delays that make races show")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make things late from now on, if `--jitter` asks for it."""
+    seed = config.getoption("jitter")
+    if seed is not None:
+        Jitter(cast("int", seed))
 
 
 @pytest.fixture(scope="module", params=list(BACKENDS))
