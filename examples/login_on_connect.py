@@ -80,7 +80,7 @@ async def talk(address: tuple[str, int], password: bytes) -> None:
     """Make two exchanges on connections that log in with a password."""
     # Every connection is checked before it is reused. check_after is 30 s by default.
     async with ConnectionPool(
-        address, on_connect=partial(login, password=password), check=ping, check_after=0
+        address, max_size=1, on_connect=partial(login, password=password), check=ping, check_after=0
     ) as pool:
         print(await pool.run(ask, b"one", timeout=5))
         print(await pool.run(ask, b"two", timeout=5))

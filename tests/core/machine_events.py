@@ -27,7 +27,6 @@ FAILURES = {
     Action.RESET: CloseReason.RELEASE_FAILED,
     Action.ANSWER: CloseReason.UNREAD_DATA,
 }
-# No sum of these makes one of the limits, so that it doesn't matter on which side equality is.
 STEPS = [0.0625, 4.0, 4.0, 16.0]
 IDLE_TIMES = [9.7, math.inf]
 LIFETIMES = [19.3, math.inf]
@@ -121,6 +120,17 @@ class MachineEvents(RuleBasedStateMachine):
         found = self.model.those(State.IDLE, State.IN_USE)
         if found:
             found[pick % len(found)].liveness = liveness
+
+    @event(often=2, pick=PICKS)
+    def a_limit_is_reached(self, pick: int) -> None:
+        """It is exactly as late as it was to become, where a sum and a difference may disagree."""
+        limits = {self.machine.next_expiry(), self.machine.alarm_at}
+        for conn in self.model.those(State.IDLE, State.IN_USE):
+            assert conn.entry is not None
+            limits |= {conn.entry.recheck_at, conn.entry.expires_at}
+        ahead = sorted(at for at in limits if self.now < at < math.inf)
+        if ahead:
+            self.wait_until(ahead[pick % len(ahead)])
 
     def wait_until(self, now: float) -> None:
         """Whatever has to be done by then was announced."""

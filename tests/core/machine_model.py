@@ -518,7 +518,7 @@ class Model:
         return {reason for reason, true in facts.items() if true}
 
     def _overstayed(self, conn: Conn, now: float) -> bool:
-        return now - conn.idle_since >= self.settings.max_idle_time
+        return now >= conn.idle_since + self.settings.max_idle_time
 
     def _seen(self, conn: Conn) -> set[CloseReason]:
         if conn.liveness is Liveness.CLOSED:
@@ -555,7 +555,7 @@ class Model:
     def _is_check_due(self, conn: Conn, now: float) -> bool:
         due = self.settings.check is not None and conn.borrows > 0
         since = max(conn.idle_since, conn.asked_at)
-        return due and now - since >= self.settings.check_after
+        return due and now >= since + self.settings.check_after
 
     def _close_idle(self, reason: CloseReason, *, most: float) -> None:
         while len(self.idle) > most:

@@ -10,6 +10,7 @@ from anyconnpool._core.states import Action, State
 from anyconnpool._settings import IdleOrder
 from anyconnpool._statistics import CloseReason
 from anyconnpool._util.liveness import Liveness
+from tests.cases import table
 
 from .machine_fakes import Pool, ask
 
@@ -428,6 +429,21 @@ def test_checkout_lends_nothing_that_has_been_idle_for_too_long() -> None:
     pool = Pool(max_idle_time=10)
     (entry,) = pool.idle(1)
     assert pool.machine.acquire(10) is None
+    assert entry.close_reason is CloseReason.IDLE_TIME
+
+
+@table("expire", ["acquire", "reap"])
+def test_idle_time_ends_when_it_is_announced_however_that_is_rounded(expire: str) -> None:
+    """Taken for in doubt, it would wait for ever for a check that the pool doesn't have."""
+    since = next(t for t in (n / 1000 for n in range(10_000)) if (t + 0.02) - t < 0.02)
+    pool = Pool(max_idle_time=0.02)
+    (entry,) = pool.idle(1, now=since)
+    now = pool.machine.next_expiry()
+    if expire == "acquire":
+        assert pool.machine.acquire(now) is None
+    else:
+        pool.machine.reap(now, 10)
+    assert pool.close() is entry
     assert entry.close_reason is CloseReason.IDLE_TIME
 
 

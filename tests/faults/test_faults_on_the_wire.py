@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 import pytest
-from anyio import connect_tcp, current_time, to_thread
+from anyio import current_time, to_thread
 from anyio.streams.tls import TLSConnectable
 
 from anyconnpool.testing import FaultProxy, Faults, Flow
@@ -209,9 +209,9 @@ async def test_a_client_that_goes_ends_the_remote(server: Server) -> None:
 async def test_an_unreachable_remote_resets_the_client(server: Server) -> None:
     """The proxy has accepted before it can know."""
     server.stop()
-    async with FaultProxy(server.remote) as proxy, await connect_tcp(*proxy.remote) as client:
-        with pytest.raises(anyio.BrokenResourceError):
-            await client.receive()
+    async with FaultProxy(server.remote) as proxy, client_of(proxy.remote) as client:
+        with pytest.raises(ConnectionResetError):
+            await client.receive(1)
         await eventually(lambda: not proxy.connections)
 
 

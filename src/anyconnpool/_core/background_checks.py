@@ -32,7 +32,7 @@ class BackgroundChecks(Generic[TransportT]):
             return
         self._resting[entry] = since
         # One is due already if on_unread was at work on it when its time came.
-        self._resting.move_to_end(entry, last=now - since < self.every)
+        self._resting.move_to_end(entry, last=now < since + self.every)
 
     def forget(self, entry: PoolEntry[TransportT]) -> None:
         """Take note that a connection is closed."""

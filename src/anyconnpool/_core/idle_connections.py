@@ -56,7 +56,7 @@ class IdleConnections(Generic[TransportT]):
     def pop_stale(self, now: float, longest: float, limit: int) -> list[PoolEntry[TransportT]]:
         """Take out those that have been idle for so long or longer, a few at most."""
         stale: list[PoolEntry[TransportT]] = []
-        while len(stale) < limit and now - self.oldest_since() >= longest:
+        while len(stale) < limit and now >= self.oldest_since() + longest:
             stale.append(self.entries.popleft())
         return stale
 

@@ -214,7 +214,8 @@ class PoolEntry(Generic[TransportT]):
 
     def age_fault(self, now: float, longest_idle: float) -> CloseReason | None:
         """Return why an idle connection is too old, if it is."""
-        if now - self.idle_since >= longest_idle:
+        # Added as in recheck_at: a difference is rounded in another way.
+        if now >= self.idle_since + longest_idle:
             return CloseReason.IDLE_TIME
         return CloseReason.LIFETIME if now >= self.expires_at else None
 

@@ -90,18 +90,18 @@ class ConnectionTasks:
             if action is Action.OPEN:
                 name = f"{self._prefix} opening a connection"
                 self._tasks.start_soon(name, self._until_stopped, self._open, entry)
-            elif (hook := self._hooks.get(action)) is not None:
-                name = f"{self._prefix} running {hook.role} on {entry.transport}"
-                self._tasks.start_soon(name, self._until_stopped, self._run_hook, entry)
             elif action is Action.SHARE:
                 self.share(entry)
             elif action is Action.CLOSE:
                 name = f"{self._prefix} closing {entry.transport}, {entry.close_reason.value}"
                 self._tasks.start_soon(name, self._close, entry)
-            else:
+            elif action is Action.HURRY or action is Action.INTERRUPT:
                 scopes = self._graces if action is Action.HURRY else self._scopes
                 if entry in scopes:
                     scopes[entry].cancel()
+            else:
+                name = f"{self._prefix} running {self._hooks[action].role} on {entry.transport}"
+                self._tasks.start_soon(name, self._until_stopped, self._run_hook, entry)
         rings_at, replicas = self._machine.alarm_at, self._machine.replicas
         if replicas is not None and replicas.health.news:
             # Told in a task of the pool: an observer may end the program.
