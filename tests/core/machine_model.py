@@ -326,9 +326,10 @@ class Model:
 
     def _charge(self, conn: Conn, error: Exception, most: float, pause: float) -> None:
         charged = self.concerned(conn)
-        if conn.known_failures is None:
+        oldest = (*self.waiters[:1], *self.watchers[:1])
+        if conn.known_failures is None and any(self.charges[waiter] for waiter in oldest):
             charged = [waiter for waiter in charged if not self.charges[waiter]]
-        elif conn.known_failures != self.all_failures:
+        elif conn.known_failures not in (None, self.all_failures):
             return
         else:
             self.failures += 1
