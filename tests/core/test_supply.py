@@ -440,6 +440,44 @@ def test_who_waits_for_readiness_has_as_many_tries_as_a_caller() -> None:
     assert not pool.machine.actions, "refilling pauses until the next sweep"
 
 
+def watch(pool: Pool, *, now: float) -> Waiter[int]:
+    """Have a task wait until ``min_idle`` connections are idle."""
+    watcher = pool.new_waiter()
+    pool.machine.watch(watcher, now)
+    pool.machine.refill(now)
+    return watcher
+
+
+def test_who_comes_back_to_wait_for_readiness_has_all_its_tries_again() -> None:
+    """The first at once, the others after the pauses, and not by the sweeps."""
+    pool = Pool(min_idle=1, max_size=1, connect_retry=Retry(1))
+    for began in (0, 10, 20):
+        watcher = watch(pool, now=began)
+        fail(pool, pool.ordered(Action.OPEN), now=began, pause=2)
+        assert watcher.failures == 1
+        pool.machine.tick(began + 1.9)
+        assert not pool.machine.actions
+        pool.machine.tick(began + 2)
+        fail(pool, pool.ordered(Action.OPEN), now=began + 2, pause=60)
+        assert watcher.error is not None
+        assert not pool.machine.actions
+    pool.machine.tick(90)
+    assert not pool.machine.actions, "nobody waits: that is for the next sweep"
+
+
+def test_who_waits_for_readiness_in_a_pause_of_others_has_one_try_at_once() -> None:
+    """It makes nobody's pause longer, and the watcher waits like them after that."""
+    pool = Pool(min_idle=1, max_size=1, connect_retry=PATIENT)
+    elder = watch(pool, now=0)
+    fail(pool, pool.ordered(Action.OPEN), now=0, pause=9)
+    newcomer = watch(pool, now=1)
+    fail(pool, pool.ordered(Action.OPEN), now=1, pause=60)
+    assert (elder.failures, newcomer.failures) == (1, 1)
+    assert not pool.machine.actions
+    pool.machine.tick(9)
+    assert orders(pool) == [Action.OPEN]
+
+
 def test_a_newcomer_whose_try_succeeds_ends_the_pause() -> None:
     """Its connection goes to who has waited longest; the next attempt follows at once."""
     pool = Pool(max_size=3, connect_retry=PATIENT)

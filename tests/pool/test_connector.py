@@ -309,9 +309,10 @@ async def test_a_refill_goes_on_until_the_remote_is_back() -> None:
         await anyio.sleep(16)
         assert remote.dialled_at == pytest.approx([0, 0, 0, 1, 3, 7, 15])
         remote.down = False
-        with anyio.fail_after(8):
-            await pool.wait_ready()
-        assert anyio.current_time() == pytest.approx(23)
+        await anyio.sleep(6.9)
+        assert pool.statistics().opened == 0
+        await anyio.sleep(0.2)
+        assert remote.dialled_at[7:] == pytest.approx([23, 23, 23])
         assert pool.statistics().idle == 3
         await check_books(pool, remote.network)
 
@@ -323,6 +324,20 @@ async def test_wait_ready_waits_out_an_outage_or_tells_its_end() -> None:
         with pytest.raises(anyio.ConnectionFailed):
             await pool.wait_ready()
         assert anyio.current_time() == pytest.approx(2)
+
+
+async def test_a_program_that_waits_for_readiness_again_finds_the_remote_back() -> None:
+    """It doesn't wait for the next sweep, whichever try it is."""
+    remote = Remote()
+    retry = Retry(1, interval=0.5, jitter=0)
+    async with remote.pool(retry, min_idle=1) as pool:
+        for number in range(3):
+            with pytest.raises(anyio.ConnectionFailed):
+                await pool.wait_ready()
+            assert anyio.current_time() == pytest.approx(0.5 * (number + 1))
+        remote.down = False
+        await pool.wait_ready()
+        assert anyio.current_time() == pytest.approx(1.5)
 
 
 @table("where", ["remote", "on_connect"])

@@ -228,7 +228,7 @@ class WaitingLine(Generic[TransportT]):
         charged: list[Waiter[TransportT]] = []
         if entry.known_failures is None and self._seen_by_oldest():
             # Begun in a pause of others, for those who came during it.
-            concerned = self.concerned(entry, self.waiters)
+            concerned = *self.concerned(entry, self.waiters), *self.concerned(entry, self.watchers)
             charged += [waiter for waiter in concerned if not waiter.failures]
         elif entry.known_failures in (None, self._all_failures):
             charged += self.concerned(entry, self.waiters)
@@ -292,7 +292,8 @@ class WaitingLine(Generic[TransportT]):
 
     def refills_pause(self) -> bool:
         """Return whether connections that nobody waits for must wait for the next sweep."""
-        return self.failures > self._most_repeats
+        # Those who wait until enough are idle have their own tries.
+        return self.failures > self._most_repeats and not self.watchers
 
     def pass_time(self, now: float) -> None:
         """Let everybody rely no longer on what has been under way for too long; end a pause."""
@@ -365,7 +366,7 @@ class WaitingLine(Generic[TransportT]):
         """
         if self.attempts >= self._max_connecting or self.outage.fails_fast:
             return 0
-        if self.takes_turns() and (self.pausing or self.attempts):
+        if self.takes_turns() and (self.attempts or (self.pausing and not self._has_new_watcher())):
             return 0
         return self._min_idle - idle - (under_way - self.provided())
 
@@ -391,6 +392,11 @@ class WaitingLine(Generic[TransportT]):
         oldest = next(iter(self.waiters), None)
         recovering = oldest is not None and oldest.number < self._ended_at
         return recovering or self.failures > 0
+
+    def _has_new_watcher(self) -> bool:
+        """Return whether somebody has come for whom no attempt has failed yet."""
+        newest = next(reversed(self.watchers), None)
+        return newest is not None and not newest.failures
 
     def _seen_by_oldest(self) -> int:
         """Return how many failures those have seen who have waited longest."""
