@@ -185,14 +185,16 @@ class StreamBusy(BusyResourceError):
 
 
 class FrameTooLong(DelimiterNotFound):
-    """AnyIO's error for a line or frame that is too long, with advice."""
+    """AnyIO's error for a line or frame that is too long, with advice.
 
-    def __init__(self, max_bytes: int) -> None:
+    :param remedy: what to do if it is not too long
+    """
+
+    def __init__(
+        self, max_bytes: int, remedy: str = "raise max_bytes or the pool's max_line_bytes"
+    ) -> None:
         super().__init__(max_bytes)
-        self.args = (
-            f"{self}: raise max_bytes or the pool's max_line_bytes, or check that "
-            f"the peer speaks this protocol",
-        )
+        self.args = (f"{self}: {remedy}, or check that the peer speaks this protocol",)
 
     def __reduce__(self) -> _Recipe:
         return _recipe_for(self, DelimiterNotFound)

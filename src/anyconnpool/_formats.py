@@ -102,7 +102,7 @@ class LineFormat:
         if end >= 0:
             return buffer[start:end], end + len(self.newline)
         if len(buffer) - start >= self.max_bytes + len(self.newline):
-            raise FrameTooLong(self.max_bytes)
+            raise FrameTooLong(self.max_bytes, "use a LineFormat with a larger max_bytes")
         return None
 
 

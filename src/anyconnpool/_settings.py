@@ -196,7 +196,7 @@ def check_harmless(name: str, value: object) -> object:
     return classes
 
 
-def check_stall_timeout(name: str, value: object) -> object:
+def check_positive_duration(name: str, value: object) -> object:
     """Check a duration that may not be zero, and return it."""
     seconds = check_duration(name, value)
     if not seconds:
@@ -222,7 +222,7 @@ def check_observers(name: str, value: object) -> object:
 
 
 #: the checks of settings that are a number of seconds
-_DURATIONS = (check_duration, check_stall_timeout)
+_DURATIONS = (check_duration, check_positive_duration)
 
 
 def _setting(default: Any, check: Check, meaning: str) -> Any:
@@ -370,7 +370,7 @@ class Settings:
     )
     stall_timeout: float = _setting(
         30.0,
-        check_stall_timeout,
+        check_positive_duration,
         "close a shared connection that owes replies when not one byte has come for so long",
     )
     one_way: bool = _setting(
@@ -411,11 +411,11 @@ class Settings:
         "a use: ``max_idle_time`` goes on counting",
     )
     check_timeout: float = _setting(
-        5, check_duration, "limit of one ``check``, ``on_release`` or ``on_unread``"
+        5, check_positive_duration, "limit of one ``check``, ``on_release`` or ``on_unread``"
     )
     check_every: float = _setting(
         math.inf,
-        check_duration,
+        check_positive_duration,
         "call ``check`` in the background for each connection that was neither used nor checked "
         "for so long, at most four at a time; ``check_after`` counts from such a check, too; needs "
         "a ``check``",

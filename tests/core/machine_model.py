@@ -191,8 +191,11 @@ class Model:
 
     def concerned(self, conn: Conn) -> list[Waiter[int]]:
         """Return those who may rely on an attempt."""
+        return self._relying(conn, self.waiters)
+
+    def _relying(self, conn: Conn, waiters: list[Waiter[int]]) -> list[Waiter[int]]:
         fresh = self.now < conn.begun_at + 0.1
-        return [waiter for waiter in self.waiters if fresh or waiter in conn.begun_for]
+        return [waiter for waiter in waiters if fresh or waiter in conn.begun_for]
 
     def _may_wait(self) -> bool:
         if len(self.conns) < self.max_size or self.fails_fast():
@@ -316,6 +319,7 @@ class Model:
         retry = self.settings.connect_retry
         if retry is not None and pause is not None:
             self._charge(conn, error, retry.count, pause)
+            self.refill_paused = self.failures > retry.count and not self.watchers
         else:
             self.refill_paused = True
             if self.concerned(conn):
@@ -325,17 +329,16 @@ class Model:
         self._forget(conn)
 
     def _charge(self, conn: Conn, error: Exception, most: float, pause: float) -> None:
-        charged = self.concerned(conn)
-        if conn.known_failures is None:
+        charged = self.concerned(conn) + self._relying(conn, self.watchers)
+        oldest = (*self.waiters[:1], *self.watchers[:1])
+        if conn.known_failures is None and any(self.charges[waiter] for waiter in oldest):
             charged = [waiter for waiter in charged if not self.charges[waiter]]
-        elif conn.known_failures != self.all_failures:
+        elif conn.known_failures not in (None, self.all_failures):
             return
         else:
             self.failures += 1
             self.all_failures += 1
             self.retry_at = self.now + pause
-            self.refill_paused = self.failures > most
-            charged += [waiter for waiter in conn.begun_for if waiter in self.watchers]
         self.charges.update(charged)
         for waiter in charged:
             if self.charges[waiter] > most:
@@ -596,7 +599,8 @@ class Model:
         opening = self.those(State.OPENING)
         if self.fails_fast() or len(opening) >= self.settings.max_connecting:
             return 0
-        if self.refill_paused or (self.is_retrying() and (opening or self.now < self.retry_at)):
+        pausing = self.now < self.retry_at and all(self.charges[it] for it in self.watchers[-1:])
+        if self.refill_paused or (self.is_retrying() and (opening or pausing)):
             return 0
         coming = len(self.those(State.OPENING, State.CHECKING)) - self.provided()
         return self.settings.min_idle - len(self.idle) - coming

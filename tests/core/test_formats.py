@@ -263,7 +263,7 @@ def test_a_line_has_so_many_bytes_at_most_without_its_end() -> None:
     assert lines.decode(b"abc\r\n", 0, False) == (b"abc", 5)
     assert lines.decode(b"abcd", 0, False) is None
     for wire in (b"abcd\r\n", b"abcde"):
-        with pytest.raises(DelimiterNotFound):
+        with pytest.raises(DelimiterNotFound, match="use a LineFormat with a larger max_bytes"):
             lines.decode(wire, 0, False)
 
 

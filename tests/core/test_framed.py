@@ -255,6 +255,16 @@ async def test_a_line_has_at_most_65536_bytes_if_nothing_else_is_said(size: int)
             await stream.receive_line()
 
 
+@pytest.mark.parametrize("wire", [b"123456789\n", b"1234567"])
+async def test_a_frame_that_is_too_long_says_which_limit_there_is(wire: bytes) -> None:
+    """That of ``receive_frame``, whether its end has come or not; lines have one of their own."""
+    stream = FramedStream(ScriptedStream(wire))
+    with pytest.raises(DelimiterNotFound, match=r"the first 7 bytes: .* of receive_frame\(\)"):
+        await stream.receive_frame(LineFormat(), max_bytes=7)
+    with pytest.raises(DelimiterNotFound, match=r"or the pool's max_line_bytes"):
+        await stream.receive_line(max_bytes=5)
+
+
 async def test_the_limit_of_a_call_goes_before_that_of_the_stream() -> None:
     """A call may allow more or less than the stream's own limit, for itself alone."""
     stream = FramedStream(ScriptedStream(b"12345\n12345\n123\n"), max_line_bytes=4)

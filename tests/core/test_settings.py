@@ -28,14 +28,14 @@ from anyconnpool._settings import (
     check_name,
     check_newline,
     check_observers,
-    check_stall_timeout,
+    check_positive_duration,
 )
 from anyconnpool._util.checks import check_duration
 from tests.cases import in_case
 
 REMOTE = ("127.0.0.1", 8999)
 CHECKS: dict[str, Any] = {field.name: field.metadata["check"] for field in fields(Settings)}
-DURATIONS = (check_duration, check_stall_timeout)
+DURATIONS = (check_duration, check_positive_duration)
 NO_NUMBERS: list[Any] = ["5", None, True, False, 1j, [5], b"5"]
 
 
@@ -72,7 +72,7 @@ def refuse(
 def test_each_setting_has_a_check_of_a_kind_that_is_tested_here() -> None:
     """A new kind of check needs a table of its own."""
     functions = {check_duration, check_harmless, check_hook, check_name}
-    functions |= {check_newline, check_observers, check_stall_timeout}
+    functions |= {check_newline, check_observers, check_positive_duration}
     for name, check in CHECKS.items():
         assert check in functions or isinstance(check, Choice | Count | Kind), name
 
@@ -137,8 +137,6 @@ def test_a_duration_is_a_number_of_seconds() -> None:
     """It may be an integer, a fraction or infinite; the errors name the way out."""
     durations = [name for name, check in CHECKS.items() if check is check_duration]
     assert len(durations) >= 6
-    # A setting that needs another one.
-    durations.remove("check_every")
     accept(durations, [0, 1, 0.5, math.inf])
     must = "{} must be a number of seconds (math.inf for no limit), not {type}"
     refuse(durations, NO_NUMBERS, TypeError, must)
@@ -147,13 +145,16 @@ def test_a_duration_is_a_number_of_seconds() -> None:
     assert type(check_duration("timeout", 5)) is float
 
 
-def test_a_connection_may_not_stall_at_once() -> None:
-    """A stall timeout is a duration that is not zero."""
-    accept(["stall_timeout"], [1, 0.5, math.inf])
+def test_some_durations_are_not_zero() -> None:
+    """With nothing for it, each hook would fail, or the server be asked without a break."""
+    durations = [name for name, check in CHECKS.items() if check is check_positive_duration]
+    assert durations == ["stall_timeout", "check_timeout", "check_every"]
+    # A setting that needs another one.
+    accept(durations[:2], [1, 0.5, math.inf])
     must = "{} must be a number of seconds (math.inf for no limit), not {type}"
-    refuse(["stall_timeout"], NO_NUMBERS, TypeError, must)
+    refuse(durations, NO_NUMBERS, TypeError, must)
     must = "{} must be more than 0; math.inf switches it off"
-    refuse(["stall_timeout"], [0, 0.0], ValueError, must)
+    refuse(durations, [0, 0.0], ValueError, must)
 
 
 def test_a_count_is_a_whole_number() -> None:

@@ -385,6 +385,40 @@ def test_a_try_of_a_newcomer_makes_nobodys_pause_longer() -> None:
     assert orders(pool) == [Action.OPEN]
 
 
+def test_when_those_have_gone_whose_pause_it_was_a_newcomer_has_its_own() -> None:
+    """Its try begins the schedule anew, for all who wait then; those who are left keep theirs."""
+    pool = Pool(max_size=3, connect_retry=PATIENT)
+    waiter, entry = hang(pool)
+    fail(pool, entry, now=0, pause=60)
+    pool.machine.abandon(waiter, 0.5)
+    newcomer, own = hang(pool, now=1)
+    other = pool.join(now=1.05)
+    assert pool.machine.line.next_repeat() == 1
+    fail(pool, own, now=1.06, pause=2)
+    assert [it.failures for it in (newcomer, other)] == [1, 1]
+    third, late = hang(pool, now=2)
+    assert pool.machine.line.next_repeat() == 2
+    fail(pool, late, now=2.5, pause=9)
+    assert third.failures == 1
+    pool.machine.tick(3)
+    assert not pool.machine.actions
+    pool.machine.tick(3.06)
+    assert orders(pool) == [Action.OPEN]
+
+
+def test_where_nobody_waits_each_failure_in_a_row_makes_the_pause_longer() -> None:
+    """A refill dials ever more rarely, whoever comes and goes; a caller begins at the beginning."""
+    pool = Pool(min_idle=1, max_size=1, connect_retry=PATIENT)
+    for now in range(3):
+        assert pool.machine.line.next_repeat() == now + 1
+        pool.machine.refill(now)
+        fail(pool, pool.ordered(Action.OPEN), now=now, pause=1)
+    caller = pool.join(now=2.5)
+    assert pool.machine.line.next_repeat() == 1
+    pool.machine.abandon(caller, 2.6)
+    assert pool.machine.line.next_repeat() == 4
+
+
 def test_who_waits_for_readiness_has_as_many_tries_as_a_caller() -> None:
     """It hears of the last of them; what was begun before it came, and hangs, is none of its."""
     pool = Pool(min_idle=1, max_size=1, connect_retry=Retry(1))
@@ -404,6 +438,44 @@ def test_who_waits_for_readiness_has_as_many_tries_as_a_caller() -> None:
     assert watcher.error is not None
     pool.machine.tick(9)
     assert not pool.machine.actions, "refilling pauses until the next sweep"
+
+
+def watch(pool: Pool, *, now: float) -> Waiter[int]:
+    """Have a task wait until ``min_idle`` connections are idle."""
+    watcher = pool.new_waiter()
+    pool.machine.watch(watcher, now)
+    pool.machine.refill(now)
+    return watcher
+
+
+def test_who_comes_back_to_wait_for_readiness_has_all_its_tries_again() -> None:
+    """The first at once, the others after the pauses, and not by the sweeps."""
+    pool = Pool(min_idle=1, max_size=1, connect_retry=Retry(1))
+    for began in (0, 10, 20):
+        watcher = watch(pool, now=began)
+        fail(pool, pool.ordered(Action.OPEN), now=began, pause=2)
+        assert watcher.failures == 1
+        pool.machine.tick(began + 1.9)
+        assert not pool.machine.actions
+        pool.machine.tick(began + 2)
+        fail(pool, pool.ordered(Action.OPEN), now=began + 2, pause=60)
+        assert watcher.error is not None
+        assert not pool.machine.actions
+    pool.machine.tick(90)
+    assert not pool.machine.actions, "nobody waits: that is for the next sweep"
+
+
+def test_who_waits_for_readiness_in_a_pause_of_others_has_one_try_at_once() -> None:
+    """It makes nobody's pause longer, and the watcher waits like them after that."""
+    pool = Pool(min_idle=1, max_size=1, connect_retry=PATIENT)
+    elder = watch(pool, now=0)
+    fail(pool, pool.ordered(Action.OPEN), now=0, pause=9)
+    newcomer = watch(pool, now=1)
+    fail(pool, pool.ordered(Action.OPEN), now=1, pause=60)
+    assert (elder.failures, newcomer.failures) == (1, 1)
+    assert not pool.machine.actions
+    pool.machine.tick(9)
+    assert orders(pool) == [Action.OPEN]
 
 
 def test_a_newcomer_whose_try_succeeds_ends_the_pause() -> None:

@@ -120,6 +120,29 @@ async def test_after_an_outage_the_pauses_start_anew() -> None:
             assert [when - began for when in remote.dialled_at] == pytest.approx([0, 1, 3, 7])
 
 
+async def test_callers_one_after_the_other_have_the_pauses_of_their_own_schedule() -> None:
+    """However long the outage: the tenth waits as long for its error as the first."""
+    remote = Remote()
+    async with remote.pool(Retry(2, interval=1, jitter=0)) as pool:
+        for number in range(10):
+            with pytest.raises(anyio.ConnectionFailed):
+                await pool.acquire()
+            assert anyio.current_time() == pytest.approx(3 * (number + 1))
+    assert len(remote.dialled_at) == 30
+
+
+async def test_a_caller_finds_the_remote_back_however_long_the_outage_was() -> None:
+    """By its own schedule, not after a pause that callers before it have left behind."""
+    remote = Remote()
+    async with remote.pool(Retry(math.inf, interval=0.1, jitter=0)) as pool:
+        for _ in range(100):
+            with pytest.raises(AcquireTimeout):
+                await pool.acquire(timeout=2)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(remote.be_back_after, 0.5)
+            assert await pool.send_receive_line(b"a", timeout=2) == b"a"
+
+
 @pytest.mark.parametrize("max_size", [1, 5, 60, math.inf])
 @pytest.mark.parametrize("come", ["before", "later", "one by one"])
 async def test_an_outage_is_dialled_once_per_pause_whatever_the_number_of_waiters(
@@ -286,9 +309,10 @@ async def test_a_refill_goes_on_until_the_remote_is_back() -> None:
         await anyio.sleep(16)
         assert remote.dialled_at == pytest.approx([0, 0, 0, 1, 3, 7, 15])
         remote.down = False
-        with anyio.fail_after(8):
-            await pool.wait_ready()
-        assert anyio.current_time() == pytest.approx(23)
+        await anyio.sleep(6.9)
+        assert pool.statistics().opened == 0
+        await anyio.sleep(0.2)
+        assert remote.dialled_at[7:] == pytest.approx([23, 23, 23])
         assert pool.statistics().idle == 3
         await check_books(pool, remote.network)
 
@@ -300,6 +324,20 @@ async def test_wait_ready_waits_out_an_outage_or_tells_its_end() -> None:
         with pytest.raises(anyio.ConnectionFailed):
             await pool.wait_ready()
         assert anyio.current_time() == pytest.approx(2)
+
+
+async def test_a_program_that_waits_for_readiness_again_finds_the_remote_back() -> None:
+    """It doesn't wait for the next sweep, whichever try it is."""
+    remote = Remote()
+    retry = Retry(1, interval=0.5, jitter=0)
+    async with remote.pool(retry, min_idle=1) as pool:
+        for number in range(3):
+            with pytest.raises(anyio.ConnectionFailed):
+                await pool.wait_ready()
+            assert anyio.current_time() == pytest.approx(0.5 * (number + 1))
+        remote.down = False
+        await pool.wait_ready()
+        assert anyio.current_time() == pytest.approx(1.5)
 
 
 @table("where", ["remote", "on_connect"])

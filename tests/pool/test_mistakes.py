@@ -252,6 +252,7 @@ MADE: list[Row] = [
     (lambda _: make(pipeline=True), TypeError, "pipeline must be an int, not True"),
     (lambda _: make(pipeline=4, one_way=True), ValueError, "no replies: pipeline must be 1"),
     (lambda _: make(stall_timeout=0), ValueError, "math.inf switches it off"),
+    (lambda _: make(check_every=0), ValueError, "math.inf switches it off"),
     (lambda _: make(stall_timeout=None), TypeError, "(math.inf for no limit), not NoneType"),
     (lambda _: make(harmless=ValueError), TypeError, "write (ValueError,)"),
     (lambda _: make(on_close="QUIT"), TypeError, "on_close must be an async function, not 'QUIT'"),

@@ -9,7 +9,9 @@ The rules:
 - A failure to connect concerns those who may rely on the attempt in that moment.
 - With ``connect_retry``, attempts take turns while connecting fails, and after that until all who
   waited for it are served: a remote that comes back meets no stampede. The pause after a failure
-  holds no slot. Those who come during the pause get one attempt at once.
+  holds no slot, and its length follows from how many failures whoever has waited longest has seen.
+  Those who come during the pause get one attempt at once. If nobody is left then who has seen a
+  failure, the pause was nobody's any more, and theirs begins.
 - There are at most ``max_connecting`` attempts. While the pool fails fast, there is only one of its
   own (:mod:`anyconnpool._core.outage`).
 """
@@ -224,11 +226,11 @@ class WaitingLine(Generic[TransportT]):
         :param pause: how long to wait before the next one, in seconds
         """
         charged: list[Waiter[TransportT]] = []
-        if entry.known_failures is None:
-            # Begun in a pause, for those who came during it.
-            concerned = self.concerned(entry, self.waiters)
+        if entry.known_failures is None and self._seen_by_oldest():
+            # Begun in a pause of others, for those who came during it.
+            concerned = *self.concerned(entry, self.waiters), *self.concerned(entry, self.watchers)
             charged += [waiter for waiter in concerned if not waiter.failures]
-        elif entry.known_failures == self._all_failures:
+        elif entry.known_failures in (None, self._all_failures):
             charged += self.concerned(entry, self.waiters)
             charged += self.concerned(entry, self.watchers)
             self.failures += 1
@@ -243,6 +245,15 @@ class WaitingLine(Generic[TransportT]):
             self.leave(waiter)
             self.watchers.pop(waiter, None)
         return failed
+
+    def next_repeat(self) -> int:
+        """Return which repeat follows if an attempt fails now.
+
+        The schedule is that of whoever has waited longest. If nobody waits, all that have failed in
+        a row count.
+        """
+        waits = self.waiters or self.watchers
+        return (self._seen_by_oldest() if waits else self.failures) + 1
 
     def fail_for_good(self, entry: PoolEntry[TransportT]) -> list[Waiter[TransportT]]:
         """Take note that an attempt has failed; return whom that concerns.
@@ -281,7 +292,8 @@ class WaitingLine(Generic[TransportT]):
 
     def refills_pause(self) -> bool:
         """Return whether connections that nobody waits for must wait for the next sweep."""
-        return self.failures > self._most_repeats
+        # Those who wait until enough are idle have their own tries.
+        return self.failures > self._most_repeats and not self.watchers
 
     def pass_time(self, now: float) -> None:
         """Let everybody rely no longer on what has been under way for too long; end a pause."""
@@ -354,7 +366,7 @@ class WaitingLine(Generic[TransportT]):
         """
         if self.attempts >= self._max_connecting or self.outage.fails_fast:
             return 0
-        if self.takes_turns() and (self.pausing or self.attempts):
+        if self.takes_turns() and (self.attempts or (self.pausing and not self._has_new_watcher())):
             return 0
         return self._min_idle - idle - (under_way - self.provided())
 
@@ -380,6 +392,16 @@ class WaitingLine(Generic[TransportT]):
         oldest = next(iter(self.waiters), None)
         recovering = oldest is not None and oldest.number < self._ended_at
         return recovering or self.failures > 0
+
+    def _has_new_watcher(self) -> bool:
+        """Return whether somebody has come for whom no attempt has failed yet."""
+        newest = next(reversed(self.watchers), None)
+        return newest is not None and not newest.failures
+
+    def _seen_by_oldest(self) -> int:
+        """Return how many failures those have seen who have waited longest."""
+        oldest = (next(iter(waiting), None) for waiting in (self.waiters, self.watchers))
+        return max((waiter.failures for waiter in oldest if waiter is not None), default=0)
 
     def _forget_count(self) -> None:
         """Have it counted again how many rely on the slow ones, unless that is known."""

@@ -201,7 +201,7 @@ class ConnectionTasks:
             try:
                 with fence(f"connect_retry of {self._settings.name}", ConnectionFailed):
                     if is_retryable(error):
-                        pause = _pause_of(retry, line.failures + 1)
+                        pause = _pause_of(retry, line.next_repeat())
                     if may_fail_fast:
                         entry.rest = _pause_of(retry, line.outage.failures + 1)
             except Exception as failure:

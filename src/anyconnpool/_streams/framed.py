@@ -46,6 +46,7 @@ FrameT = TypeVar("FrameT")
 _DEFAULT_FORMAT = PackageFormat()
 _BURST_BYTES = 1_048_576
 _FRAME_BYTES = 65_536
+_ALLOW_LONGER = "raise max_bytes of receive_frame(), which send_receive_frame() doesn't take"
 # How long to wait for what has come to a stream that is not of our own, in seconds.
 _PATIENCE = 0.1
 
@@ -258,7 +259,7 @@ class FramedStream(ReadAheadStream):
             raise
         if found is None:
             if len(data) - start >= max_bytes:
-                raise FrameTooLong(max_bytes)
+                raise FrameTooLong(max_bytes, _ALLOW_LONGER)
             self._unfinished -= 1
             return None
         try:
@@ -275,7 +276,7 @@ class FramedStream(ReadAheadStream):
                 f"where it begins, and not after {len(data)}, where the buffer ends"
             )
         if end - start > max_bytes:
-            raise FrameTooLong(max_bytes)
+            raise FrameTooLong(max_bytes, _ALLOW_LONGER)
         self._unfinished -= 1
         self._position = end
         self._reply_owed = False
