@@ -296,6 +296,10 @@ class WaitingLine(Generic[TransportT]):
         if self.pausing and now >= self._retry_at:
             self.pausing = False
 
+    def end_pause(self) -> None:
+        """Let the next attempt be made at once: there is something else to connect to."""
+        self.pausing = False
+
     def next_change(self) -> float:
         """Return when :meth:`pass_time` may change for how many a connection may be opened."""
         at = self._retry_at if self.pausing else math.inf
