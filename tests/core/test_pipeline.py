@@ -34,6 +34,11 @@ class SharedPool(Pool):
         self.forget_shares()
         return place
 
+    def refuses(self) -> bool:
+        """Ask for a place, and return whether that is refused."""
+        place: Place[int] = Place(lambda: None, b"?")
+        return self.sharing.place(place, 0) is None and not self.machine.join(place, 0)
+
     def forget_shares(self) -> None:
         """Drop the actions that only wake the tasks of shared connections."""
         kept = [action for action in self.machine.actions if action[0] is not Action.SHARE]
@@ -116,9 +121,71 @@ def test_max_waiting_counts_requests_that_wait() -> None:
     pool.open_shared()
     pool.ask()
     pool.ask()
-    refused: Place[int] = Place(lambda: None, b"?")
-    assert pool.sharing.place(refused, 0) is None
-    assert not pool.machine.join(refused, 0)
+    assert pool.refuses()
+
+
+def test_who_has_a_place_on_what_is_opened_does_not_count_as_waiting() -> None:
+    """With ``max_waiting`` 0, as many may come as the connection will carry."""
+    for max_uses, places in ((math.inf, 4), (3, 3)):
+        pool = SharedPool(max_size=1, pipeline=4, max_waiting=0, max_uses=max_uses)
+        for _ in range(places):
+            pool.ask()
+        assert pool.refuses()
+        lane = pool.open_shared()
+        assert lane.load == places
+        pool.machine.retire(0)
+        for _ in range(places):
+            pool.answer(lane)
+        # Its slot is being freed.
+        for _ in range(places):
+            pool.ask()
+        assert pool.refuses()
+
+
+def test_who_finds_a_place_on_what_is_shared_does_not_count_as_waiting() -> None:
+    """While a connection is opened for one, others share; those who wait besides count."""
+    for max_uses, most in ((math.inf, 3), (2, 2)):
+        pool = SharedPool(max_size=2, pipeline=3, max_waiting=0, max_uses=max_uses)
+        pool.ask()
+        lane = pool.open_shared()
+        assert pool.ask().lane is None
+        for load in range(2, most + 1):
+            assert pool.ask().lane is lane
+            assert lane.load == load
+        # The others will share what is being opened.
+        for _ in range(most - 1):
+            pool.ask()
+        assert pool.facts().tasks_waiting == most
+        assert pool.refuses()
+
+
+def test_who_waits_besides_those_who_share_counts() -> None:
+    """Requests without a place, and borrowers, for whom nothing is opened."""
+    for count in (2, 4):
+        pool = SharedPool(max_size=1, pipeline=4, max_waiting=1)
+        for _ in range(count):
+            pool.ask()
+        if count == 4:
+            pool.ask()
+        else:
+            pool.join()
+            assert pool.try_join() is None
+        assert pool.refuses()
+    pool = SharedPool(max_size=1, pipeline=4, max_waiting=0)
+    pool.ask()
+    assert pool.try_join() is None
+
+
+def test_a_borrower_leaves_no_place_on_what_is_opened_for_him() -> None:
+    """So requests count that come behind him."""
+    pool = SharedPool(max_size=1, pipeline=4, max_waiting=1)
+    pool.join()
+    pool.ask()
+    assert pool.refuses()
+    other = SharedPool(max_size=1, pipeline=4, max_waiting=1)
+    other.ask()
+    other.join()
+    assert other.refuses()
 
 
 def test_a_request_waits_a_tenth_of_a_second_for_what_is_opened_for_it() -> None:
@@ -457,6 +524,20 @@ def test_what_was_not_sent_takes_what_is_idle() -> None:
     assert moved[0].lane is moved[1].lane, "nothing is idle"
     facts = pool.machine.statistics()
     assert (facts.idle, facts.in_use, facts.closed) == (0, 2, {})
+
+
+@pytest.mark.parametrize("max_waiting", [0, 1])
+def test_in_a_manager_those_who_share_do_not_count_as_waiting_either(max_waiting: int) -> None:
+    """Those behind them do, and those who wait for the room that they take."""
+    limit: SharedLimit[int] = SharedLimit(1)
+    settings = make_settings(max_size=4, pipeline=4, max_waiting=max_waiting)
+    one, two = Member(limit, settings), Member(limit, settings)
+    for _ in range(4 + max_waiting):
+        one.ask()
+    for _ in range(max_waiting):
+        two.ask()
+    for member in (one, two):
+        assert not member.machine.join(Place(lambda: None, b"?"), 0)
 
 
 def test_a_stream_makes_way_whatever_was_to_make_way_before() -> None:
