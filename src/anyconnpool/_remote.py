@@ -279,9 +279,11 @@ def _check_is_path(remote: str) -> None:
     if colon and port.isdecimal() and "/" not in remote:
         # What stands before an "@" may be a password.
         given, host = ("…", "host") if "@" in host else (quoted(remote), host.strip("[]"))
+        several = "," in host
         raise ValueError(
-            f"{given} would be the path of a UNIX socket: write ({quoted(host)}, {port}) for a "
-            f"host and a port, or pathlib.Path({given}) if it is a path"
+            f"{given} would be the path of a UNIX socket"
+            + (_SEVERAL if several else f": write ({quoted(host)}, {port}) for a host and a port")
+            + f", or pathlib.Path({given}) if it is a path"
         )
 
 
