@@ -188,6 +188,46 @@ def test_a_borrower_leaves_no_place_on_what_is_opened_for_him() -> None:
     assert other.refuses()
 
 
+def test_a_connect_that_fails_has_failed_for_all_who_would_have_shared_it() -> None:
+    """One attempt for each of them would dial a server that refuses so many times, or hangs."""
+    pool = SharedPool(max_size=1, pipeline=4)
+    asked = [pool.ask() for _ in range(6)]
+    error = OSError("refused")
+    pool.fail(error)
+    assert [place.error for place in asked] == [error] * 4 + [None] * 2
+    assert [place.shares_error for place in asked[:4]] == [False, True, True, True]
+    late = pool.ask(now=0.2)
+    # It came when this attempt had hung for a while.
+    pool.fail(error, now=0.3)
+    assert (asked[4].error, asked[5].error, late.error) == (error, error, None)
+    lane = pool.open_shared(now=0.3)
+    assert late.lane is lane
+
+
+def test_a_connect_that_fails_has_not_failed_for_those_who_have_something_else() -> None:
+    """Other attempts, a borrower's place in the line, a connection that will have a place."""
+    error = OSError("refused")
+    pool = SharedPool(max_size=2, pipeline=8)
+    asked = [pool.ask() for _ in range(6)]
+    pool.fail(error)
+    assert [place.error for place in asked] == [error] * 3 + [None] * 3
+    pool = SharedPool(max_size=1, pipeline=8)
+    first = pool.ask()
+    borrower = pool.join()
+    behind = pool.ask()
+    pool.fail(error)
+    assert (first.error, borrower.error, behind.error) == (error, None, None)
+    pool.fail(error)
+    assert (borrower.error, behind.error) == (error, None)
+    pool = SharedPool(max_size=2, pipeline=2)
+    pool.ask()
+    lane = pool.open_shared()
+    asked = [pool.ask() for _ in range(4)]
+    assert lane.load == 2
+    pool.fail(error)
+    assert [place.error for place in asked] == [error, None, None, None]
+
+
 def test_a_request_waits_a_tenth_of_a_second_for_what_is_opened_for_it() -> None:
     """After that it takes a place on a shared connection; the new one serves the next caller."""
     pool = SharedPool(max_size=2, pipeline=4)

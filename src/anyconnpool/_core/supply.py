@@ -74,7 +74,7 @@ class Supply(Generic[TransportT]):
         #: why an attempt to connect has failed, if none has succeeded since
         self.last_error: Exception | None = None
         self._min_idle, self._max_waiting = settings.min_idle, settings.max_waiting
-        self._idle_order = settings.idle_order
+        self._idle_order, self._carries = settings.idle_order, settings.pipeline
         self.group, self.line, self._hooks = group, line, hooks
         self._idle_entries = group.idle.entries
         self.steps, self.numbers = steps, numbers
@@ -132,7 +132,8 @@ class Supply(Generic[TransportT]):
         elif replicas is not None:
             failed = line.fail_for_all(entry, replicas.concerned_below)
         else:
-            failed = line.fail_for_good(entry)
+            # What is open serves those who can share it, in time.
+            failed = line.fail_for_good(entry, 1 if self.group.any_open() else self._carries)
         line.wake(failed, error)
         self.refill_paused = pause is None or line.refills_pause()
         if not self.group.ended and (replicas is None or not replicas.health.replicas):

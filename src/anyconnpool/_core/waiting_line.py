@@ -20,6 +20,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice, takewhile
+from operator import attrgetter
 from typing import Generic
 
 from anyconnpool._core.outage import Outage
@@ -244,16 +245,26 @@ class WaitingLine(Generic[TransportT]):
             self.watchers.pop(waiter, None)
         return failed
 
-    def fail_for_good(self, entry: PoolEntry[TransportT]) -> list[Waiter[TransportT]]:
+    def fail_for_good(
+        self, entry: PoolEntry[TransportT], carries: int = 1
+    ) -> list[Waiter[TransportT]]:
         """Take note that an attempt has failed; return whom that concerns.
 
         That is whoever has waited longest; if it concerns no waiter, all watchers. They have left
         the line.
+
+        :param carries: how many could have shared the connection: it concerns those, too, who stand
+            behind the first one to share it, unless they have another attempt to rely on
         """
         concerned = next(self.concerned(entry, self.waiters), None)
+        count = 1
+        if concerned is not None and carries > 1:
+            sharers = takewhile(_shares, self.concerned(entry, self.waiters))
+            shared_out = math.ceil(sum(1 for _ in sharers) / max(self.attempts, 1))
+            count = max(min(shared_out, carries), 1)
         self.end(entry)
         if concerned is not None:
-            return [self.pop()]
+            return [self.pop() for _ in range(count)]
         watchers = [*self.watchers]
         self.watchers.clear()
         return watchers
@@ -404,3 +415,6 @@ class WaitingLine(Generic[TransportT]):
                 waiter = next(waiters, None)
         self.slow_suffice = waiter is None
         return relying
+
+
+_shares = attrgetter("shares")
