@@ -33,8 +33,10 @@ _Recipe = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 def _state(statistics: PoolStatistics) -> str:
     hooks = f", of which {statistics.in_hook} in a hook" if statistics.in_hook else ""
+    shared = f", {statistics.in_flight} exchanges in flight" if statistics.in_flight else ""
     return (
-        f"max_size {statistics.max_size}, {statistics.in_use} in use, {statistics.idle} idle, "
+        f"max_size {statistics.max_size}, {statistics.in_use} in use{shared}, "
+        f"{statistics.idle} idle, "
         f"{statistics.connecting} connecting{hooks}, {statistics.closing} closing, "
         f"{statistics.tasks_waiting} tasks waiting"
     )
@@ -117,6 +119,7 @@ class AcquireTimeout(PoolError, TimeoutError):
             )
         elif last_connect_error is None and statistics.in_use >= statistics.max_size:
             message += "; give connections back sooner or raise max_size"
+            message += " or pipeline" if statistics.in_flight else ""
         super().__init__(message)
         self.timeout = timeout
         self.statistics = statistics

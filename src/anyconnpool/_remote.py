@@ -150,6 +150,10 @@ class ByRemote(Mapping[Remote, ValueT], Generic[ValueT]):
     def __len__(self) -> int:
         return len(self._found)
 
+    def __repr__(self) -> str:
+        items = ", ".join(f"{remote!r}: {value!r}" for remote, value in self._found.values())
+        return f"{type(self).__name__}({{{items}}})"
+
 
 def make_endpoint(
     remote: Remote,
@@ -274,10 +278,12 @@ def _check_is_path(remote: str) -> None:
     host, colon, port = remote.rpartition(":")
     if colon and port.isdecimal() and "/" not in remote:
         # What stands before an "@" may be a password.
-        given, host = ("…", "host") if "@" in host else (quoted(remote), host)
+        given, host = ("…", "host") if "@" in host else (quoted(remote), host.strip("[]"))
+        several = "," in host
         raise ValueError(
-            f"{given} would be the path of a UNIX socket: write ({quoted(host)}, {port}) for a "
-            f"host and a port, or pathlib.Path({given}) if it is a path"
+            f"{given} would be the path of a UNIX socket"
+            + (_SEVERAL if several else f": write ({quoted(host)}, {port}) for a host and a port")
+            + f", or pathlib.Path({given}) if it is a path"
         )
 
 

@@ -74,6 +74,10 @@ def test_acquire_timeout_of_a_pool_in_full_use_says_what_to_do() -> None:
     assert str(error).endswith("; give connections back sooner or raise max_size")
     assert "within 60 s" in str(error)
     assert error.last_connect_error is None
+    facts = PoolStatistics(name="cache", max_size=2, size=2, in_use=2, in_flight=128)
+    error = AcquireTimeout(60.0, facts, None)
+    assert "2 in use, 128 exchanges in flight, 0 idle" in str(error)
+    assert str(error).endswith("; give connections back sooner or raise max_size or pipeline")
 
 
 def test_a_short_limit_is_not_rounded_to_nothing() -> None:

@@ -34,6 +34,11 @@ class SharedPool(Pool):
         self.forget_shares()
         return place
 
+    def refuses(self) -> bool:
+        """Ask for a place, and return whether that is refused."""
+        place: Place[int] = Place(lambda: None, b"?")
+        return self.sharing.place(place, 0) is None and not self.machine.join(place, 0)
+
     def forget_shares(self) -> None:
         """Drop the actions that only wake the tasks of shared connections."""
         kept = [action for action in self.machine.actions if action[0] is not Action.SHARE]
@@ -116,9 +121,111 @@ def test_max_waiting_counts_requests_that_wait() -> None:
     pool.open_shared()
     pool.ask()
     pool.ask()
-    refused: Place[int] = Place(lambda: None, b"?")
-    assert pool.sharing.place(refused, 0) is None
-    assert not pool.machine.join(refused, 0)
+    assert pool.refuses()
+
+
+def test_who_has_a_place_on_what_is_opened_does_not_count_as_waiting() -> None:
+    """With ``max_waiting`` 0, as many may come as the connection will carry."""
+    for max_uses, places in ((math.inf, 4), (3, 3)):
+        pool = SharedPool(max_size=1, pipeline=4, max_waiting=0, max_uses=max_uses)
+        for _ in range(places):
+            pool.ask()
+        assert pool.refuses()
+        lane = pool.open_shared()
+        assert lane.load == places
+        pool.machine.retire(0)
+        for _ in range(places):
+            pool.answer(lane)
+        # Its slot is being freed.
+        for _ in range(places):
+            pool.ask()
+        assert pool.refuses()
+
+
+def test_who_finds_a_place_on_what_is_shared_does_not_count_as_waiting() -> None:
+    """While a connection is opened for one, others share; those who wait besides count."""
+    for max_uses, most in ((math.inf, 3), (2, 2)):
+        pool = SharedPool(max_size=2, pipeline=3, max_waiting=0, max_uses=max_uses)
+        pool.ask()
+        lane = pool.open_shared()
+        assert pool.ask().lane is None
+        for load in range(2, most + 1):
+            assert pool.ask().lane is lane
+            assert lane.load == load
+        # The others will share what is being opened.
+        for _ in range(most - 1):
+            pool.ask()
+        assert pool.facts().tasks_waiting == most
+        assert pool.refuses()
+
+
+def test_who_waits_besides_those_who_share_counts() -> None:
+    """Requests without a place, and borrowers, for whom nothing is opened."""
+    for count in (2, 4):
+        pool = SharedPool(max_size=1, pipeline=4, max_waiting=1)
+        for _ in range(count):
+            pool.ask()
+        if count == 4:
+            pool.ask()
+        else:
+            pool.join()
+            assert pool.try_join() is None
+        assert pool.refuses()
+    pool = SharedPool(max_size=1, pipeline=4, max_waiting=0)
+    pool.ask()
+    assert pool.try_join() is None
+
+
+def test_a_borrower_leaves_no_place_on_what_is_opened_for_him() -> None:
+    """So requests count that come behind him."""
+    pool = SharedPool(max_size=1, pipeline=4, max_waiting=1)
+    pool.join()
+    pool.ask()
+    assert pool.refuses()
+    other = SharedPool(max_size=1, pipeline=4, max_waiting=1)
+    other.ask()
+    other.join()
+    assert other.refuses()
+
+
+def test_a_connect_that_fails_has_failed_for_all_who_would_have_shared_it() -> None:
+    """One attempt for each of them would dial a server that refuses so many times, or hangs."""
+    pool = SharedPool(max_size=1, pipeline=4)
+    asked = [pool.ask() for _ in range(6)]
+    error = OSError("refused")
+    pool.fail(error)
+    assert [place.error for place in asked] == [error] * 4 + [None] * 2
+    assert [place.shares_error for place in asked[:4]] == [False, True, True, True]
+    late = pool.ask(now=0.2)
+    # It came when this attempt had hung for a while.
+    pool.fail(error, now=0.3)
+    assert (asked[4].error, asked[5].error, late.error) == (error, error, None)
+    lane = pool.open_shared(now=0.3)
+    assert late.lane is lane
+
+
+def test_a_connect_that_fails_has_not_failed_for_those_who_have_something_else() -> None:
+    """Other attempts, a borrower's place in the line, a connection that will have a place."""
+    error = OSError("refused")
+    pool = SharedPool(max_size=2, pipeline=8)
+    asked = [pool.ask() for _ in range(6)]
+    pool.fail(error)
+    assert [place.error for place in asked] == [error] * 3 + [None] * 3
+    pool = SharedPool(max_size=1, pipeline=8)
+    first = pool.ask()
+    borrower = pool.join()
+    behind = pool.ask()
+    pool.fail(error)
+    assert (first.error, borrower.error, behind.error) == (error, None, None)
+    pool.fail(error)
+    assert (borrower.error, behind.error) == (error, None)
+    pool = SharedPool(max_size=2, pipeline=2)
+    pool.ask()
+    lane = pool.open_shared()
+    asked = [pool.ask() for _ in range(4)]
+    assert lane.load == 2
+    pool.fail(error)
+    assert [place.error for place in asked] == [error, None, None, None]
 
 
 def test_a_request_waits_a_tenth_of_a_second_for_what_is_opened_for_it() -> None:
@@ -457,6 +564,20 @@ def test_what_was_not_sent_takes_what_is_idle() -> None:
     assert moved[0].lane is moved[1].lane, "nothing is idle"
     facts = pool.machine.statistics()
     assert (facts.idle, facts.in_use, facts.closed) == (0, 2, {})
+
+
+@pytest.mark.parametrize("max_waiting", [0, 1])
+def test_in_a_manager_those_who_share_do_not_count_as_waiting_either(max_waiting: int) -> None:
+    """Those behind them do, and those who wait for the room that they take."""
+    limit: SharedLimit[int] = SharedLimit(1)
+    settings = make_settings(max_size=4, pipeline=4, max_waiting=max_waiting)
+    one, two = Member(limit, settings), Member(limit, settings)
+    for _ in range(4 + max_waiting):
+        one.ask()
+    for _ in range(max_waiting):
+        two.ask()
+    for member in (one, two):
+        assert not member.machine.join(Place(lambda: None, b"?"), 0)
 
 
 def test_a_stream_makes_way_whatever_was_to_make_way_before() -> None:

@@ -89,6 +89,8 @@ def test_a_wrong_remote_is_refused() -> None:
         ("http://localhost", ValueError, "use ConnectionPool.from_url() for that"),
         ("localhost:80", ValueError, "write ('localhost', 80) for a host and a port"),
         ("::1:80", ValueError, "or pathlib.Path('::1:80') if it is a path"),
+        ("[::1]:80", ValueError, "write ('::1', 80) for a host and a port"),
+        ("a:1,b:2", ValueError, "for several servers, write Replicas("),
         (":80", ValueError, "would be the path of a UNIX socket"),
     ]
     for remote, error, text in wrong:

@@ -101,6 +101,14 @@ def test_states_are_found_by_any_form_of_the_remote() -> None:
     assert dict(Replicas(find).states()) == {}
 
 
+def test_states_can_be_printed() -> None:
+    """As what a user looks at first, they show all that they have."""
+    assert (
+        repr(Replicas([A]).states())
+        == f"ByRemote({{{A!r}: {ReplicaState(False, 0, None, 0, 0)!r}}})"
+    )
+
+
 async def test_without_a_pool_it_is_a_connectable_with_failover() -> None:
     """Each connect takes the next replica, and goes on where one fails; those rest."""
     servers = [Server() for _ in range(3)]

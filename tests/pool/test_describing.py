@@ -152,6 +152,25 @@ async def test_where_it_was_borrowed_is_said_if_that_is_noted() -> None:
         assert " in hold: it" in rows(pool)[0]
 
 
+async def test_a_connection_that_exchanges_share_has_no_borrower() -> None:
+    """How many share it is said instead; each of them is a use."""
+    network = MemoryNetwork(answer=lambda data: b"")
+    async with (
+        ConnectionPool(network, max_size=1, pipeline=8) as pool,
+        anyio.create_task_group() as tasks,
+    ):
+        for expected in ("one exchange: it", "2 exchanges that share it: it"):
+            tasks.start_soon(pool.send_receive, b"x", 1)
+            await settle()
+            assert rows(pool)[0].startswith(f"in use for 0.0 s by {expected}")
+        network.peers[0].push(b"xx")
+        await settle()
+        assert rows(pool) == ["idle for 0.0 s: it, open for 0.0 s, used 2 times"]
+        tasks.start_soon(partial(hold, pool, 1), name="borrower")
+        await settle()
+        assert "by task 'borrower': it" in rows(pool)[0]
+
+
 async def test_a_description_has_a_limit() -> None:
     """Of connections and of tasks so many are shown, and the others are counted."""
     async with ConnectionPool(MemoryNetwork(), max_size=3) as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import anyio
 import pytest
 from anyio import ConnectionFailed, create_task_group
 
-from anyconnpool import ConnectionPool, Replicas
+from anyconnpool import ConnectionPool, Replicas, Retry
 
 from .network import MemoryNetwork, settle
 from .service import REST, Server, ask, give_back, hold
@@ -65,6 +66,19 @@ async def test_what_it_finds_replaces_the_replicas() -> None:
         assert first.open_now == 0
         await anyio.sleep(2)
         assert (second.open_now, third.open_now) == (1, 1)
+
+
+async def test_who_waits_is_served_as_soon_as_it_finds_anything() -> None:
+    """The pause of ``connect_retry`` was for what it had not found."""
+    directory = Directory(MemoryNetwork())
+    directory.error = LookupError("no such service")
+    retry = Retry(math.inf, interval=20, jitter=0)
+    async with make_pool(directory, connect_retry=retry) as pool, create_task_group() as tasks:
+        tasks.start_soon(ask, pool)
+        await anyio.sleep(2.5)
+        directory.error = None
+        await anyio.sleep(1)
+        assert pool.statistics().idle == 1
 
 
 @pytest.mark.parametrize("answer", ["error", "nothing", "nonsense"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -298,10 +299,13 @@ async def test_a_handler_may_ask_the_pool() -> None:
     assert len(seen) >= 9
 
 
-def test_only_failures_to_connect_are_quoted() -> None:
+def test_only_failures_to_connect_are_quoted_and_the_system() -> None:
     """The text of an error that a hook may have made stays out of the log."""
     assert describe_error(refused()) == "ConnectionFailed: refused"
     assert describe_error(OSError(SECRET)) == "OSError"
+    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known", SECRET)
+    assert describe_error(unknown) == "gaierror: Name or service not known"
+    assert describe_error(OSError(5, "\x1b[2J")) == "OSError: \\x1b[2J"
 
 
 def test_a_success_without_a_failure_is_nothing_to_tell(caplog: pytest.LogCaptureFixture) -> None:

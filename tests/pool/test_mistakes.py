@@ -422,11 +422,14 @@ async def test_a_timeout_tells_how_far_the_reply_had_come() -> None:
     """With bytes, but not all of them, somebody waits for the wrong end."""
     async with ConnectionPool(MemoryNetwork(answer=lambda data: b"ab"), name="mem") as pool:
         with pytest.raises(TimeoutError) as caught:
-            await pool.send_receive_line(b"x", timeout=2)
-    assert str(caught.value) == (
-        "no reply from pool 'mem' within 2 s: sent 2 bytes, received 2, which is not the whole "
-        "reply"
-    )
+            await pool.send_receive_line(b"x", newline=b"\r\n", timeout=2)
+        assert str(caught.value) == (
+            "no reply from pool 'mem' within 2 s: sent 3 bytes, received 2 without a newline, "
+            "b'\\r\\n'"
+        )
+        with pytest.raises(TimeoutError) as caught:
+            await pool.send_receive(b"x", 3, timeout=2)
+        assert str(caught.value).endswith("sent 1 bytes, received 2, which is not the whole reply")
 
 
 @pytest.mark.parametrize("pipeline", [1, 4])
@@ -478,7 +481,8 @@ async def test_on_a_shared_connection_it_does_so_too(exchange: str) -> None:
             network.peers[0].push(b"\nc\n")
     sent = "no reply from pool 'mem' within 2 s: sent 2 bytes, received "
     # They run out of time in one moment.
-    assert sorted(texts) == [f"{sent}0", f"{sent}2, which is not the whole reply"]
+    lacks = {"line": " without a newline, b'\\n'", "read": ", which is not the whole reply"}
+    assert sorted(texts) == [f"{sent}0", f"{sent}2{lacks[exchange]}"]
 
 
 @pytest.mark.parametrize("role", ["on_connect", "check", "on_release", "on_unread", "on_close"])

@@ -740,6 +740,7 @@ async def test_read_runs_in_the_context_of_its_caller_outside_its_scopes() -> No
     async def read(connection: PooledConnection[Any]) -> bytes:
         seen.append(variable.get())
         variable.set("read's own")
+        assert connection.has_sent
         reply = await connection.receive_line()
         seen.extend([variable.get(), anyio.current_effective_deadline(), reply])
         return reply

@@ -855,6 +855,26 @@ async def test_a_replica_that_is_taken_out_gets_nothing_more() -> None:
         assert service.servers[0].requests == 0
 
 
+async def test_a_new_replica_is_tried_at_once() -> None:
+    """The pauses after failures are for those that have failed: nobody waits for their end."""
+    service, other = Service(1), Server()
+    service.servers[0].die()
+    both = [service.servers[0].network, other.network]
+    retry = Retry(math.inf, interval=20, jitter=0)
+    async with service.pool(connect_retry=retry) as pool, create_task_group() as tasks:
+        tasks.start_soon(ask, pool)
+        await anyio.sleep(3)
+        service.replicas.set(both)
+        await settle()
+        assert other.requests == 1
+    service.replicas.set(both[:1])
+    async with service.pool(min_idle=2) as pool:
+        await settle()
+        service.replicas.set(both)
+        await settle()
+        assert pool.statistics().idle == other.open_now == 2
+
+
 async def test_an_attempt_at_a_replica_that_has_left_serves_nobody() -> None:
     """What is being connected then is closed when it is open."""
     service = Service(2)

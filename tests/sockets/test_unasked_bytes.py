@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from anyio import create_task_group, fail_after
+from anyio import BrokenResourceError, create_task_group, fail_after
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import ConnectionPool, PooledConnection
@@ -19,7 +19,7 @@ from tests.streams.tls_peers import Wire, listening, server_context
 
 from .checks import LIMIT, ask, eventually, expect_closed, hog
 from .conftest import Serve
-from .servers import Peer, Server
+from .servers import Peer, Server, every_kind
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -171,6 +171,21 @@ async def test_a_greeting_on_a_connection_that_nobody_has_used_is_its_first_borr
             async with pool.acquire() as connection:
                 assert connection.reused
             assert pool.statistics().opened == 1
+
+
+@every_kind
+async def test_a_greeting_is_no_reply_to_who_shares_a_connection(serve: Serve) -> None:
+    """It had come when nobody had used the connection: the first request is not even sent."""
+    for count in TURNS:
+        server = serve(None)
+        async with server.pool(min_idle=1, max_size=1, pipeline=8) as pool:
+            await pool.wait_ready()
+            peer = await server.peer(0)
+            peer.send(b"welcome\n")
+            await turns(count)
+            with pytest.raises(BrokenResourceError, match="if it greets, receive that in on_conn"):
+                await pool.send_receive_line(b"hello", timeout=LIMIT)
+            await expect_closed(pool, unread_data=1)
 
 
 # Notices after a login

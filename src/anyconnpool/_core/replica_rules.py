@@ -149,6 +149,7 @@ class ReplicaRules(Generic[TransportT]):
     def update(self, replicas: Iterable[Replica], now: float) -> None:
         """Replace the replicas; what is connected to those that are gone is retired."""
         with self._event:
+            former = {*self.health.replicas}
             for replica in self.health.update(replicas, now):
                 self._gone.append(replica)
                 self._close_idle(replica, CloseReason.RETIRED)
@@ -156,6 +157,10 @@ class ReplicaRules(Generic[TransportT]):
                 if entry.state is State.OPENING and entry.replica in self._gone:
                     # Nobody would be served by it, and it may take until its time is up.
                     self._steps.request(Action.INTERRUPT, entry)
+            if not former.issuperset(self.health.replicas):
+                # Those that have failed are paused for; a new one has not.
+                self._line.end_pause()
+                self._supply.refill_paused = False
             self._supply.balance(now)
 
     @contextmanager

@@ -31,7 +31,7 @@ from anyconnpool._core.event_lock import EventLock, LockedEvent
 from anyconnpool._core.hooks import HookRules, Verdict
 from anyconnpool._core.idle_connections import RestNumbers
 from anyconnpool._core.state_machine import PoolStateMachine
-from anyconnpool._core.states import Action, PoolEntry, Slots, State, TransportT
+from anyconnpool._core.states import Action, PoolEntry, Slots, State, TransportT, Waiter
 from anyconnpool._core.supply import Steps, Supply
 from anyconnpool._core.waiting_line import WaitingLine
 from anyconnpool._settings import Settings
@@ -345,15 +345,18 @@ class SharedSupply(Supply[TransportT]):
             while replicas.lacking > group.freeing() and group.idle:
                 self.steps.close_oldest(CloseReason.GAVE_WAY)
 
-    def may_wait(self, now: float) -> bool:
+    def may_wait(self, now: float, newcomer: Waiter[TransportT]) -> bool:
         """Return whether one more task may wait for a slot."""
         line, shared_limit = self.line, self._shared_limit
         line.pass_time(now)
         # Here they wait for room, too, that other pools have.
         shared_limit.enlist(self._machine)
-        if line.needy() >= self._max_waiting and shared_limit.is_in_full_use():
+        sharing, spare = self.count_sharing(line.provided())
+        if newcomer.shares and spare > 0:
+            return True
+        if line.needy() - sharing >= self._max_waiting and shared_limit.is_in_full_use():
             return line.outage.fails_fast or line.has_spare()
-        return super().may_wait(now)
+        return super().may_wait(now, newcomer)
 
 
 class SharedPoolStateMachine(PoolStateMachine[TransportT]):

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from functools import partial
+from itertools import islice
 from operator import attrgetter
 from typing import Generic
 
@@ -54,6 +55,7 @@ class Sharing(Generic[TransportT]):
         event: LockedEvent,
     ) -> None:
         self.pipeline: Pipeline[TransportT] = Pipeline(settings)
+        self._most_places = int(min(settings.pipeline, settings.max_uses))
         #: how many shared connections have to leave for waiters of other pools
         self.yielding = 0
         #: called when a connection begins to be shared
@@ -66,6 +68,7 @@ class Sharing(Generic[TransportT]):
         self._event_lock, self._lock = event.lock, event.lock.lock
         self._event = event
         supply.settle, supply.settle_at_once = self.settle, partial(self.settle, at_once=True)
+        supply.count_sharers = self.count_sharers
 
     def place(self, place: Place[TransportT], now: float) -> Lane[TransportT] | None:
         """Give a request a place at once, if that is fair and it needs no connection of its own.
@@ -109,6 +112,22 @@ class Sharing(Generic[TransportT]):
                 place.number = next(self._numbers)
                 self.pipeline.add(lane, place)
             return lane
+
+    def count_sharers(self, served: int) -> tuple[int, int]:
+        """Count the requests in line that will share what those before them get.
+
+        What is open has no place for them, or they would have one.
+
+        :param served: how many of the first in line get connections
+        :return: how many, and how many places are left then
+        """
+        requests = sum(waiter.shares for waiter in islice(self._waiters, served))
+        waiting = len(self._sharers) - requests
+        if len(self._waiters) - max(served, 0) > waiting:
+            # A borrower gets what they could share.
+            return 0, 0
+        places = requests * (self._most_places - 1)
+        return min(waiting, places), places - waiting
 
     def _begin(self, entry: PoolEntry[TransportT], place: Place[TransportT]) -> Lane[TransportT]:
         if self.on_begin is not None:

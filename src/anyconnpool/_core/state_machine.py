@@ -168,7 +168,7 @@ class PoolStateMachine(Generic[TransportT]):
         """
         with self._event:
             self.line.outage.asked_at = now
-            if self._settings.max_waiting < math.inf and not self.supply.may_wait(now):
+            if self._settings.max_waiting < math.inf and not self.supply.may_wait(now, waiter):
                 self.totals.refused += 1
                 return False
             waiter.number, waiter.joined_at = next(self._numbers), now

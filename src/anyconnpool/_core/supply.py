@@ -17,7 +17,7 @@ from anyconnpool._core.event_lock import EventLock, LockedEvent
 from anyconnpool._core.health import Health, Replica
 from anyconnpool._core.hooks import HookRules
 from anyconnpool._core.replica_rules import ReplicaRules
-from anyconnpool._core.states import Action, PoolEntry, State, Totals, TransportT
+from anyconnpool._core.states import Action, PoolEntry, State, Totals, TransportT, Waiter
 from anyconnpool._core.waiting_line import WaitingLine
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
@@ -67,12 +67,14 @@ class Supply(Generic[TransportT]):
         self.ends_early = False
         #: gives places on shared connections to those who wait, if there is such a thing
         self.settle: Callable[[float], object] | None = None
+        #: counts who will share, and the places that are left then, if there is such a thing
+        self.count_sharers: Callable[[int], tuple[int, int]] | None = None
         #: does so without regard to what is being opened
         self.settle_at_once: Callable[[float], object] | None = None
         #: why an attempt to connect has failed, if none has succeeded since
         self.last_error: Exception | None = None
         self._min_idle, self._max_waiting = settings.min_idle, settings.max_waiting
-        self._idle_order = settings.idle_order
+        self._idle_order, self._carries = settings.idle_order, settings.pipeline
         self.group, self.line, self._hooks = group, line, hooks
         self._idle_entries = group.idle.entries
         self.steps, self.numbers = steps, numbers
@@ -130,7 +132,8 @@ class Supply(Generic[TransportT]):
         elif replicas is not None:
             failed = line.fail_for_all(entry, replicas.concerned_below)
         else:
-            failed = line.fail_for_good(entry)
+            # What is open serves those who can share it, in time.
+            failed = line.fail_for_good(entry, 1 if self.group.any_open() else self._carries)
         line.wake(failed, error)
         self.refill_paused = pause is None or line.refills_pause()
         if not self.group.ended and (replicas is None or not replicas.health.replicas):
@@ -205,11 +208,23 @@ class Supply(Generic[TransportT]):
         for entry in group.hurry_for(wanted):
             self.steps.request(Action.HURRY, entry)
 
-    def may_wait(self, now: float) -> bool:
+    def may_wait(self, now: float, newcomer: Waiter[TransportT]) -> bool:
         """Return whether one more task may wait for a slot."""
         self.line.pass_time(now)
-        room = self.group.size < self.group.max_size
-        return room or self.line.may_wait(self.group.freeing(), self._max_waiting)
+        if self.group.size < self.group.max_size:
+            return True
+        freeing = max(self.group.freeing(), 0)
+        sharing, spare = self.count_sharing(self.line.provided() + freeing)
+        if newcomer.shares and spare > 0:
+            return True
+        return self.line.may_wait(freeing + sharing, self._max_waiting)
+
+    def count_sharing(self, served: int) -> tuple[int, int]:
+        """Count those in line who will share what others get, and the places that are left then.
+
+        :param served: how many of the first in line get connections
+        """
+        return (0, 0) if self.count_sharers is None else self.count_sharers(served)
 
     def keep_time(self, now: float) -> None:
         """Do what is due by now in an outage, and of what was retired."""

@@ -22,6 +22,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice, takewhile
+from operator import attrgetter
 from typing import Generic
 
 from anyconnpool._core.outage import Outage
@@ -255,16 +256,26 @@ class WaitingLine(Generic[TransportT]):
         waits = self.waiters or self.watchers
         return (self._seen_by_oldest() if waits else self.failures) + 1
 
-    def fail_for_good(self, entry: PoolEntry[TransportT]) -> list[Waiter[TransportT]]:
+    def fail_for_good(
+        self, entry: PoolEntry[TransportT], carries: int = 1
+    ) -> list[Waiter[TransportT]]:
         """Take note that an attempt has failed; return whom that concerns.
 
         That is whoever has waited longest; if it concerns no waiter, all watchers. They have left
         the line.
+
+        :param carries: how many could have shared the connection: it concerns those, too, who stand
+            behind the first one to share it, unless they have another attempt to rely on
         """
         concerned = next(self.concerned(entry, self.waiters), None)
+        count = 1
+        if concerned is not None and carries > 1:
+            sharers = takewhile(_shares, self.concerned(entry, self.waiters))
+            shared_out = math.ceil(sum(1 for _ in sharers) / max(self.attempts, 1))
+            count = max(min(shared_out, carries), 1)
         self.end(entry)
         if concerned is not None:
-            return [self.pop()]
+            return [self.pop() for _ in range(count)]
         watchers = [*self.watchers]
         self.watchers.clear()
         return watchers
@@ -307,6 +318,10 @@ class WaitingLine(Generic[TransportT]):
                 self._relying = None
         if self.pausing and now >= self._retry_at:
             self.pausing = False
+
+    def end_pause(self) -> None:
+        """Let the next attempt be made at once: there is something else to connect to."""
+        self.pausing = False
 
     def next_change(self) -> float:
         """Return when :meth:`pass_time` may change for how many a connection may be opened."""
@@ -422,3 +437,6 @@ class WaitingLine(Generic[TransportT]):
                 waiter = next(waiters, None)
         self.slow_suffice = waiter is None
         return relying
+
+
+_shares = attrgetter("shares")

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from anyconnpool._core.pipeline import Lane
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry, State
 from anyconnpool._engine.event_loop import HomeLoop
@@ -37,6 +38,8 @@ class _Connection(NamedTuple):
     transport: Transport | None
     opened_at: float
     borrows: int
+    #: how many exchanges share it; None if none ever have
+    load: int | None
 
 
 def describe_pool(
@@ -81,7 +84,10 @@ def _copy(entry: PoolEntry[Transport], machine: PoolStateMachine[Transport]) -> 
         since = machine.line.begun_at(entry)
         detail = "" if state is State.OPENING else _HOOKS[entry.hook]
     transport = getattr(entry, "transport", None)
-    return _Connection(state, since, detail, borrower, transport, entry.opened_at, entry.borrows)
+    lane: Lane[Transport] | None = entry.lane
+    load = None if lane is None else lane.load
+    opened_at, borrows = entry.opened_at, entry.borrows
+    return _Connection(state, since, detail, borrower, transport, opened_at, borrows, load)
 
 
 def _describe(one: _Connection, now: float) -> str:
@@ -98,7 +104,9 @@ def _describe(one: _Connection, now: float) -> str:
     else:
         text = f"in {one.detail}{lasts}"
     times = "once" if one.borrows == 1 else f"{one.borrows} times"
-    return f"{text}: {one.transport}, open for {now - one.opened_at:.1f} s, borrowed {times}"
+    # An exchange that shares it is a use, and borrows nothing.
+    used = "borrowed" if one.load is None else "used"
+    return f"{text}: {one.transport}, open for {now - one.opened_at:.1f} s, {used} {times}"
 
 
 def _describe_figures(statistics: PoolStatistics, error: Exception | None) -> list[str]:
@@ -116,6 +124,8 @@ def _describe_figures(statistics: PoolStatistics, error: Exception | None) -> li
 
 
 def _describe_borrower(one: _Connection) -> str:
+    if one.load:
+        return "one exchange" if one.load == 1 else f"{one.load} exchanges that share it"
     if one.borrower is None:
         # Woken with it, the task has not noted yet who and where it is.
         return "a task that is about to run"

@@ -352,7 +352,8 @@ class LaneTasks:
         entry, connection = self.lane.entry, self.connection
         if connection.has_unread or not connection.is_sound:
             liveness = Liveness.UNREAD
-        elif entry.tells and not entry.noticed:
+        elif entry.tells and not entry.noticed and entry.borrows > self.lane.load:
+            # Of a connection that nobody has used, what it told before it was lent is forgotten.
             return False
         else:
             liveness = entry.look()

@@ -195,7 +195,7 @@ class Leasing:
             return await self._exchange_on(connection, exchange, Deadline(timeout), attempt)
         limit = None
         if timeout != math.inf:
-            limit = self._time_limits.begin(stream, timeout, len(exchange.request))
+            limit = self._time_limits.begin(stream, timeout, exchange)
         try:
             await stream.send_at_once(exchange.request)
             chunk = await stream.receive()
@@ -291,8 +291,8 @@ class Leasing:
 
         def describe() -> str:
             subject = f"no reply from pool {self.settings.name!r}"
-            received = connection.bytes_received
-            return describe_timeout(subject, deadline.seconds, len(exchange.request), received)
+            size, received = len(exchange.request), connection.bytes_received
+            return describe_timeout(subject, deadline.seconds, size, received, exchange.lacks)
 
         try:
             # Given back within the limit: what was cut short by it is never harmless.

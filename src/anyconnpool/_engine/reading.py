@@ -169,7 +169,7 @@ class SharedConnection(ReplyConnection[Any]):
         super().__init__(owner, entry)
         # The pool seizes it in a way of its own.
         entry.connection = None
-        self.is_read = True
+        self.is_read = self._has_sent = True
         #: what the stream has raised, if it has
         self.stream_error: Exception | None = None
         #: whether bytes are waited for

@@ -18,6 +18,7 @@ from anyconnpool._formats import (
     frame_line,
 )
 from anyconnpool._util.checks import as_bytes, check_size
+from anyconnpool._util.deadline import LACKS_SOMETHING
 
 T = TypeVar("T")
 DataT = TypeVar("DataT")
@@ -70,6 +71,11 @@ class Exchange(Generic[T]):
 
     def __init__(self, request: bytes) -> None:
         self.request = request
+
+    @property
+    def lacks(self) -> str:
+        """Say what is not right with the part of a reply that has come in time."""
+        return LACKS_SOMETHING
 
     def receive(self, stream: FrameReader) -> Awaitable[T]:
         """Receive the reply, however many chunks it takes."""
@@ -148,6 +154,11 @@ class LineExchange(Exchange[bytes]):
             check_size("max_bytes", max_bytes)
         self._newline, self._limit = newline, max_bytes
         self.request = frame_line(data, newline)
+
+    @property
+    def lacks(self) -> str:
+        # The commonest reason: the server ends its lines with something else.
+        return f" without a newline, {self._newline!r}"
 
     def receive(self, stream: FrameReader) -> Awaitable[bytes]:
         return stream.receive_line(newline=self._newline, max_bytes=self._limit)

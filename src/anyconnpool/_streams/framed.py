@@ -443,7 +443,8 @@ class FramedStream(ReadAheadStream):
 
         def describe() -> str:
             received = self._bytes_received - before
-            return describe_timeout("no reply", timeout or 0, len(exchange.request), received)
+            size = len(exchange.request)
+            return describe_timeout("no reply", timeout or 0, size, received, exchange.lacks)
 
         with time_limit(timeout, describe):
             await self.send(exchange.request)

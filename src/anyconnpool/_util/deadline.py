@@ -14,19 +14,25 @@ from anyconnpool._util.interrupts import defer_interrupts
 
 _NO_LIMIT: AbstractContextManager[object] = nullcontext()
 
+#: what is not right with the part of a reply that has come in time
+LACKS_SOMETHING = ", which is not the whole reply"
 
-def describe_timeout(subject: str, seconds: float, sent: int, received: int) -> str:
+
+def describe_timeout(
+    subject: str, seconds: float, sent: int, received: int, lacks: str = LACKS_SOMETHING
+) -> str:
     """Say what is known of an exchange that took too long.
 
     :param subject: what did not come in time, as in "no reply"
     :param seconds: the time limit
     :param sent: how many bytes were to be sent
     :param received: how many bytes were received
+    :param lacks: what is not right with them
     """
-    whole = ", which is not the whole reply" if received else ""
+    rest = lacks if received else ""
     return (
         f"{subject} within {round(seconds, 3) or seconds:g} s: sent {sent} bytes, "
-        f"received {received}{whole}"
+        f"received {received}{rest}"
     )
 
 

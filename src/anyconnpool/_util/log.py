@@ -24,11 +24,14 @@ _INTERVAL = 60.0
 def describe_error(error: BaseException) -> str:
     """Describe an error for the log: a failure to connect by its text, others by their type.
 
-    The text of what a user's hook raises may quote what it has received.
+    The text of what a user's hook raises may quote what it has received; the system's text of an
+    error of its own, such as a name that can't be looked up, does not.
     """
     if isinstance(error, (ConnectionFailed, NotAsyncError)):
         return describe_with_cause(error)
-    return type(error).__name__
+    kind = type(error).__name__
+    said: object = error.strerror if isinstance(error, OSError) else None
+    return make_printable(f"{kind}: {said}") if isinstance(said, str) else kind
 
 
 def describe_with_cause(error: BaseException) -> str:
