@@ -323,6 +323,22 @@ def test_a_busy_connection_that_is_worn_finishes_and_is_closed(how: str) -> None
     assert late.lane is not None
 
 
+def test_what_is_retired_over_some_time_and_shared_meanwhile_takes_one_request() -> None:
+    """It is closed when it comes back, so a stream of requests must not keep it."""
+    pool = SharedPool(max_size=2, pipeline=4)
+    lanes = [pool.open_shared() for _ in range(2) if pool.ask()]
+    for lane in lanes:
+        pool.answer(lane)
+    # The time of the first is now.
+    pool.machine.retire(1, None, 10)
+    lane = lanes[1]
+    assert pool.ask(now=1).lane is lane
+    assert pool.ask(now=1).lane is None
+    assert lane.openness is WORN
+    pool.answer(lane, now=1)
+    assert lane.entry.close_reason is CloseReason.RETIRED
+
+
 def test_a_lowered_maximum_has_the_surplus_leave() -> None:
     """One of two shared connections takes no new requests, finishes, and is closed."""
     pool = SharedPool(max_size=2, pipeline=4)
