@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from anyconnpool import PoolStatistics
+from anyconnpool import PoolStatistics, Retry
 from anyconnpool._core.pipeline import BATCH_BYTES, LEAVING, OPEN, WORN, Lane, Place
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.sharing import Sharing
@@ -535,6 +535,24 @@ def test_a_borrower_of_a_manager_prefers_its_own_remotes_connection() -> None:
     assert lane.openness is LEAVING
     for _ in range(2):
         two.answer(lane)
+    assert waiter.entry is lane.entry
+
+
+def test_a_shared_connection_of_a_manager_leaves_for_who_waits_out_a_pause() -> None:
+    """As in a pool of its own: nothing is on its way for him, although there is room."""
+    limit: SharedLimit[int] = SharedLimit(4)
+    settings = make_settings(max_size=4, pipeline=4, connect_retry=Retry(math.inf))
+    member = Member(limit, settings)
+    member.ask()
+    member.carry_out()
+    assert member.machine.sharing is not None
+    (lane,) = member.machine.sharing.pipeline.lanes
+    waiter = member.borrow()
+    action, attempt = member.machine.actions.popleft()
+    assert (action, lane.openness) == (Action.OPEN, OPEN)
+    member.machine.open_failed(attempt, OSError("refused"), 0, 10.0)
+    assert lane.openness is LEAVING
+    member.answer(lane)
     assert waiter.entry is lane.entry
 
 
