@@ -326,12 +326,14 @@ def test_a_busy_connection_that_is_worn_finishes_and_is_closed(how: str) -> None
 def test_what_is_retired_over_some_time_and_shared_meanwhile_takes_one_request() -> None:
     """It is closed when it comes back, so a stream of requests must not keep it."""
     pool = SharedPool(max_size=2, pipeline=4)
-    lanes = [pool.open_shared() for _ in range(2) if pool.ask()]
-    for lane in lanes:
-        pool.answer(lane)
+    pool.ask()
+    soon = pool.open_shared()
+    pool.ask()
+    lane = pool.open_shared()
+    for each in (soon, lane):
+        pool.answer(each)
     # The time of the first is now.
     pool.machine.retire(1, None, 10)
-    lane = lanes[1]
     assert pool.ask(now=1).lane is lane
     assert pool.ask(now=1).lane is None
     assert lane.openness is WORN
