@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from operator import attrgetter
 
+from anyconnpool._core.pipeline import Place
 from anyconnpool._core.states import Action, State
 from anyconnpool._statistics import CloseReason
 from anyconnpool._util.liveness import Liveness
@@ -23,6 +24,24 @@ def test_a_grant_that_reached_nobody_needs_no_reset() -> None:
     pool.machine.checked(entry, Liveness.ALIVE, 0)
     assert waiter.entry is entry
     pool.machine.abandon(waiter, 0)
+    assert entry.state is State.IDLE
+    assert not pool.machine.actions
+
+
+def test_what_nothing_was_sent_on_needs_no_reset() -> None:
+    """The only request that shared it was taken out: what waits on it now is a greeting."""
+    pool = Pool(on_release=ask, max_size=1, pipeline=2)
+    sharing, place = pool.machine.sharing, Place[int](lambda: None, b"?")
+    assert sharing is not None
+    assert sharing.place(place, 0) is None
+    assert pool.machine.join(place, 0)
+    entry = pool.open()
+    pool.machine.actions.clear()
+    lane = sharing.give_up(place, 0)
+    assert lane is not None
+    assert sharing.end(lane)
+    pool.shows[entry] = Liveness.UNREAD
+    pool.machine.release(entry, 0, None)
     assert entry.state is State.IDLE
     assert not pool.machine.actions
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from anyconnpool import PoolStatistics
+from anyconnpool import PoolStatistics, Retry
 from anyconnpool._core.pipeline import BATCH_BYTES, LEAVING, OPEN, WORN, Lane, Place
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.sharing import Sharing
@@ -430,6 +430,24 @@ def test_a_busy_connection_that_is_worn_finishes_and_is_closed(how: str) -> None
     assert late.lane is not None
 
 
+def test_what_is_retired_over_some_time_and_shared_meanwhile_takes_one_request() -> None:
+    """It is closed when it comes back, so a stream of requests must not keep it."""
+    pool = SharedPool(max_size=2, pipeline=4)
+    pool.ask()
+    soon = pool.open_shared()
+    pool.ask()
+    lane = pool.open_shared()
+    for each in (soon, lane):
+        pool.answer(each)
+    # The time of the first is now.
+    pool.machine.retire(1, None, 10)
+    assert pool.ask(now=1).lane is lane
+    assert pool.ask(now=1).lane is None
+    assert lane.openness is WORN
+    pool.answer(lane, now=1)
+    assert lane.entry.close_reason is CloseReason.RETIRED
+
+
 def test_a_lowered_maximum_has_the_surplus_leave() -> None:
     """One of two shared connections takes no new requests, finishes, and is closed."""
     pool = SharedPool(max_size=2, pipeline=4)
@@ -640,6 +658,24 @@ def test_a_borrower_of_a_manager_prefers_its_own_remotes_connection() -> None:
     assert lane.openness is LEAVING
     for _ in range(2):
         two.answer(lane)
+    assert waiter.entry is lane.entry
+
+
+def test_a_shared_connection_of_a_manager_leaves_for_who_waits_out_a_pause() -> None:
+    """As in a pool of its own: nothing is on its way for him, although there is room."""
+    limit: SharedLimit[int] = SharedLimit(4)
+    settings = make_settings(max_size=4, pipeline=4, connect_retry=Retry(math.inf))
+    member = Member(limit, settings)
+    member.ask()
+    member.carry_out()
+    assert member.machine.sharing is not None
+    (lane,) = member.machine.sharing.pipeline.lanes
+    waiter = member.borrow()
+    action, attempt = member.machine.actions.popleft()
+    assert (action, lane.openness) == (Action.OPEN, OPEN)
+    member.machine.open_failed(attempt, OSError("refused"), 0, 10.0)
+    assert lane.openness is LEAVING
+    member.answer(lane)
     assert waiter.entry is lane.entry
 
 

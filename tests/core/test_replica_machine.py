@@ -24,7 +24,7 @@ from anyconnpool._core.states import Action, PoolEntry, State, Waiter
 from anyconnpool._statistics import CloseReason
 from anyconnpool._util.liveness import Liveness
 
-from .machine_fakes import SetSlots, make_settings
+from .machine_fakes import SetSlots, ask, make_settings
 
 ERROR = ConnectionRefusedError("no")
 NAMES = ["a", "b", "c"]
@@ -222,3 +222,47 @@ def test_its_books_are_right_and_it_recovers() -> None:
     run_state_machine_as_test(
         ReplicaMachine, settings=settings(max_examples=100, stateful_step_count=50, deadline=None)
     )
+
+
+def test_a_hook_is_no_attempt_that_could_be_given_up() -> None:
+    """Not on a connection that the pool has opened by itself once, and that was used since."""
+    chosen = make_settings(max_size=3, max_connecting=1, on_release=ask)
+    machine: PoolStateMachine[int] = PoolStateMachine(chosen, SetSlots(3), lambda: None)
+    health = Health(lambda failures: 1.0, 1.0)
+    replicas = [Replica(name, None, name, name) for name in ["a", "b"]]
+    health.update(replicas, 0.0)
+    machine.use_replicas(health)
+    rules = machine.replicas
+    assert rules is not None
+
+    def opened(now: float) -> PoolEntry[int]:
+        action, entry = machine.actions.popleft()
+        assert action is Action.OPEN
+        entry.transport, entry.look = 1, lambda: Liveness.ALIVE
+        if entry.replica is replicas[0] and now < 1:
+            assert rules.go_on(entry, ERROR, now)
+        machine.opened(entry, now)
+        return entry
+
+    waiter: Waiter[int] = Waiter(list)
+    machine.join(waiter, 0)
+    second = opened(0)
+    # The rest of the first is over, and a connection to it has served somebody.
+    machine.tick(1)
+    first = opened(1)
+    assert first.own
+    assert machine.acquire(1) is first
+    rules.answer(first, 1)
+    # The second rests, and then is tried as well.
+    rules.break_off(second, ERROR, 1, False)
+    machine.release(second, 1, CloseReason.UNCLEAN)
+    assert machine.actions.popleft() == (Action.CLOSE, second)
+    machine.closed(second, 1)
+    machine.tick(2)
+    action, attempt = machine.actions.popleft()
+    assert (action, attempt.replica) == (Action.OPEN, replicas[1])
+    machine.release(first, 2, None)
+    assert machine.actions.popleft() == (Action.RESET, first)
+    machine.join(Waiter(list), 2)
+    machine.tick(3.2)
+    assert [*machine.actions] == [(Action.INTERRUPT, attempt)]

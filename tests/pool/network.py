@@ -46,6 +46,8 @@ class MemoryNetwork(ByteStreamConnectable):
         self.on_connect = on_connect
         self.on_close = on_close
         self.answer = answer
+        #: what the server says first on a new connection
+        self.greeting = b""
         self.peers: list[Peer] = []
         self.attempts = 0
         self.open_now = 0
@@ -83,6 +85,7 @@ class MemoryNetwork(ByteStreamConnectable):
             raise
         peer = Peer(self, len(self.peers) + 1)
         self.peers.append(peer)
+        peer.client.unread += self.greeting
         return peer.client
 
 

@@ -22,6 +22,22 @@ from .network import (
 )
 
 
+async def test_a_scope_that_cancels_a_block_cancels_what_is_being_closed_as_well() -> None:
+    """The body takes longer than the pool's task, and the scope catches its cancellation."""
+    network = MemoryNetwork(on_close=hang)
+    with anyio.move_on_after(1) as scope:
+        async with ConnectionPool(network) as pool:
+            await fill(pool, 2)
+            pool.retire()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(1)
+    assert scope.cancelled_caught
+    assert network.forced == 2
+
+
 async def test_a_close_that_hangs_is_forced_after_its_timeout() -> None:
     """Its slot is taken for ``close_timeout``, not longer."""
     network = MemoryNetwork(on_close=hang)

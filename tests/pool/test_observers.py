@@ -14,6 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, PoolManager, Retry
+from anyconnpool._engine.connection import entry_of
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool.events import (
     AcquireTimedOut,
@@ -121,6 +122,33 @@ async def test_what_is_detached_or_seized_is_told_as_released_and_closed() -> No
     released = ConnectionReleased("told", use_time=2)
     closed = ConnectionClosed("told", CloseReason.SEIZED, age=2)
     assert story(events) == [released, released, closed, closed]
+
+
+async def test_what_is_seized_on_its_way_to_the_borrower_was_never_borrowed() -> None:
+    """Whether the borrower is cancelled in that moment, or gets what can't be used any more."""
+    for cancelled in (True, False):
+        events: list[PoolEvent] = []
+        pool = ConnectionPool(MemoryNetwork(), max_size=1, observers=[events.append])
+        async with pool, anyio.create_task_group() as tasks:
+            holder = await pool.acquire()
+            scope = anyio.CancelScope()
+
+            async def borrow(scope: anyio.CancelScope, pool: ConnectionPool) -> None:
+                with scope:
+                    async with pool.acquire():
+                        await checkpoint()
+
+            tasks.start_soon(borrow, scope, pool)
+            await settle()
+            entry, leasing = entry_of(holder), pool._leasing  # pyright: ignore[reportPrivateUsage]
+            assert leasing is not None
+            await holder.aclose()
+            leasing.seize(entry)
+            if cancelled:
+                scope.cancel()
+        kinds = [type(event) for event in story(events)]
+        expected = [ConnectionOpened, ConnectionAcquired, ConnectionReleased, ConnectionClosed]
+        assert kinds == expected, cancelled
 
 
 async def test_start_and_end_frame_everything_and_give_the_statistics() -> None:

@@ -414,6 +414,28 @@ async def test_a_check_is_a_reply() -> None:
         assert checked == [0, 0]
 
 
+async def test_a_check_does_not_take_a_greeting_for_its_answer() -> None:
+    """What has come on the new connection is for its first borrower."""
+    service = Service(2)
+    server = service.servers[0]
+
+    async def check(connection: Any) -> None:
+        raise AssertionError("it was asked")
+
+    async with service.pool(check=check) as pool:
+        server.mood = "refusing"
+        await ask(pool)
+        server.mood = "well"
+        server.network.greeting = b"READY"
+        await anyio.sleep(1)
+        await settle()
+        assert (service.failures(), service.sizes()) == ([1, 0], [1, 1])
+        async with pool.acquire() as connection:
+            assert service.number_of(connection) == 0
+            assert await connection.receive_exactly(5) == b"READY"
+        assert service.failures() == [0, 0]
+
+
 async def test_a_check_that_hangs_fails_the_attempt() -> None:
     """In check_timeout."""
     service = Service(2)

@@ -14,7 +14,7 @@ from anyconnpool import ConnectionPool, PackageFormat, PooledConnection, PoolSta
 from anyconnpool._settings import IdleOrder
 from tests.sockets.checks import client_sockets, eventually
 
-from .oracle_cuts import Cuts, Exchange
+from .oracle_cuts import Cuts, Exchange, Interrupt
 from .oracle_deeds import DEEDS, HANG_UPS, BodyError, Step, draw_request
 from .oracle_dialog import Dialog, Report
 from .oracle_process import Endpoint
@@ -75,7 +75,8 @@ class Client:
         self._deeds = DEEDS
         self._cuts = ["", "", "timeout", "native" if run.native else "timeout"]
         cuts = Cuts(tasks, self._count)
-        self._interrupt = [None] * 6 + [cuts.by_timeout, cuts.by_scope]
+        self._interrupt: list[Interrupt | None] = [None] * 6
+        self._interrupt += [cuts.by_timeout, cuts.by_scope]
         if run.native:
             self._interrupt.append(cuts.by_native_cancel)
 
@@ -83,7 +84,7 @@ class Client:
         """Make one exchange; whatever it draws, only foreign bytes are a fault."""
         rng = Random(f"{self._where}, key {key}")
         exchange = self._draw_exchange(rng, key)
-        interrupt = rng.choice(self._interrupt)
+        interrupt = self._draw_interrupt(rng)
         self._count("exchanges")
         try:
             if interrupt is None:
@@ -99,6 +100,9 @@ class Client:
         first, second = draw_request(rng, key), draw_request(rng, key + 1)
         ways = [self._by_pool, self._in_block, self._by_hand, self._by_run]
         return partial(rng.choices(ways, [6, 3, 1, 1])[0], rng, first, second)
+
+    def _draw_interrupt(self, rng: Random) -> Interrupt | None:
+        return rng.choice(self._interrupt)
 
     def _judge(self, error: Exception, key: int) -> None:
         """Count an error that may happen; note a fault if it may not."""

@@ -11,6 +11,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 Exchange = Callable[[], Awaitable[None]]
+#: cancels an exchange after so many seconds
+Interrupt = Callable[[float, Exchange], Awaitable[None]]
 
 
 class Cuts:

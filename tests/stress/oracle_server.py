@@ -121,18 +121,24 @@ class Listener:
             self._away = None
         if not self._server.is_serving():
             await self.start()
-        for conversation in list(self.open.values()):
-            conversation.abort()
-        self.open.clear()
+        self._abort_all()
         self.manners, self.accepted = manners, 0
         if manners.away_for:
             self._away = asyncio.create_task(self._stay_away())
 
+    def _abort_all(self) -> None:
+        for conversation in list(self.open.values()):
+            conversation.abort()
+        self.open.clear()
+
     async def _stay_away(self) -> None:
-        await asyncio.sleep(self.manners.away_at / 1e6)
-        self._server.close()
-        await asyncio.sleep(self.manners.away_for / 1e6)
-        await self.start()
+        for _ in range(self.manners.times):
+            await asyncio.sleep(self.manners.away_at / 1e6)
+            self._server.close()
+            if self.manners.dies:
+                self._abort_all()
+            await asyncio.sleep(self.manners.away_for / 1e6)
+            await self.start()
 
     def figures(self) -> dict[str, int]:
         figures = {"open": self.count(), "most": self.most, "requests": self.requests}
@@ -238,7 +244,7 @@ class Conversation(asyncio.Protocol):
             return
         if request.ending == "loose":
             self._leave()
-        pieces = deque(self._manners.split(request.framed_reply[request.cut :]))
+        pieces = deque(self._manners.split(request))
         self._send_pieces(request, pieces)
 
     def _send_pieces(self, request: Request, pieces: deque[bytes]) -> None:
@@ -305,7 +311,7 @@ def _context(kind: str, certificate: Path) -> ssl.SSLContext | None:
 
 async def _serve(directory: Path) -> None:
     news = News(directory / "news")
-    kinds = ("tcp", "tcp2", "tls12", "tls13", "unix")
+    kinds = ("tcp", "tcp2", "tcp3", "tls12", "tls13", "unix")
     listeners = {kind: Listener(kind, directory, news) for kind in kinds}
     _say({kind: await listener.start() for kind, listener in listeners.items()})
     loop = asyncio.get_running_loop()

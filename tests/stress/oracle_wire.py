@@ -34,7 +34,8 @@ class Request:
     pause: int = 0
     #: "stay"; hang up "after" the reply, or "abort" then (without TLS's closing handshake), or
     #: "instead" of it, or "within" it, at the cut; "push" a line that nobody asks for, after the
-    #: pause; "loose": the connection is about to leave the pool and doesn't count any more
+    #: pause; "surplus", the same in one piece with the end of the reply; "loose": the connection
+    #: is about to leave the pool and doesn't count any more
     ending: str = "stay"
 
     @cached_property
@@ -42,6 +43,13 @@ class Request:
         """What is sent, without its frame."""
         words = (self.key, self.form, self.size, self.delay, self.cut, self.pause, self.ending)
         return " ".join(map(str, words)).encode()
+
+    @property
+    def framed_text(self) -> bytes:
+        """What is sent."""
+        if self.form == "package":
+            return len(self.text).to_bytes(HEADER, "big") + self.text
+        return self.text + b"\n"
 
     @cached_property
     def reply(self) -> bytes:
@@ -84,15 +92,22 @@ class Manners:
     #: when it stops to listen, and for how long; 0 if it always listens
     away_at: int = 0
     away_for: int = 0
+    #: whether the connections that there are end when it stops to listen, and how often it stops
+    dies: bool = False
+    times: int = 1
 
     def treatment(self, number: int) -> str:
         """Return what becomes of a connection, counted from 0."""
         return self.receives[number % len(self.receives)]
 
-    def split(self, reply: bytes) -> list[bytes]:
-        """Cut a reply into pieces."""
+    def split(self, request: Request) -> list[bytes]:
+        """Return the pieces of what is sent for a request, after its first cut."""
+        reply = request.framed_reply[request.cut :]
         size = max(-(-len(reply) // self.pieces), 1)
-        return [reply[at : at + size] for at in range(0, len(reply) or 1, size)]
+        pieces = [reply[at : at + size] for at in range(0, len(reply) or 1, size)]
+        if request.ending == "surplus":
+            pieces[-1] += PUSH
+        return pieces
 
 
 def parse(text: bytes) -> Request:

@@ -7,10 +7,9 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
 
 import anyio
 from anyio import ClosedResourceError, ConnectionFailed
@@ -23,24 +22,25 @@ from anyconnpool import (
     PooledConnection,
     PoolError,
     PoolFull,
+    Retry,
 )
 from anyconnpool._engine.connection import entry_of
 
 from .oracle_clients import Client, Run
-from .oracle_cuts import Cuts, Exchange
+from .oracle_cuts import Cuts, Exchange, Interrupt
 from .oracle_deeds import DEEDS, HANG_UPS, BodyError, draw_request, exchange
 from .oracle_dialog import Dialog, NewsCame
 from .oracle_wire import Request
 from .scenario_hooks import Hook, HookError
-from .scenario_plan import Scenario
+from .scenario_plan import LONG, Scenario
+from .scenario_reading import LINE, PACKAGE, ReadError, Reading
+from .scenario_remotes import AnyRemote, ReplicaGroup
 from .scenario_watch import Limits, uncancelled
-
-if TYPE_CHECKING:
-    from .scenario_remotes import MemoryServer, Remote
 
 #: what may leave an exchange; PackageTooLarge is what news look like to who waits for a package
 DOCUMENTED = (
     *(PoolFull, ConnectionFailed, TimeoutError, BodyError, HookError, NewsCame, PackageTooLarge),
+    ReadError,
     *HANG_UPS,
     ClosedResourceError,
 )
@@ -62,6 +62,14 @@ class Surroundings:
     #: whether the pool's block is being left, and whether it has ended
     leaving: bool = False
     ended: bool = False
+    #: connections on which a function is reading a reply
+    reading: set[object] = field(default_factory=set[object])
+
+    def may_end_reading(self) -> bool:
+        """Return whether a connection may be closed while somebody else than its owner reads."""
+        settings = self.scenario.settings
+        stalls = settings.get("pipeline", 1) == 1 or settings.get("stall_timeout", 0) < 1
+        return stalls or self.leaving or any(remote.replicas for remote in self.scenario.remotes)
 
 
 class ScenarioClient(Client):
@@ -79,7 +87,7 @@ class ScenarioClient(Client):
         run: Run,
         pool: ConnectionPool,
         tasks: TaskGroup,
-        remote: Remote | MemoryServer,
+        remote: AnyRemote,
         around: Surroundings,
     ) -> None:
         super().__init__(run, pool, tasks, f"scenario {around.scenario.seed}")
@@ -90,7 +98,9 @@ class ScenarioClient(Client):
         self._began_at = 0.0
         self._deeds = {exchange: 1} if around.scenario.one_way else DEEDS
         cuts = Cuts(tasks, self._count)
-        self._interrupt = [None] * 8 + [cuts.by_timeout, cuts.by_scope, cuts.in_cancelled_scope]
+        self._interrupt = [None] * 8
+        self._interrupt += [cuts.by_timeout, cuts.by_scope, cuts.in_cancelled_scope]
+        self._act = ""
         if run.native:
             self._interrupt += [cuts.by_native_cancel, cuts.by_native_cancel_twice, cuts.by_both]
             # Where a scope of AnyIO's and a time limit of asyncio's within it strike in one turn,
@@ -120,12 +130,16 @@ class ScenarioClient(Client):
 
     def _draw_exchange(self, rng: Random, key: int) -> Exchange:
         acts = self._around.scenario.acts
-        act = rng.choices([*acts], [*acts.values()])[0]
+        self._act = act = rng.choices([*acts], [*acts.values()])[0]
         self._count(act)
         first, second = draw_request(rng, key), draw_request(rng, key + 1)
         self._news_at_start = self._old_news()
         self._began_at = anyio.current_time()
         return partial(self._acts()[act], rng, first, second)
+
+    def _draw_interrupt(self, rng: Random) -> Interrupt | None:
+        # In a bulk, each exchange is cut by itself.
+        return None if self._act in ("bulk", "surplus") else super()._draw_interrupt(rng)
 
     def _acts(self) -> dict[str, Callable[[Random, Request, Request], Awaitable[None]]]:
         return {
@@ -144,6 +158,11 @@ class ScenarioClient(Client):
             "crowd": self._crowd,
             "send": self._send,
             "give up": self._give_up,
+            "frame": self._by_frame,
+            "exchange": self._by_reading,
+            "bulk": self._in_bulk,
+            "surplus": self._get_too_much,
+            "set": self._change_replicas,
         }
 
     def _old_news(self) -> int | None:
@@ -288,3 +307,86 @@ class ScenarioClient(Client):
             with anyio.move_on_after(patience):
                 await self._pool.send_receive_line(slow)
         await self._by_pool(rng, second, request)
+
+    async def _by_frame(self, rng: Random, request: Request, second: Request) -> None:
+        """Exchange frames of a format."""
+        form = rng.choice(["line", "package"])
+        asked = replace(request, form=form)
+        timeout = rng.choice([None, rng.uniform(0, 0.008)])
+        reply = await self._pool.send_receive_frame(
+            asked.text, LINE if form == "line" else PACKAGE, timeout=timeout
+        )
+        self._report.check(asked, reply, self._place(asked))
+
+    async def _by_reading(self, rng: Random, request: Request, second: Request) -> None:
+        """Leave the exchange to the pool, except the reading of the reply."""
+        around = self._around
+        way = rng.choice(around.scenario.readings)
+        where = self._place(request)
+        reading = Reading(request, way, self._report, where, around.reading, around.may_end_reading)
+        timeout = rng.choice([None, None, rng.uniform(0, 0.008)])
+        retry = Retry(2, interval=0) if rng.random() < 0.3 else None
+        try:
+            reply = await self._pool.exchange(
+                request.framed_text, reading, timeout=timeout, retry=retry
+            )
+        except (ReadError, RuntimeError) as error:
+            if not reading.may_raise(error):
+                raise
+            self._count("reading raised")
+        else:
+            await reading.judge(reply)
+
+    async def _in_bulk(self, rng: Random, request: Request, second: Request) -> None:
+        """Come with several tasks at once, each of which makes an exchange of its own."""
+        async with anyio.create_task_group() as group:
+            for number in range(rng.randrange(2, 13)):
+                group.start_soon(self._make_one_of_many, request.key + 2 + 5 * number)
+
+    async def _make_one_of_many(self, key: int) -> None:
+        rng = Random(f"{self._where}, {key}")
+        ways = [self._by_reading, self._by_pool, self._in_block]
+        shares_only = "in block" not in self._around.scenario.acts
+        way = rng.choices(ways, [6, 4, 0 if shares_only else 1])[0]
+        one = partial(way, rng, draw_request(rng, key), draw_request(rng, key + 1))
+        interrupt = super()._draw_interrupt(rng)
+        self._count("exchanges")
+        try:
+            await (one() if interrupt is None else interrupt(rng.uniform(0, 0.008), one))
+        except Exception as error:
+            self._judge(error, key)
+
+    async def _get_too_much(self, rng: Random, request: Request, second: Request) -> None:
+        """Get more than the reply, and make another exchange while that is read, or after it."""
+        around = self._around
+        if around.scenario.patience < LONG:
+            # What is given up may be answered later, with the surplus, in the middle of others.
+            return
+        asked = replace(request, ending="surplus")
+        where, has_read = self._place(asked), anyio.Event()
+        reading = Reading(asked, "", self._report, where, around.reading, around.may_end_reading)
+
+        async def read(connection: PooledConnection) -> bytes:
+            reply = await reading(connection)
+            has_read.set()
+            await anyio.sleep(rng.choice([0, 0.001, 0.003]))
+            return reply
+
+        async def ask_meanwhile() -> None:
+            await has_read.wait()
+            try:
+                await self._by_pool(rng, second, request)
+            except Exception as error:
+                self._judge(error, second.key)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask_meanwhile)
+            try:
+                await reading.judge(await self._pool.exchange(asked.framed_text, read))
+            except Exception as error:
+                self._judge(error, asked.key)
+            has_read.set()
+
+    async def _change_replicas(self, rng: Random, request: Request, second: Request) -> None:
+        if isinstance(self._remote, ReplicaGroup):
+            self._remote.change(rng)

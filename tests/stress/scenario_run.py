@@ -11,17 +11,17 @@ import gc
 import inspect
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import anyio
 import pytest
 from anyio.abc import TaskGroup
 
-from anyconnpool import ConnectionPool, PackageFormat, PoolClosed, PoolManager, PoolStatistics
+from anyconnpool import ConnectionPool, PoolClosed, PoolManager, PoolStatistics
 from tests.certificates import client_context
 from tests.conftest import BACKENDS
 from tests.pool.tally import Tally
@@ -30,22 +30,20 @@ from .oracle_clients import Run
 from .oracle_deeds import BodyError
 from .oracle_dialog import Report
 from .oracle_process import OracleServer
-from .oracle_wire import HEADER
 from .scenario_clients import ScenarioClient, Surroundings
 from .scenario_hooks import Hook, MoodyObserver
 from .scenario_plan import LONG, Scenario, draw_scenario
-from .scenario_remotes import MemoryServer, Remote, open_remote
-from .scenario_watch import Leftovers, Limits, Monitor, OrderWatch, no_limit, uncancelled
+from .scenario_reading import PACKAGE
+from .scenario_remotes import AnyRemote, ReplicaGroup, open_remote
+from .scenario_rules import RuleWatch
+from .scenario_watch import Leftovers, Limits, Monitor, no_limit, uncancelled
 
 #: how long a scenario may take, in seconds: much longer than any client's patience
 _DEADLINE = 2 * LONG
 #: how long it may take to leave the block, beside the closing of connections, in seconds
 _LONGEST_END = 5.0
-_FORMAT = PackageFormat(HEADER, max_size=1 << 20)
 #: keys of two exchanges are so far apart, since some of them make several
 _STEP = 100
-
-AnyRemote: TypeAlias = "Remote | MemoryServer"
 
 
 class Stage:
@@ -53,10 +51,13 @@ class Stage:
 
     :param scenario: what to play
     :param server: the oracle's server
+    :param rules: what the state machines must follow
     :param native: whether tasks can be cancelled natively
     """
 
-    def __init__(self, scenario: Scenario, server: OracleServer, *, native: bool) -> None:
+    def __init__(
+        self, scenario: Scenario, server: OracleServer, rules: RuleWatch, *, native: bool
+    ) -> None:
         self.scenario = scenario
         self.report = Report()
         self._server = server
@@ -67,8 +68,9 @@ class Stage:
             no_limit(scenario.max_total),
             takes_turns="connect_retry" in scenario.settings,
             checks=bool(scenario.check),
+            pipeline=scenario.settings.get("pipeline", 1),
         )
-        self._monitor = Monitor(self._look, self._limits)
+        self._monitor = Monitor(self._look, self._look_at_groups, self._limits, rules)
         self._tally = Tally()
         self._around = Surroundings(scenario, self._limits, [], self.report.errors)
         self._remotes: list[AnyRemote] = []
@@ -78,8 +80,8 @@ class Stage:
     async def play(self) -> None:
         """Play the scenario; faults go to the report."""
         async with AsyncExitStack() as stack:
-            for kind in self.scenario.remotes:
-                opened = open_remote(self._server, kind, self.scenario.manners, self.scenario.moods)
+            for plan in self.scenario.remotes:
+                opened = open_remote(self._server, plan, self.scenario.seed)
                 self._remotes.append(await stack.enter_async_context(opened))
             whole = self._whole = self._make_pool()
             for watches, watch in (
@@ -100,7 +102,7 @@ class Stage:
     def _make_pool(self) -> ConnectionPool | PoolManager:
         scenario = self.scenario
         settings = scenario.settings.copy()
-        settings["package_format"] = _FORMAT
+        settings["package_format"] = PACKAGE
         watch = [MoodyObserver(mood, self._monitor.check) for mood in scenario.observers if mood]
         settings["observers"] = [self._tally, *watch] if scenario.observers else []
         where = f"scenario {scenario.seed}"
@@ -120,7 +122,7 @@ class Stage:
                 hook = Hook(moods, self.report, where, greeted=greeted, last_news=known)
                 self._around.hooks.append(hook)
                 hooks[name] = hook
-        tls = scenario.remotes[0].startswith("tls")
+        tls = scenario.uses_tls
         context = client_context() if tls else None
         if scenario.max_total is not None:
             return PoolManager(
@@ -134,6 +136,16 @@ class Stage:
         if isinstance(self._whole, PoolManager):
             return list(self._whole.statistics().values())
         return [self._whole.statistics()] if self._whole is not None else []
+
+    def _look_at_groups(self) -> Iterator[tuple[PoolStatistics, ReplicaGroup]]:
+        for remote in self._remotes:
+            if isinstance(remote, ReplicaGroup):
+                if isinstance(self._whole, ConnectionPool):
+                    yield self._whole.statistics(), remote
+                elif self._whole is not None:
+                    found = self._whole.statistics().get(remote.target)
+                    if found is not None:
+                        yield found, remote
 
     async def _use(self, whole: ConnectionPool | PoolManager, clients: TaskGroup) -> None:
         """Use the pool or manager within its block, until the scenario leaves it."""
@@ -238,7 +250,7 @@ class Stage:
         """See that the end of the block has left nothing."""
         faults = self.report.faults
         for s in self._look():
-            if s.size or s.in_use or s.tasks_waiting:
+            if s.size or s.in_use or s.tasks_waiting or s.in_flight:
                 faults.append(f"left at the end of the block: {s}")
             if s.opened != sum(s.closed.values()):
                 faults.append(f"the totals don't add up: {s}")
@@ -246,6 +258,7 @@ class Stage:
             limit = min(self._limits.max_size, self._limits.max_total)
             if (most := remote.most()) > limit:
                 faults.append(f"the server saw {most} connections, {limit} are allowed")
+            faults += remote.leftovers()
         if self.scenario.observers:
             try:
                 self._tally.check()
@@ -257,12 +270,12 @@ class Stage:
 
 
 async def run_scenario(
-    scenario: Scenario, server: OracleServer, order: OrderWatch, *, native: bool
+    scenario: Scenario, server: OracleServer, rules: RuleWatch, *, native: bool
 ) -> Report:
     """Run a scenario and return what came of it."""
     leftovers = Leftovers()
     with leftovers.hear_complaints(), _eager_tasks(scenario.eager):
-        stage = Stage(scenario, server, native=native)
+        stage = Stage(scenario, server, rules, native=native)
         report = stage.report
         try:
             with anyio.fail_after(_DEADLINE):
@@ -271,7 +284,7 @@ async def run_scenario(
             report.faults.append(f"the scenario ended with {error!r}")
         report.errors.clear()
         del stage
-        report.faults += order.forget()
+        report.faults += rules.forget()
         report.faults += await leftovers.check()
     return report
 
@@ -310,9 +323,9 @@ async def _main(native: bool, seed: str, times: int) -> None:
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         server = stack.enter_context(OracleServer(Path(directory)))
-        order = OrderWatch(stack.enter_context(pytest.MonkeyPatch.context()))
+        rules = RuleWatch(stack.enter_context(pytest.MonkeyPatch.context()))
         for _ in range(times):
-            report = await run_scenario(scenario, server, order, native=native)
+            report = await run_scenario(scenario, server, rules, native=native)
             print(dict(report.counts), *report.faults, sep="\n")
 
 

@@ -17,8 +17,10 @@ import anyio
 import pytest
 
 from anyconnpool import PoolStatistics
-from anyconnpool._core.state_machine import PoolStateMachine
 from tests.sockets.checks import open_sockets
+
+from .scenario_remotes import ReplicaGroup
+from .scenario_rules import RuleWatch
 
 # How often statistics are looked at, in seconds.
 _PERIOD = 0.002
@@ -26,85 +28,7 @@ _PERIOD = 0.002
 _WORKERS = ("AnyIO worker", "Trio thread", "asyncio_")
 
 Look = Callable[[], Iterable[PoolStatistics]]
-
-
-def _watched(original: Callable[..., Any], watch: Callable[..., Any]) -> Callable[..., Any]:
-    def method(machine: Any, *arguments: Any) -> Any:
-        return watch(original, machine, *arguments)
-
-    return method
-
-
-class OrderWatch:
-    """Note a fault if somebody is served before one who has waited for longer.
-
-    Also if a failed connect is told to nobody though somebody waits.
-
-    :param patch: changes what all pools do, for as long as it lasts
-    """
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.faults: list[str] = []
-        self._lines: dict[object, dict[object, None]] = {}
-        for name, watch in (
-            ("join", self._join),
-            ("abandon", self._abandon),
-            ("acquire", self._acquire),
-            ("open_failed", self._open_failed),
-        ):
-            original = getattr(PoolStateMachine, name)
-            patch.setattr(PoolStateMachine, name, _watched(original, watch))
-
-    def _join(self, join: Any, machine: Any, waiter: Any, now: float) -> bool:
-        line = self._lines.setdefault(machine, {})
-        line[waiter] = None
-        wake = waiter.wake
-
-        def watched_wake() -> None:
-            if next(iter(line), waiter) is not waiter:
-                self.faults.append("a waiter was served before an older one")
-            line.pop(waiter, None)
-            wake()
-
-        waiter.wake = watched_wake
-        joined: bool = join(machine, waiter, now)
-        if not joined:
-            line.pop(waiter)
-        return joined
-
-    def _abandon(self, abandon: Any, machine: Any, waiter: Any, now: float) -> None:
-        self._lines[machine].pop(waiter, None)
-        abandon(machine, waiter, now)
-
-    def _acquire(self, acquire: Any, machine: Any, now: float) -> Any:
-        entry = acquire(machine, now)
-        if entry is not None and self._lines.get(machine):
-            self.faults.append("somebody has overtaken those who wait")
-        return entry
-
-    def _open_failed(
-        self,
-        open_failed: Any,
-        machine: Any,
-        entry: Any,
-        error: Exception,
-        now: float,
-        pause: float | None,
-    ) -> None:
-        line = machine.line
-        waiting = len(line.waiters)
-        # Who relies on it in this moment.
-        line.pass_time(now)
-        concerned = pause is None and any(line.concerned(entry, line.waiters))
-        open_failed(machine, entry, error, now, pause)
-        if concerned and len(line.waiters) >= waiting:
-            self.faults.append("nobody was told of a failed connect")
-
-    def forget(self) -> list[str]:
-        """Return the faults, and begin anew."""
-        faults, self.faults = self.faults, []
-        self._lines.clear()
-        return faults
+LookAtGroups = Callable[[], Iterable[tuple[PoolStatistics, ReplicaGroup]]]
 
 
 class Limits:
@@ -113,11 +37,13 @@ class Limits:
     :param max_total: of all pools together
     :param takes_turns: whether attempts take turns while connecting fails (``connect_retry``)
     :param checks: whether connections may be idle that have to be checked first
+    :param pipeline: most requests in flight on one connection
     """
 
     def __init__(
-        self, max_size: float, max_total: float, *, takes_turns: bool, checks: bool
+        self, max_size: float, max_total: float, *, takes_turns: bool, checks: bool, pipeline: int
     ) -> None:
+        self.pipeline = pipeline
         self.takes_turns = takes_turns
         self.checks = checks
         #: the largest maximum so far: after it was lowered, the surplus goes when it comes back
@@ -129,12 +55,16 @@ class Monitor:
     """Look at statistics, from a task, a thread, a signal handler or an observer.
 
     :param look: returns the statistics of all pools
+    :param look_at_groups: returns those of the pools that have replicas, with these
     :param limits: what must not be exceeded
+    :param rules: the rules that the machines follow
     """
 
-    def __init__(self, look: Look, limits: Limits) -> None:
+    def __init__(
+        self, look: Look, look_at_groups: LookAtGroups, limits: Limits, rules: RuleWatch
+    ) -> None:
         self.faults: list[str] = []
-        self._look = look
+        self._look, self._look_at_groups, self._rules = look, look_at_groups, rules
         self._limits = limits
         self._sockets_before = len(open_sockets())
         self._looks = 0
@@ -150,6 +80,7 @@ class Monitor:
             "below zero": min(s.idle, s.in_use, s.connecting, s.closing, s.tasks_waiting) >= 0,
             "reused": s.reused <= s.acquired,
             "in use": s.in_use <= s.acquired,
+            "in flight": 0 <= s.in_flight <= s.in_use * self._limits.pipeline,
         }
         self.faults.extend(f"{rule}: {s}" for rule, holds in rules.items() if not holds)
 
@@ -162,12 +93,23 @@ class Monitor:
         total = sum(s.size for s in every)
         if total > self._limits.max_total:
             self.faults.append(f"{total} connections in all: {every}")
+        resting: set[str] = set()
+        choosy: set[str] = set()
+        for s, group in self._look_at_groups():
+            self.faults.extend(group.check(s))
+            if group.all_rest():
+                resting.add(s.name)
+            if s.replayed:
+                # A repeat has a connection opened rather than go where it has failed.
+                choosy.add(s.name)
+        self._rules.look()
         for s in every:
             self.check(s)
             limits = self._limits
             room = s.size < s.max_size and total < limits.max_total and not limits.takes_turns
-            lacking = room and s.tasks_waiting > s.connecting
-            if s.tasks_waiting and ((s.idle and not limits.checks) or lacking):
+            lacking = room and s.tasks_waiting > s.connecting and s.name not in resting
+            useless = limits.checks or s.name in choosy
+            if s.tasks_waiting and ((s.idle and not useless) or lacking):
                 self.faults.append(f"somebody waits in vain: {s}")
 
     def check_sockets(self) -> None:

@@ -15,8 +15,8 @@ import pytest
 
 from .oracle_process import OracleServer
 from .scenario_plan import draw_scenario
+from .scenario_rules import RuleWatch
 from .scenario_run import forget_garbage, run_scenario
-from .scenario_watch import OrderWatch
 
 SHORT = 120
 LONG_SECONDS = 180.0
@@ -49,13 +49,13 @@ async def test_pools_keep_their_promises(
 ) -> None:
     """Limits, order, bytes, errors, ends: none of it is broken by any scenario."""
     native = anyio_backend_name == "asyncio"
-    order = OrderWatch(monkeypatch)
+    rules = RuleWatch(monkeypatch)
     counts: Counter[str] = Counter()
     forget_garbage()
     for number in numbers(long_form):
         scenario = draw_scenario(f"{seed}/{number}", native=native)
         try:
-            report = await run_scenario(scenario, server, order, native=native)
+            report = await run_scenario(scenario, server, rules, native=native)
         except BaseException:
             # It stands still: the time limit of the test has struck.
             sys.stderr.write(f"{scenario}\n")

@@ -75,6 +75,9 @@ class HookRules(Generic[TransportT]):
 
     def note_use(self, entry: PoolEntry[TransportT], verdict: Verdict) -> Verdict:
         """Take note that a connection came back; return the first step, which is to reset it."""
+        if not entry.borrows:
+            # The request for which it was acquired was taken out before it was sent.
+            return verdict
         entry.unreset = True
         return Action.RESET if verdict is None else verdict
 

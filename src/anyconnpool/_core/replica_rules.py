@@ -336,7 +336,8 @@ class ReplicaRules(Generic[TransportT]):
             held = math.inf if group.any_open() else group.size
         if held == math.inf:
             return
-        own = [entry for entry in line.under_way() if entry.own]
+        # Not those in the hands of a hook, which were opened by the pool itself once.
+        own = [entry for entry in line.under_way() if entry.own and entry.state is State.OPENING]
         if not own or len(own) < held or any(entry.epoch != entry.replica.epoch for entry in own):
             # Something else will make room, or one that was given up.
             return

@@ -330,9 +330,8 @@ class SharedSupply(Supply[TransportT]):
 
     def promised(self) -> int:
         """Return for how many of those who wait the shared limit sees to it that there is room."""
-        if self.replicas is not None and not self.replicas.can_open():
-            return 0
-        return int(min(max(self.group.max_size - self.group.size, 0), len(self.line.waiters)))
+        # Not for those who wait until a pause is over, or until max_connecting allows more.
+        return int(max(min(self.wanted(), self.group.max_size - self.group.size), 0))
 
     def make_room(self) -> None:
         """Have idle connections give way; for waiters where the limit is reached, that sees to it.

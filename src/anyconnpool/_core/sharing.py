@@ -133,8 +133,11 @@ class Sharing(Generic[TransportT]):
         if self.on_begin is not None:
             self.on_begin()
         lane = self.pipeline.begin(entry, place)
-        if entry.replica is not None and entry.replica.failures:
+        if entry.generation != self._group.generation or (
             # The reply shows whether the replica is well again: nobody else is to rely on it.
+            entry.replica is not None and entry.replica.failures
+        ):
+            # Retired over some time, it was lent meanwhile, and is to be closed after that.
             self.pipeline.wear_out(lane)
         return lane
 

@@ -31,6 +31,7 @@ from anyconnpool._util.cancellation import fence
 from anyconnpool._util.errors import copy_for_caller
 from anyconnpool._util.functions import call_async
 from anyconnpool._util.interrupts import defer_interrupts
+from anyconnpool._util.liveness import Liveness
 from anyconnpool._util.log import GuardedLogger, OutageLog, describe_error
 from anyconnpool.events import ConnectionOpened, OpenFailed, notify
 
@@ -170,7 +171,7 @@ class Connector:
         settings = self._settings
         if settings.check is None or not entry.own or not entry.replica.failures:
             return
-        if entry.transport.early:
+        if entry.transport.early or entry.look() is Liveness.UNREAD:
             # Those bytes are for the first borrower, and no hook may read them.
             return
         try:

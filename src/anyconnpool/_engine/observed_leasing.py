@@ -82,7 +82,8 @@ class ObservedLeasing(Leasing):
     @defer_interrupts
     def seize(self, entry: PoolEntry[Transport]) -> None:
         """Close a connection that somebody still holds; see :meth:`Leasing.seize`."""
-        events = self._release_of(entry)
+        # If it was granted in this very moment, nobody was notified of that.
+        events = () if entry.connection is None else self._release_of(entry)
         super().seize(entry)
         self._notify(*events)
 
@@ -96,7 +97,11 @@ class ObservedLeasing(Leasing):
     def _note_acquired(
         self, connection: PooledConnection[Any], wait_time: float, call_site: str
     ) -> None:
-        entry_of(connection).call_site = call_site
+        entry = entry_of(connection)
+        if entry.state is not State.IN_USE:
+            # Seized on its way to the borrower.
+            return
+        entry.call_site = call_site
         name = self.settings.name
         try:
             self._notify(ConnectionAcquired(name, wait_time, reused=connection.reused))

@@ -133,11 +133,13 @@ def count_native_cancellations() -> int:
 def is_cancelled_by_nobody(known: int) -> bool:
     """Return whether it is certain that no scope and no ``task.cancel()`` cancels the running task.
 
-    On asyncio the scopes of AnyIO cancel natively, too, and are counted until they have ended.
+    On asyncio the scopes of AnyIO cancel natively, too, and are counted until they have ended. On
+    trio nothing but scopes cancels.
 
     :param known: how many native cancellations it had to answer when what matters began
     """
-    return sys.version_info >= (3, 11) and count_native_cancellations() <= known
+    is_counted = sys.version_info >= (3, 11) and _native_task() is not None
+    return is_counted and count_native_cancellations() <= known
 
 
 def _is_cancelled_by_scope() -> bool:
