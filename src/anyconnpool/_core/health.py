@@ -59,6 +59,7 @@ class Replica:
         "epoch",
         "failed_number",
         "failures",
+        "fresh_attempts",
         "in_use",
         "is_growing",
         "key",
@@ -86,6 +87,8 @@ class Replica:
         self.in_use = 0
         #: how many attempts to connect are under way
         self.attempts = 0
+        #: how many of them began since its last rest did: the others say nothing new
+        self.fresh_attempts = 0
         #: failures in a row
         self.failures = 0
         self.last_error: Exception | None = None
@@ -131,7 +134,7 @@ class Replica:
 
     def lacks_trial(self) -> bool:
         """Return whether its rest is over, and nothing is there that would show that it is well."""
-        return bool(self.failures) and not (self.resting or self.attempts or self.trial is not None)
+        return bool(self.failures) and not (self.resting or self.trial is not None)
 
     def note_move(self, entry: PoolEntry[Any], state: State) -> None:
         """Take note that one of its connections gets another state."""
@@ -156,9 +159,20 @@ class Replica:
         """Return how many connections it has when what is planned has been done."""
         return self.size + self.wants - self.owes
 
+    def begin_epoch(self) -> None:
+        """Let what was begun before now say nothing new."""
+        self.epoch += 1
+        self.fresh_attempts = 0
+
+    def end_attempt(self, entry: PoolEntry[Any]) -> None:
+        """Take note that an attempt to connect is over."""
+        self.attempts -= 1
+        if entry.epoch == self.epoch:
+            self.fresh_attempts -= 1
+
     def close_all(self) -> None:
         """Have the connections that it has now closed, those in use when they come back."""
-        self.epoch += 1
+        self.begin_epoch()
         self.closed_below, self.stale = self.epoch, self.size
 
 
@@ -200,11 +214,10 @@ class Health:
             replica.close_all()
             self._forget_plans(replica)
         for replica in self.replicas:
-            if former and replica.key not in former:
+            if replica.key not in former:
                 self._begin_share(replica, now)
-        if former and self.in_order:
+        if self.in_order:
             self._share_at = now
-        self._round.intersection_update(self.replicas)
         self._rank()
         return gone
 
@@ -238,7 +251,7 @@ class Health:
         if ready:
             return ready[0] if self.in_order else min(ready, key=_FEWEST)
         # An attempt that goes on belongs to the round that may end with it.
-        if not (tried or any(each.attempts or each.trial is not None for each in self.replicas)):
+        if not (tried or any(each.attempts for each in self.replicas)):
             self._round.clear()
         resting = [
             each
@@ -255,6 +268,7 @@ class Health:
         entry.replica, entry.epoch, entry.own = replica, replica.epoch, own
         replica.size += 1
         replica.attempts += 1
+        replica.fresh_attempts += 1
         self._choices += 1
         replica.chosen_at = self._choices
         replica.wants = max(replica.wants - 1, 0)
@@ -272,8 +286,7 @@ class Health:
             replica.last_error = error
         if entry.number is not None:
             replica.failed_number = max(replica.failed_number, entry.number)
-        if not replica.left:
-            self._round.add(replica)
+        self._round.add(replica)
 
     def lose(self, entry: PoolEntry[Any]) -> None:
         """Take note that nobody will know whether a connection could have been opened."""
@@ -284,7 +297,7 @@ class Health:
         replica = entry.replica
         if replica is None:
             return
-        replica.attempts -= 1
+        replica.end_attempt(entry)
         if replica.resting and entry.epoch == replica.epoch:
             replica.resting = False
             replica.rests_until = now
@@ -344,11 +357,14 @@ class Health:
         return min(replica.failed_number for replica in self.replicas)
 
     def due(self, now: float) -> list[Replica]:
-        """Return those whose rest is over, and to which a connection is to be opened."""
+        """Return those whose rest is over, and to which a connection is to be opened.
+
+        What was begun before the rest and hangs is no reason to wait.
+        """
         return [
             replica
             for replica in self.replicas
-            if replica.resting and replica.rests_until <= now and not replica.attempts
+            if replica.resting and replica.rests_until <= now and not replica.fresh_attempts
         ]
 
     def lost_trials(self, now: float) -> list[Replica]:
@@ -392,7 +408,7 @@ class Health:
         replica: Replica | None
         replica, entry.replica = entry.replica, None
         if replica is not None:
-            replica.attempts -= 1
+            replica.end_attempt(entry)
             replica.lose(entry)
         return replica
 
@@ -403,7 +419,7 @@ class Health:
         if not replica.failures:
             replica.rests_since = now
         replica.failures += 1
-        replica.epoch += 1
+        replica.begin_epoch()
         replica.last_error = error
         replica.resting = True
         pause = self._pause(replica.failures)

@@ -1,0 +1,77 @@
+"""Stories of one machine with several replicas: who makes way for whom."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anyconnpool._core.health import Health, Replica
+from anyconnpool._core.states import Action, PoolEntry
+from anyconnpool._settings import PoolOptions
+
+from .machine_fakes import Pool
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+ERROR = ConnectionRefusedError("no")
+
+
+class ReplicaPool(Pool):
+    """A machine with replicas named a, b, c, …, each of which rests for a second."""
+
+    def __init__(
+        self, names: str = "ab", *, in_order: bool = False, **chosen: Unpack[PoolOptions]
+    ) -> None:
+        super().__init__(**chosen)
+        self.health = Health(lambda failures: 1.0, 1.0, in_order=in_order)
+        self.all = {name: Replica(name, None, name, name) for name in names}
+        self.health.update(self.all.values(), 0.0)
+        self.machine.use_replicas(self.health)
+        rules = self.machine.replicas
+        assert rules is not None
+        self.rules = rules
+
+    def begun(self, name: str) -> PoolEntry[int]:
+        """Take the next action, which must be to open a connection to a replica."""
+        entry = self.ordered(Action.OPEN)
+        assert entry.replica is self.all[name]
+        return entry
+
+
+def fail_first_attempt(pool: ReplicaPool) -> list[PoolEntry[int]]:
+    """Have three wait, for whom two attempts are made to the first; let one of them fail.
+
+    :return: the other one, which goes on, and two connections to the second, both in use
+    """
+    for _ in range(3):
+        pool.join()
+    hanging, second, failing = (pool.begun(name) for name in "aba")
+    assert pool.rules.go_on(failing, ERROR, 0.0)
+    assert failing.replica is pool.all["b"]
+    for entry in (second, failing):
+        pool.machine.actions.appendleft((Action.OPEN, entry))
+        pool.open()
+    return [hanging, second, failing]
+
+
+def test_an_attempt_that_hangs_since_before_the_rest_delays_no_trial() -> None:
+    """What it would show is out of date, and it may take as long as connect_timeout."""
+    pool = ReplicaPool(max_size=4)
+    hanging, *_ = fail_first_attempt(pool)
+    pool.machine.tick(1.0)
+    trial = pool.begun("a")
+    assert trial.own
+    assert not pool.machine.actions
+    pool.machine.lost(hanging, 2.0)
+    assert not pool.machine.actions
+
+
+def test_where_that_attempt_will_leave_its_slot_nothing_else_gives_way() -> None:
+    """A connection that is good would be lost, and one that hangs be kept."""
+    pool = ReplicaPool(max_size=3)
+    hanging, second, _ = fail_first_attempt(pool)
+    pool.machine.tick(1.0)
+    pool.machine.release(second, 1.0, None)
+    assert not pool.machine.actions
+    pool.machine.lost(hanging, 2.0)
+    assert pool.begun("a").own
