@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from itertools import count
@@ -545,12 +546,14 @@ async def run_hook(
     settings: Settings,
     now: Callable[[], float],
     hook: Callable[[PooledConnection[Any]], Awaitable[object]],
+    running: Counter[str],
     *,
     greeting: bool,
     role: str = "on_connect",
 ) -> object:
     """Call a hook with a connection, and refuse the connection if it is unfit.
 
+    :param running: counts the hooks of the pool that are at work, by their names
     :param role: which hook; after ``on_close``, nothing is refused
     :param greeting: whether bytes that the hook left unread, or that are still to come, are for
         the first borrower
@@ -561,6 +564,7 @@ async def run_hook(
     """
     owner = _HookOwner(role, settings, now)
     connection = _HookConnection(owner, entry)
+    running[role] += 1
     try:
         result = await call_async(hook, owner.role, connection)
         if role != "on_close":
@@ -575,4 +579,5 @@ async def run_hook(
             ) from error
         raise
     finally:
+        running[role] -= 1
         await connection.aclose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import ssl
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -71,6 +72,8 @@ class Connector:
         self._outage = OutageLog(_logger, settings.name, "connecting")
         self._notify = partial(notify, settings.observers)
         self._ended_early_at = -math.inf
+        #: counts the hooks that are at work on connections of the pool, by their names
+        self.running_hooks: Counter[str] = Counter()
 
     async def open(self, entry: PoolEntry[Transport]) -> None:
         """Open a connection and put it into the entry; a cancellation leaves nothing open.
@@ -155,7 +158,7 @@ class Connector:
             hook = self._settings.on_connect
             if hook is not None:
                 entry.session = await run_hook(
-                    entry, self._settings, self._now, hook, greeting=True
+                    entry, self._settings, self._now, hook, self.running_hooks, greeting=True
                 )
                 self._refuse_unasked(entry)
             await self._prove(entry)
@@ -176,7 +179,13 @@ class Connector:
         try:
             with fail_after(settings.check_timeout):
                 await run_hook(
-                    entry, settings, self._now, settings.check, greeting=False, role="check"
+                    entry,
+                    settings,
+                    self._now,
+                    settings.check,
+                    self.running_hooks,
+                    greeting=False,
+                    role="check",
                 )
         except TimeoutError as error:
             raise ConnectionFailed(f"the check of {entry.replica.name} took too long") from error
