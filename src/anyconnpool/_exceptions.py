@@ -32,10 +32,10 @@ _Recipe = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 def _state(statistics: PoolStatistics, running_hooks: Mapping[str, int] | None = None) -> str:
-    named = [f"{count} in {hook}" for hook, count in (running_hooks or {}).items()]
-    if statistics.in_hook and not named:
-        named = [f"{statistics.in_hook} in a hook"]
-    hooks = f", of which {' and '.join(named)}" if named else ""
+    hooks = f", of which {statistics.in_hook} in a hook" if statistics.in_hook else ""
+    if running_hooks:
+        named = " and ".join(f"{count} in {hook}" for hook, count in running_hooks.items())
+        hooks = f", of which {named}"
     return (
         f"max_size {statistics.max_size}, {statistics.in_use} in use, {statistics.idle} idle, "
         f"{statistics.connecting} connecting{hooks}, {statistics.closing} closing, "
@@ -110,10 +110,9 @@ class AcquireTimeout(PoolError, TimeoutError):
         held: int = 0,
         running_hooks: Mapping[str, int] | None = None,
     ) -> None:
-        hooks = dict(running_hooks or {})
         message = (
             f"no connection of pool {statistics.name!r} within {round(timeout, 3) or timeout:g} s "
-            f"({_state(statistics, hooks)})"
+            f"({_state(statistics, running_hooks)})"
         )
         if last_connect_error is not None:
             message += f"; last connect error: {describe_with_cause(last_connect_error)}"
@@ -121,8 +120,8 @@ class AcquireTimeout(PoolError, TimeoutError):
             message += (
                 f"; the waiting task itself holds {held} of those in use: give them back first"
             )
-        elif hooks:
-            message += f"; {' and '.join(hooks)} had not returned by then"
+        elif running_hooks:
+            message += f"; {' and '.join(running_hooks)} had not returned by then"
         elif last_connect_error is None and statistics.in_use >= statistics.max_size:
             message += "; give connections back sooner or raise max_size"
         super().__init__(message)
@@ -130,7 +129,7 @@ class AcquireTimeout(PoolError, TimeoutError):
         self.statistics = statistics
         self.last_connect_error = last_connect_error
         self.held = held
-        self.running_hooks = hooks
+        self.running_hooks = {**running_hooks} if running_hooks else {}
 
     def __reduce__(self) -> _Recipe:
         make, arguments, attributes = super().__reduce__()

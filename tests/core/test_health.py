@@ -65,6 +65,23 @@ def test_a_trial_that_goes_on_is_not_made_up_for() -> None:
     health.lose(trial)
     assert health.lost_trials(300.0) == []
     assert health.lost_trials(301.0) == [replica]
+    # What was planned for the first loss says nothing about the next one.
+    again: PoolEntry[Any] = PoolEntry(0)
+    health.begin(again, replica, own=True)
+    health.lose(again)
+    assert health.lost_trials(400.0) == []
+
+
+def test_the_newest_error_is_known_also_where_it_does_not_count() -> None:
+    """It may be another one than that for which the replica rests."""
+    health, [replica] = make("a")
+    entries: list[PoolEntry[Any]] = [PoolEntry(0), PoolEntry(0)]
+    for entry in entries:
+        health.begin(entry, replica)
+    errors = OSError("first"), OSError("second")
+    for entry, error in zip(entries, errors, strict=True):
+        health.fail(entry, error, 0.0)
+    assert (replica.failures, replica.last_error) == (1, errors[1])
 
 
 def test_what_one_that_leaves_would_have_got_stays_where_it_is() -> None:

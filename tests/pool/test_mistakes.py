@@ -418,14 +418,26 @@ async def test_use_after_release_says_so() -> None:
 
 
 async def test_a_timeout_tells_how_far_the_reply_had_come() -> None:
-    """With bytes, but not all of them, somebody waits for the wrong end."""
-    async with ConnectionPool(MemoryNetwork(answer=lambda data: b"ab"), name="mem") as pool:
+    """With bytes, but not all of them, somebody waits for the wrong end: a line's is named."""
+    network = MemoryNetwork(answer=lambda data: b"ab")
+    lack = r"and no newline b'\r\n' is among the {} bytes that are buffered"
+    async with ConnectionPool(network, name="mem", newline=b"\r\n") as pool:
         with pytest.raises(TimeoutError) as caught:
             await pool.send_receive_line(b"x", timeout=2)
-    assert str(caught.value) == (
-        "no reply from pool 'mem' within 2 s: sent 2 bytes, received 2, which is not the whole "
-        "reply"
-    )
+        line = f"sent 3 bytes, received 2, {lack.format(2)}"
+        assert str(caught.value) == f"no reply from pool 'mem' within 2 s: {line}"
+        with pytest.raises(TimeoutError) as caught:
+            await pool.send_receive(b"x", 3, timeout=2)
+        rest = "sent 1 bytes, received 2, which is not the whole reply"
+        assert str(caught.value) == f"no reply from pool 'mem' within 2 s: {rest}"
+    # What was left by the exchange before is part of it.
+    stream = FramedStream(await network.connect(), newline=b"\r\n")
+    for count in (2, 4):
+        with pytest.raises(TimeoutError) as caught:
+            await stream.send_receive_line(b"x", timeout=2)
+        line = f"sent 3 bytes, received 2, {lack.format(count)}"
+        assert str(caught.value) == f"no reply within 2 s: {line}"
+    await stream.aclose()
 
 
 @pytest.mark.parametrize("pipeline", [1, 4])
@@ -477,7 +489,11 @@ async def test_on_a_shared_connection_it_does_so_too(exchange: str) -> None:
             network.peers[0].push(b"\nc\n")
     sent = "no reply from pool 'mem' within 2 s: sent 2 bytes, received "
     # They run out of time in one moment.
-    assert sorted(texts) == [f"{sent}0", f"{sent}2, which is not the whole reply"]
+    lack = {
+        "line": "and no newline b'\\n' is among the 2 bytes that are buffered",
+        "read": "which is not the whole reply",
+    }
+    assert sorted(texts) == [f"{sent}0", f"{sent}2, {lack[exchange]}"]
 
 
 @pytest.mark.parametrize("role", ["on_connect", "check", "on_release", "on_unread", "on_close"])

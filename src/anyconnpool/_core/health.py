@@ -85,10 +85,9 @@ class Replica:
         #: its connections, from the decision to open one until it is to be closed
         self.size = 0
         self.in_use = 0
-        #: how many attempts to connect are under way
-        self.attempts = 0
-        #: how many of them began since its last rest did: the others say nothing new
-        self.fresh_attempts = 0
+        #: how many attempts to connect are under way, and how many of them began since its last
+        #: rest did: the others say nothing new
+        self.attempts = self.fresh_attempts = 0
         #: failures in a row
         self.failures = 0
         self.last_error: Exception | None = None

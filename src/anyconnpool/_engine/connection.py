@@ -580,4 +580,6 @@ async def run_hook(
         raise
     finally:
         running[role] -= 1
+        if not running[role]:
+            del running[role]
         await connection.aclose()

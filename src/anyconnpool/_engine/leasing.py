@@ -195,7 +195,7 @@ class Leasing:
             return await self._exchange_on(connection, exchange, Deadline(timeout), attempt)
         limit = None
         if timeout != math.inf:
-            limit = self._time_limits.begin(stream, timeout, len(exchange.request))
+            limit = self._time_limits.begin(stream, timeout, exchange)
         try:
             await stream.send_at_once(exchange.request)
             chunk = await stream.receive()
@@ -291,8 +291,9 @@ class Leasing:
 
         def describe() -> str:
             subject = f"no reply from pool {self.settings.name!r}"
-            received = connection.bytes_received
-            return describe_timeout(subject, deadline.seconds, len(exchange.request), received)
+            sent, received = len(exchange.request), connection.bytes_received
+            lack = exchange.describe_lack(received)
+            return describe_timeout(subject, deadline.seconds, sent, received, lack)
 
         try:
             # Given back within the limit: what was cut short by it is never harmless.
@@ -515,8 +516,7 @@ class Leasing:
         self._machine.totals.timed_out += 1
         statistics = self._machine.statistics(self.now)
         held = self._borrow_counts.of(waiter.task, statistics)
-        # Those that are zero are left out.
-        hooks = +self._connection_tasks.running_hooks
+        hooks = self._connection_tasks.running_hooks
         return AcquireTimeout(timeout, statistics, self._machine.supply.last_error, held, hooks)
 
     def error_of(self, waiter: Waiter[Transport]) -> Exception:

@@ -145,7 +145,7 @@ class Pipelines:
         if place.lane is None:
             seconds = min(seconds, place.patience)
         if seconds < math.inf:
-            place.limit = self._time_limits.begin(place, max(seconds, 0), len(place.request))
+            place.limit = self._time_limits.begin(place, max(seconds, 0), place.exchange)
 
     def time_is_up(self, place: SharedExchange) -> None:
         """Let an exchange go on no longer, unless only its time to wait for a place is over."""
@@ -166,7 +166,8 @@ class Pipelines:
                 sent = len(place.request)
                 received = self._tasks_of(place.lane).received_for(place)
             seconds = place.ends_at - place.began
-            error = TimeoutError(describe_timeout(subject, seconds, sent, received))
+            lack = place.exchange.describe_lack(received)
+            error = TimeoutError(describe_timeout(subject, seconds, sent, received, lack))
         else:
             error = self.leasing.note_timeout(place, place.patience)
             notify(self.settings.observers, AcquireTimedOut(self.settings.name, now - place.began))

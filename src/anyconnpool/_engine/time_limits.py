@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from anyconnpool._engine.alarms import Alarms
 from anyconnpool._engine.connection import PooledConnection
+from anyconnpool._streams.exchanges import Exchange
 from anyconnpool._util.deadline import describe_timeout
 
 # Fewer limits that are over already than this are not worth being cleared away.
@@ -32,16 +33,16 @@ class TimeLimit:
 
     :param stream: what to interrupt when it is over
     :param seconds: how long the exchange may take
-    :param sent: how many bytes the exchange sends
+    :param exchange: the exchange
     """
 
-    __slots__ = ("connection", "seconds", "sent", "stream")
+    __slots__ = ("connection", "exchange", "seconds", "stream")
 
-    def __init__(self, stream: Interruptible, seconds: float, sent: int) -> None:
+    def __init__(self, stream: Interruptible, seconds: float, exchange: Exchange[Any]) -> None:
         #: ``None`` when the exchange has ended
         self.stream: Interruptible | None = stream
         self.seconds = seconds
-        self.sent = sent
+        self.exchange: Exchange[Any] | None = exchange
         #: what receives the reply, if that didn't come in one piece
         self.connection: PooledConnection[Any] | None = None
 
@@ -62,16 +63,16 @@ class TimeLimits:
         self._ended = 0
         self._alarm = alarms.new(self._interrupt_late_ones)
 
-    def begin(self, stream: Interruptible, seconds: float, sent: int) -> TimeLimit:
+    def begin(self, stream: Interruptible, seconds: float, exchange: Exchange[Any]) -> TimeLimit:
         """Limit an exchange that begins now; whoever begins it has to :meth:`end` it.
 
         :param stream: what the exchange uses
         :param seconds: how long it may take
-        :param sent: how many bytes it sends
+        :param exchange: the exchange
         """
         if self._ended > _FEW and self._ended * 2 > len(self._heap):
             self._clear_away()
-        limit = TimeLimit(stream, seconds, sent)
+        limit = TimeLimit(stream, seconds, exchange)
         end = self._now() + seconds
         heappush(self._heap, (end, next(self._numbers), limit))
         if end < self._alarm.rings_at:
@@ -81,7 +82,7 @@ class TimeLimits:
     def end(self, limit: TimeLimit) -> None:
         """Forget the limit of an exchange that has ended."""
         if limit.stream is not None:
-            limit.stream = limit.connection = None
+            limit.stream = limit.connection = limit.exchange = None
             self._ended += 1
 
     def stop(self) -> None:
@@ -103,10 +104,12 @@ class TimeLimits:
             else:
                 stream, limit.stream = limit.stream, None
                 stream.interrupt(TimeoutError(self._describe(limit)))
-                limit.connection = None
+                limit.connection = limit.exchange = None
         self._alarm.set(heap[0][0] if heap else math.inf)
 
     def _describe(self, limit: TimeLimit) -> str:
         received = limit.connection.bytes_received if limit.connection else 0
-        subject = f"no reply from pool {self._pool!r}"
-        return describe_timeout(subject, limit.seconds, limit.sent, received)
+        subject, exchange = f"no reply from pool {self._pool!r}", limit.exchange
+        assert exchange is not None
+        lack = exchange.describe_lack(received)
+        return describe_timeout(subject, limit.seconds, len(exchange.request), received, lack)

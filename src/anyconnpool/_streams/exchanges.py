@@ -17,7 +17,7 @@ from anyconnpool._formats import (
     encode_frame,
     frame_line,
 )
-from anyconnpool._util.checks import as_bytes, check_size
+from anyconnpool._util.checks import as_bytes, check_size, quoted
 
 T = TypeVar("T")
 DataT = TypeVar("DataT")
@@ -78,6 +78,13 @@ class Exchange(Generic[T]):
     def take(self, data: bytes, start: int) -> tuple[T, int] | None:
         """Return the reply and where it ends, if all of it is in a buffer from an index on."""
         raise NotImplementedError
+
+    def describe_lack(self, buffered: int) -> str:
+        """Say what is missing in a reply that has come in part, if that is known.
+
+        :param buffered: how many bytes of it have come
+        """
+        return ""
 
 
 class BurstExchange(Exchange[bytes]):
@@ -156,6 +163,10 @@ class LineExchange(Exchange[bytes]):
         size = len(self._newline)
         end = data.find(self._newline, start, start + self._limit + size)
         return (data[start:end], end + size) if end >= 0 else None
+
+    def describe_lack(self, buffered: int) -> str:
+        newline = quoted(self._newline)
+        return f"and no newline {newline} is among the {buffered} bytes that are buffered"
 
 
 class PackageExchange(Exchange[bytes]):

@@ -441,8 +441,9 @@ class FramedStream(ReadAheadStream):
         before = self._bytes_received
 
         def describe() -> str:
-            received = self._bytes_received - before
-            return describe_timeout("no reply", timeout or 0, len(exchange.request), received)
+            received, sent = self._bytes_received - before, len(exchange.request)
+            lack = exchange.describe_lack(len(self._data) - self._position)
+            return describe_timeout("no reply", timeout or 0, sent, received, lack)
 
         with time_limit(timeout, describe):
             await self.send(exchange.request)

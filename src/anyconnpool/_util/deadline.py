@@ -15,15 +15,16 @@ from anyconnpool._util.interrupts import defer_interrupts
 _NO_LIMIT: AbstractContextManager[object] = nullcontext()
 
 
-def describe_timeout(subject: str, seconds: float, sent: int, received: int) -> str:
+def describe_timeout(subject: str, seconds: float, sent: int, received: int, lack: str = "") -> str:
     """Say what is known of an exchange that took too long.
 
     :param subject: what did not come in time, as in "no reply"
     :param seconds: the time limit
     :param sent: how many bytes were to be sent
     :param received: how many bytes were received
+    :param lack: what is missing, if bytes were received, and more is known than that
     """
-    whole = ", which is not the whole reply" if received else ""
+    whole = f", {lack or 'which is not the whole reply'}" if received else ""
     return (
         f"{subject} within {round(seconds, 3) or seconds:g} s: sent {sent} bytes, "
         f"received {received}{whole}"
