@@ -452,7 +452,7 @@ class _Alone:
                     health.lose(entry)
                     raise
                 else:
-                    health.succeed(entry, current_time())
+                    health.succeed(entry)
                     health.answer(entry, current_time())
                     replica.lose(entry)
                     return cast("ByteStream", stream)

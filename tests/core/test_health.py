@@ -13,7 +13,7 @@ def connect(health: Health, replica: Replica, count: int = 1, *, own: bool = Fal
     for _ in range(count):
         entry: PoolEntry[Any] = PoolEntry(0)
         health.begin(entry, replica, own=own)
-        health.succeed(entry, 0.0)
+        health.succeed(entry)
         health.answer(entry, 0.0)
 
 
@@ -59,7 +59,7 @@ def test_a_trial_that_goes_on_is_not_made_up_for() -> None:
     fail(health, replica)
     trial: PoolEntry[Any] = PoolEntry(0)
     health.begin(trial, replica, own=True)
-    health.succeed(trial, 1.0)
+    health.succeed(trial)
     for now in (1.0, 100.0, 200.0):
         assert health.lost_trials(now) == []
     health.lose(trial)
@@ -102,6 +102,18 @@ def test_the_order_of_those_that_stay_may_change() -> None:
     assert first.rank < second.rank
     health.update([second, first], 0.0)
     assert second.rank < first.rank
+
+
+def test_an_old_attempt_that_fails_late_undoes_nothing() -> None:
+    """Who came after it and has seen a newer one fail has still had that replica tried."""
+    health, [replica] = make("a")
+    entries: list[PoolEntry[Any]] = [PoolEntry(0), PoolEntry(0)]
+    for number, entry in enumerate(entries):
+        entry.number = number
+        health.begin(entry, replica)
+    for entry in reversed(entries):
+        health.fail(entry, OSError("refused"), 0.0)
+    assert health.tried_since() == 1
 
 
 def test_without_a_pool_nobody_waits_for_the_attempts_of_others() -> None:

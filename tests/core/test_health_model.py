@@ -118,13 +118,13 @@ class HealthMachine(RuleBasedStateMachine):
         entry = self.pick(number, is_open=False)
         if entry is None:
             return
-        self.health.succeed(entry, self.now)
+        self.health.succeed(entry)
         entry.state = State.IDLE
         conn = self.entries[entry]
         conn.is_open = True
         replica = self.model.replicas.get(conn.server)
         if replica is not None and replica.resting and conn.rests == replica.rests:
-            replica.resting, replica.rests_until = False, self.now
+            replica.resting = False
 
     @rule(number=PICK, goes_on=st.booleans())
     def fail(self, number: int, goes_on: bool) -> None:
@@ -230,7 +230,7 @@ def test_what_was_begun_before_a_rest_never_counts() -> None:
         health.begin(entry, replica)
     health.fail(first, ERROR, 0.0)
     health.begin(own, replica, own=True)
-    health.succeed(own, 2.0)
+    health.succeed(own)
     assert (replica.failures, replica.resting) == (1, False)
     health.fail(second, ERROR, 3.0)
     assert (replica.failures, replica.resting) == (1, False)

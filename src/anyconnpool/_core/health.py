@@ -94,7 +94,7 @@ class Replica:
         #: the highest number, among waiters and attempts, of an attempt that has failed on it
         self.failed_number = -1
         self.resting = False
-        #: when its rest is over, or was so last
+        #: when its rest is over, if it rests
         self.rests_until = -math.inf
         #: since when it has not been well
         self.rests_since = 0.0
@@ -291,7 +291,7 @@ class Health:
         """Take note that nobody will know whether a connection could have been opened."""
         self._end(entry)
 
-    def succeed(self, entry: PoolEntry[Any], now: float) -> None:
+    def succeed(self, entry: PoolEntry[Any]) -> None:
         """Take note that a connection is open."""
         replica = entry.replica
         if replica is None:
@@ -299,15 +299,13 @@ class Health:
         replica.end_attempt(entry)
         if replica.resting and entry.epoch == replica.epoch:
             replica.resting = False
-            replica.rests_until = now
             self._rank()
 
     def answer(self, entry: PoolEntry[Any], now: float) -> None:
         """Take note that a reply has come on a connection."""
         replica = entry.replica
-        if replica is None or not replica.failures or replica.resting:
-            return
-        if entry.epoch != replica.epoch or replica.left:
+        # One of its present epoch is open: so it doesn't rest, and hasn't left.
+        if replica is None or not replica.failures or entry.epoch != replica.epoch:
             return
         replica.failures, replica.last_error, replica.trial = 0, None, None
         self.news.append((replica, None, now - replica.rests_since))
@@ -322,7 +320,7 @@ class Health:
         :return: whether the replica rests for it
         """
         replica = entry.replica
-        if replica is None or replica.resting or entry.epoch != replica.epoch:
+        if replica is None or entry.epoch != replica.epoch:
             return False
         self._rest(replica, error, now)
         if silent:

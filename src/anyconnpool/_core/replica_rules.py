@@ -239,7 +239,7 @@ class ReplicaRules(Generic[TransportT]):
 
     def succeed(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take note that a connection is open, and perhaps that a reply to a check has come."""
-        self.health.succeed(entry, now)
+        self.health.succeed(entry)
         if entry.proved:
             self.health.answer(entry, now)
 
