@@ -50,6 +50,7 @@ def make(*names: str, in_order: bool = False) -> tuple[Health, list[Replica]]:
     health = Health(lambda failures: 1.0, 1.0, in_order=in_order)
     replicas = [Replica(name, None, name, name) for name in names]
     health.update(replicas, 0.0)
+    assert not health.share(0.0)
     return health, replicas
 
 
@@ -65,6 +66,7 @@ def test_a_trial_that_goes_on_is_not_made_up_for() -> None:
     health.lose(trial)
     assert health.lost_trials(300.0) == []
     assert health.lost_trials(301.0) == [replica]
+    assert health.next_change(301.0) == 302.0, "as long as there is no room for it"
     # What was planned for the first loss says nothing about the next one.
     again: PoolEntry[Any] = PoolEntry(0)
     health.begin(again, replica, own=True)
@@ -82,6 +84,17 @@ def test_the_newest_error_is_known_also_where_it_does_not_count() -> None:
     for entry, error in zip(entries, errors, strict=True):
         health.fail(entry, error, 0.0)
     assert (replica.failures, replica.last_error) == (1, errors[1])
+
+
+def test_shares_are_given_in_steps_however_short_the_rests_are() -> None:
+    """Otherwise a pool would do nothing else."""
+    health = Health(lambda failures: 0.001, 0.001, in_order=True)
+    replicas = [Replica(name, None, name, name) for name in ("primary", "stand-by")]
+    health.update(replicas, 0.0)
+    connect(health, replicas[1], 4)
+    health.update(replicas, 1.0)
+    assert health.share(1.0) == [replicas[1]] * 2
+    assert health.next_change(1.0) >= 1.1
 
 
 def test_what_one_that_leaves_would_have_got_stays_where_it_is() -> None:
@@ -114,6 +127,10 @@ def test_an_old_attempt_that_fails_late_undoes_nothing() -> None:
     for entry in reversed(entries):
         health.fail(entry, OSError("refused"), 0.0)
     assert health.tried_since() == 1
+    trial: PoolEntry[Any] = PoolEntry(0)
+    health.begin(trial, replica, own=True)
+    health.succeed(trial)
+    assert health.tried_since() < 0, "it may serve whoever waits"
 
 
 def test_without_a_pool_nobody_waits_for_the_attempts_of_others() -> None:

@@ -7,10 +7,11 @@ import math
 import pytest
 
 from anyconnpool import PoolStatistics
-from anyconnpool._core.pipeline import BATCH_BYTES, LEAVING, OPEN, WORN, Lane, Place
+from anyconnpool._core.health import Replica
+from anyconnpool._core.pipeline import BATCH_BYTES, LEAVING, OPEN, WORN, Lane, Pipeline, Place
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.sharing import Sharing
-from anyconnpool._core.states import Action, State, Waiter
+from anyconnpool._core.states import Action, PoolEntry, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._util.liveness import Liveness
@@ -93,6 +94,31 @@ def test_a_request_goes_where_the_fewest_are() -> None:
         pool.answer(quiet)
     assert pool.ask().lane is quiet
     assert [place.lane for place in places].count(busy) == 2
+
+
+def test_a_repeat_goes_where_the_fewest_are_elsewhere() -> None:
+    """Only where one that is new might go: not to one that is full, too old, or closed to them."""
+    failed, other = (Replica(name, None, name, name) for name in ("failed", "other"))
+    pipeline: Pipeline[int] = Pipeline(make_settings(pipeline=3))
+
+    def share(replica: Replica, load: int, expires_at: float = math.inf) -> Lane[int]:
+        entry: PoolEntry[int] = PoolEntry(0)
+        entry.replica, entry.expires_at = replica, expires_at
+        lane = pipeline.begin(entry, Place(lambda: None, b"x"))
+        for _ in range(load - 1):
+            pipeline.add(lane, Place(lambda: None, b"x"))
+        return lane
+
+    def found(now: float) -> Lane[int] | None:
+        return pipeline.find_elsewhere([failed], now)
+
+    share(failed, 1)
+    second, first = share(other, 2), share(other, 1, expires_at=5.0)
+    assert (found(0.0), found(5.0)) == (first, second)
+    pipeline.add(second, Place(lambda: None, b"x"))
+    assert found(5.0) is None
+    pipeline.leave(first)
+    assert found(0.0) is None
 
 
 def test_when_all_are_full_requests_wait_in_order() -> None:

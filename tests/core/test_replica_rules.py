@@ -38,6 +38,14 @@ class ReplicaPool(Pool):
         return entry
 
 
+def test_while_none_is_known_nothing_has_failed() -> None:
+    """The function that finds them may just take its time."""
+    pool = ReplicaPool("")
+    pool.join()
+    pool.ordered(Action.OPEN)
+    assert pool.machine.statistics(lambda: 5.0).failing_for is None
+
+
 def fail_first_attempt(pool: ReplicaPool) -> list[PoolEntry[int]]:
     """Have three wait, for whom two attempts are made to the first; let one of them fail.
 
