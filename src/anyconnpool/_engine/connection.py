@@ -82,7 +82,8 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
     The pool makes it; it has all that a :class:`FramedStream` has. After it was given back,
     discarded or detached, every call raises :exc:`~anyio.ClosedResourceError`; the facts about it
     (addresses, age, session) can still be read. Sending, and waiting for bytes, in another event
-    loop or thread than the pool's is a :exc:`PoolError`, which changes nothing.
+    loop or thread than the pool's is a :exc:`PoolError`, which changes nothing; so is every 256th
+    read of bytes that are buffered.
 
     It goes back into the pool only if it is known to be clean: no operation on it failed, was
     cancelled or is under way, the body of the ``async with`` raised nothing except what the pool's
