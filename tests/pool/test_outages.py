@@ -388,7 +388,7 @@ async def test_begin_and_end_are_logged_and_observers_notified(
     assert events == [FailFastBegan("echo", 2, error), FailFastEnded("echo", 2)]
     lines = [record.getMessage() for record in caplog.records]
     began = "pool echo: connecting has failed for 2.0 s: callers are refused from now on"
-    ended = "pool echo: callers were refused for 2.0 s, no more"
+    ended = "pool echo: callers wait again, after they were refused for 2.0 s"
     assert [line for line in lines if "refused from" in line or "were refused" in line] == [
         began,
         ended,

@@ -525,7 +525,9 @@ class _HookConnection(PooledConnection[Any]):
                 f"whole"
             )
         if owner.role in ("on_release", "on_unread") and self._has_left_bytes(owner.role):
-            raise ConnectionFailed(f"{owner.role} left bytes unread that were waiting")
+            raise ConnectionFailed(
+                f"{owner.role} left bytes unread that were waiting; it must read all that has come"
+            )
         if self._has_sent or self._bytes_received:
             self._entry.spoken = True
         self._entry.transport.early = self.buffer

@@ -111,7 +111,9 @@ class Connector:
             # Cancelled here, nothing is open yet.
             await self._wait_for_replicas()
             if not replicas.go_on(entry, None, self._now()):
-                raise ConnectionFailed(f"all replicas of {self._settings.name} are being tried")
+                raise ConnectionFailed(
+                    f"each replica of {self._settings.name} is being tried already: try again later"
+                )
         while True:
             try:
                 return await self._try(entry, _target_of(entry))
@@ -188,7 +190,10 @@ class Connector:
                     role="check",
                 )
         except TimeoutError as error:
-            raise ConnectionFailed(f"the check of {entry.replica.name} took too long") from error
+            raise ConnectionFailed(
+                f"the check of {entry.replica.name} took longer than check_timeout, "
+                f"{settings.check_timeout:g} s"
+            ) from error
         self._refuse_unasked(entry)
         entry.proved = True
 

@@ -129,7 +129,9 @@ class ConnectionTasks:
             notify(self._settings.observers, FailFastBegan(name, failing_for, error))
         else:
             duration = now - self._fails_fast_since
-            _logger.info("pool %s: callers were refused for %.1f s, no more", name, duration)
+            _logger.info(
+                "pool %s: callers wait again, after they were refused for %.1f s", name, duration
+            )
             notify(self._settings.observers, FailFastEnded(name, duration))
 
     def _tick(self) -> None:
