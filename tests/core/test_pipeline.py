@@ -244,6 +244,44 @@ def test_a_borrower_for_whom_a_connection_is_on_its_way_needs_no_other() -> None
     assert pool.open() is borrower.entry
 
 
+def test_a_borrower_for_whom_a_slot_will_be_free_needs_no_other() -> None:
+    """What is being closed makes room for a connection of his own."""
+    pool = SharedPool(max_size=2, pipeline=2)
+    pool.ask()
+    lane = pool.open_shared()
+    pool.machine.release(pool.borrow(), 0.0, CloseReason.UNCLEAN)
+    borrower = pool.join()
+    assert lane.openness is OPEN
+    pool.close()
+    entry = pool.open()
+    assert borrower.entry is entry
+
+
+def test_a_request_that_leaves_the_line_lets_a_borrower_behind_it_have_his_turn() -> None:
+    """While it finds no place, the line stands."""
+    pool = SharedPool(max_size=1, pipeline=2)
+    for _ in range(2):
+        pool.ask()
+    lane = pool.open_shared()
+    waiting = pool.ask()
+    pool.join()
+    assert lane.openness is OPEN
+    assert pool.sharing.give_up(waiting, 0.0) is None
+    assert lane.openness is LEAVING
+
+
+def test_when_a_borrower_gives_up_requests_behind_him_get_places_at_once() -> None:
+    """On the connection that was to be his."""
+    pool = SharedPool(max_size=1, pipeline=4)
+    pool.ask()
+    lane = pool.open_shared()
+    borrower = pool.join()
+    waiting = pool.ask()
+    assert (waiting.lane, lane.openness) == (None, LEAVING)
+    pool.machine.abandon(borrower, 0.0)
+    assert (waiting.lane, lane.openness) == (lane, OPEN)
+
+
 def test_what_was_not_sent_is_taken_out_and_what_was_keeps_its_place() -> None:
     """Giving up a request that was sent leaves it in flight until its reply was read."""
     pool = SharedPool(max_size=1, pipeline=3)
@@ -528,6 +566,36 @@ def test_a_shared_connection_of_a_manager_goes_on_when_nobody_needs_its_room() -
     other.machine.abandon(waiter, 0)
     assert first.lane.openness is OPEN
     assert busy.ask().lane is first.lane
+
+
+def test_what_a_manager_closes_already_makes_room_for_a_borrower() -> None:
+    """No shared connection has to leave for him besides."""
+    limit: SharedLimit[int] = SharedLimit(2)
+    settings = make_settings(max_size=4, pipeline=2)
+    one, two = Member(limit, settings), Member(limit, settings)
+    first = one.ask()
+    one.carry_out()
+    former = two.borrow()
+    two.carry_out()
+    assert former.entry is not None
+    two.machine.release(former.entry, 0, CloseReason.UNCLEAN)
+    two.borrow()
+    assert first.lane is not None
+    assert (limit.closing, limit.yielding, first.lane.openness) == (1, 0, OPEN)
+
+
+def test_requests_that_wait_for_a_place_have_no_connection_of_a_manager_leave() -> None:
+    """They get places when replies come: to wait for a connection of their own takes longer."""
+    limit: SharedLimit[int] = SharedLimit(1)
+    one = Member(limit, make_settings(max_size=4, pipeline=2))
+    first = one.ask()
+    one.carry_out()
+    one.ask()
+    third = one.ask()
+    assert first.lane is not None
+    assert (third.lane, first.lane.openness, limit.yielding) == (None, OPEN, 0)
+    one.answer(first.lane)
+    assert third.lane is not None
 
 
 def test_a_borrower_of_a_manager_prefers_its_own_remotes_connection() -> None:

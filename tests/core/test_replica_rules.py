@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anyconnpool._core.health import Health, Replica
+from anyconnpool._core.pipeline import WORN, Place
 from anyconnpool._core.states import Action, PoolEntry
 from anyconnpool._settings import PoolOptions
 
@@ -36,6 +37,23 @@ class ReplicaPool(Pool):
         entry = self.ordered(Action.OPEN)
         assert entry.replica is self.all[name]
         return entry
+
+
+def test_a_replica_that_owes_one_has_one_of_its_shared_connections_finish() -> None:
+    """The others go on taking requests."""
+    pool = ReplicaPool("a", max_size=3, pipeline=2)
+    sharing = pool.machine.sharing
+    assert sharing is not None
+    for _ in range(3):
+        place: Place[int] = Place(lambda: None, b"?")
+        assert sharing.place(place, 0.0) is None
+        assert pool.machine.join(place, 0.0)
+        pool.open()
+        pool.machine.actions.clear()
+    pool.all["a"].owes = 1
+    for _ in range(2):
+        pool.machine.tick(0.0)
+        assert [lane.openness for lane in sharing.pipeline.lanes].count(WORN) == 1
 
 
 def test_while_none_is_known_nothing_has_failed() -> None:

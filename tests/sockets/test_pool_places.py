@@ -151,10 +151,19 @@ def run_without_loop(
         coroutine.close()
 
 
-USES = [send, receive, read_what_is_buffered, end_sending, give_back, leave_block, discard, detach]
+CONNECTION_USES = [
+    send,
+    receive,
+    read_what_is_buffered,
+    end_sending,
+    give_back,
+    leave_block,
+    discard,
+    detach,
+]
 
 
-@table("use", USES)
+@table("use", CONNECTION_USES)
 @pytest.mark.parametrize("elsewhere", ["asyncio", "trio", ""])
 @table("foreign_code", [False, True])
 async def test_a_connection_is_used_and_given_up_in_its_own_event_loop_only(
