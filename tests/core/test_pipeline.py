@@ -7,7 +7,7 @@ import math
 import pytest
 
 from anyconnpool import PoolStatistics
-from anyconnpool._core.health import Replica
+from anyconnpool._core.health import Health, Replica
 from anyconnpool._core.pipeline import BATCH_BYTES, LEAVING, OPEN, WORN, Lane, Pipeline, Place
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.sharing import Sharing
@@ -402,6 +402,20 @@ def test_a_lowered_maximum_has_the_surplus_leave() -> None:
     assert quiet.entry.close_reason is CloseReason.SURPLUS
 
 
+def test_a_surplus_connection_that_is_worn_leaves_by_itself() -> None:
+    """Nothing else has to, for the same surplus."""
+    pool = SharedPool(max_size=2, pipeline=4)
+    pool.ask()
+    first = pool.open_shared()
+    pool.ask()
+    second = pool.open_shared()
+    pool.sharing.pipeline.wear_out(first)
+    pool.machine.resize(1, 0.0)
+    assert second.openness is OPEN
+    pool.machine.resize(2, 0.0)
+    assert second.openness is OPEN
+
+
 def test_a_connection_that_is_silent_has_stalled() -> None:
     """If replies are owed and no byte has come for stall_timeout; a byte starts it anew."""
     pool = SharedPool(max_size=1, pipeline=4, stall_timeout=5.0)
@@ -566,6 +580,58 @@ def test_a_shared_connection_of_a_manager_goes_on_when_nobody_needs_its_room() -
     other.machine.abandon(waiter, 0)
     assert first.lane.openness is OPEN
     assert busy.ask().lane is first.lane
+
+
+def test_in_a_managers_pool_that_is_full_itself_a_stream_makes_way() -> None:
+    """The manager sees to it that there is room only for as many as the pool may have."""
+    limit: SharedLimit[int] = SharedLimit(8)
+    one = Member(limit, make_settings(max_size=2, pipeline=4))
+    first = one.ask()
+    one.carry_out()
+    assert first.lane is not None
+    waiters = [one.borrow()]
+    assert first.lane.openness is OPEN, "there is room for one more"
+    waiters += [one.borrow()]
+    assert first.lane.openness is LEAVING
+    one.carry_out()
+    one.answer(first.lane)
+    assert None not in [waiter.entry for waiter in waiters]
+
+
+def test_what_gives_way_in_another_pool_makes_room_for_a_borrower() -> None:
+    """So his own pool's shared connection goes on."""
+    limit: SharedLimit[int] = SharedLimit(2)
+    settings = make_settings(max_size=4, pipeline=2)
+    one, two = Member(limit, settings), Member(limit, settings)
+    first = one.ask()
+    one.carry_out()
+    former = two.borrow()
+    two.carry_out()
+    assert former.entry is not None
+    two.machine.release(former.entry, 0, None)
+    one.borrow()
+    assert first.lane is not None
+    assert (limit.closing, first.lane.openness) == (1, OPEN)
+
+
+def test_where_no_replica_can_be_tried_a_stream_of_a_manager_makes_way() -> None:
+    """Room alone opens no connection for a borrower while an attempt may hang."""
+    limit: SharedLimit[int] = SharedLimit(8)
+    one = Member(limit, make_settings(max_size=4, pipeline=4))
+    replica = Replica("a", None, "a", "a")
+    health = Health(lambda failures: 1.0, 1.0)
+    health.update([replica], 0.0)
+    one.machine.use_replicas(health)
+    first = one.ask()
+    one.carry_out()
+    assert first.lane is not None
+    failing: PoolEntry[int] = PoolEntry(0)
+    health.begin(failing, replica)
+    health.fail(failing, OSError("refused"), 0.0)
+    one.borrow()
+    assert (replica.attempts, first.lane.openness) == (1, OPEN)
+    one.borrow()
+    assert (replica.attempts, first.lane.openness) == (1, LEAVING)
 
 
 def test_what_a_manager_closes_already_makes_room_for_a_borrower() -> None:
