@@ -56,6 +56,43 @@ def test_a_replica_that_owes_one_has_one_of_its_shared_connections_finish() -> N
         assert [lane.openness for lane in sharing.pipeline.lanes].count(WORN) == 1
 
 
+def rest(pool: ReplicaPool, name: str, *, now: float = 0.0) -> None:
+    """Send a replica to rest."""
+    entry: PoolEntry[int] = PoolEntry(0)
+    pool.health.begin(entry, pool.all[name])
+    pool.health.fail(entry, ERROR, now)
+
+
+def test_a_repeat_takes_what_is_idle_rather_than_try_one_that_rests() -> None:
+    """What has failed on it once may be good; what rests is known to be bad."""
+    pool = ReplicaPool(max_size=4)
+    pool.machine.release(pool.borrow(), 0.0, None)
+    with pool.rules.avoiding([pool.all["a"]]):
+        assert pool.rules.prefers_new()
+        rest(pool, "b")
+        rest(pool, "a", now=0.5)
+        assert not pool.rules.prefers_new()
+
+
+def test_who_waits_for_what_is_in_use_gets_no_error_of_the_pools_own_attempts() -> None:
+    """Although each replica has failed since he came, he gets what comes back."""
+    pool = ReplicaPool(max_size=2)
+    used, other = pool.borrow(), pool.borrow()
+    for name in "ab":
+        rest(pool, name)
+    waiter = pool.join(now=0.5)
+    pool.machine.tick(1.0)
+    assert pool.machine.detach(other, 1.0)
+    for name in "ab":
+        trial = pool.begun(name)
+        assert trial.own
+        assert not pool.rules.go_on(trial, ERROR, 1.0)
+        pool.machine.open_failed(trial, ERROR, 1.0, None)
+    assert waiter.error is None
+    pool.machine.release(used, 1.0, None)
+    assert waiter.entry is used
+
+
 def test_while_none_is_known_nothing_has_failed() -> None:
     """The function that finds them may just take its time."""
     pool = ReplicaPool("")
