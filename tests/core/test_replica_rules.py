@@ -63,6 +63,35 @@ def rest(pool: ReplicaPool, name: str, *, now: float = 0.0) -> None:
     pool.health.fail(entry, ERROR, now)
 
 
+def test_one_connection_gives_way_to_one_trial() -> None:
+    """The next one that comes back finds that there will be room already."""
+    pool = ReplicaPool(max_size=2)
+    rest(pool, "b")
+    used = [pool.borrow() for _ in range(2)]
+    pool.machine.tick(1.0)
+    for entry in used:
+        pool.machine.release(entry, 1.0, None)
+    facts = pool.machine.statistics()
+    assert (facts.closing, facts.idle) == (1, 1)
+    assert pool.close(now=1.0) is used[0]
+    assert pool.begun("b").own
+
+
+def test_one_shared_connection_finishes_for_one_trial() -> None:
+    """The others go on taking requests."""
+    pool = ReplicaPool("abc", max_size=2, pipeline=2)
+    rest(pool, "c")
+    sharing = pool.machine.sharing
+    assert sharing is not None
+    for _ in range(2):
+        assert pool.machine.join(Place(lambda: None, b"?"), 0.0)
+        pool.open()
+        pool.machine.actions.clear()
+    for now in (1.0, 1.1):
+        pool.machine.tick(now)
+        assert [lane.openness for lane in sharing.pipeline.lanes].count(WORN) == 1
+
+
 def test_a_repeat_takes_what_is_idle_rather_than_try_one_that_rests() -> None:
     """What has failed on it once may be good; what rests is known to be bad."""
     pool = ReplicaPool(max_size=4)
