@@ -5,7 +5,7 @@ Errors of others (connecting, TLS, the peer) pass through the pool unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from anyio import (
@@ -31,7 +31,7 @@ FULL_AND_AWAITED = (
 _Recipe = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
-def _state(statistics: PoolStatistics) -> str:
+def _state(statistics: PoolStatistics, running_hooks: Mapping[str, int] | None = None) -> str:
     hooks = f", of which {statistics.in_hook} in a hook" if statistics.in_hook else ""
     shared = f", {statistics.in_flight} exchanges in flight" if statistics.in_flight else ""
     return (
@@ -98,6 +98,7 @@ class AcquireTimeout(PoolError, TimeoutError):
     :ivar statistics: the pool's state when time ran out
     :ivar last_connect_error: the newest failure to connect since the last success, or ``None``
     :ivar held: how many connections of the pool the task that waited has borrowed itself
+    :ivar running_hooks: on how many of those connecting a hook was at work, by the hook's name
     """
 
     def __init__(
@@ -106,10 +107,11 @@ class AcquireTimeout(PoolError, TimeoutError):
         statistics: PoolStatistics,
         last_connect_error: BaseException | None,
         held: int = 0,
+        running_hooks: Mapping[str, int] | None = None,
     ) -> None:
         message = (
             f"no connection of pool {statistics.name!r} within {round(timeout, 3) or timeout:g} s "
-            f"({_state(statistics)})"
+            f"({_state(statistics, running_hooks)})"
         )
         if last_connect_error is not None:
             message += f"; last connect error: {describe_with_cause(last_connect_error)}"
@@ -117,6 +119,8 @@ class AcquireTimeout(PoolError, TimeoutError):
             message += (
                 f"; the waiting task itself holds {held} of those in use: give them back first"
             )
+        elif running_hooks:
+            message += f"; {' and '.join(running_hooks)} had not returned by then"
         elif last_connect_error is None and statistics.in_use >= statistics.max_size:
             message += "; give connections back sooner or raise max_size"
             message += " or pipeline" if statistics.in_flight else ""
@@ -125,6 +129,7 @@ class AcquireTimeout(PoolError, TimeoutError):
         self.statistics = statistics
         self.last_connect_error = last_connect_error
         self.held = held
+        self.running_hooks = {**running_hooks} if running_hooks else {}
 
     def __reduce__(self) -> _Recipe:
         make, arguments, attributes = super().__reduce__()

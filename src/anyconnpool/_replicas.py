@@ -211,7 +211,9 @@ class Replicas(RemoteGroup):
         :raises PoolError: in another event loop or thread than the pool's
         """
         if self._kind.discover is not None:
-            raise RuntimeError("set() has no use where an async function finds the remotes")
+            raise RuntimeError(
+                "set() has no use where an async function finds the remotes: have that find others"
+            )
         checked = check_remotes(remotes)
         if (bound := self._use.running()) is not None:
             bound.set(checked)
@@ -387,7 +389,7 @@ class BoundReplicas:
             if ends_program(error):
                 raise
             text = describe_error(error)
-        _logger.error("the pause of rest is of no use: %s", text)
+        _logger.error("rest gave no pause that can be used, the default's is taken: %s", text)
         return _REST.pause(failures)
 
     def _make_all(self, remotes: Iterable[Remote]) -> list[Replica]:
@@ -452,7 +454,7 @@ class _Alone:
                     health.lose(entry)
                     raise
                 else:
-                    health.succeed(entry, current_time())
+                    health.succeed(entry)
                     health.answer(entry, current_time())
                     replica.lose(entry)
                     return cast("ByteStream", stream)

@@ -48,6 +48,11 @@ class HealthModel:
     def attempts(self, name: str) -> list[ModelConnection]:
         return [each for each in self.of(name) if not each.is_open]
 
+    def fresh_attempts(self, name: str) -> list[ModelConnection]:
+        """Those that are as new as the last rest."""
+        rests = self.replicas[name].rests
+        return [each for each in self.attempts(name) if each.rests == rests]
+
     def has_trial(self, name: str) -> bool:
         return any(each.is_trial for each in self.of(name))
 

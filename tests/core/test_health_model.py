@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -60,6 +62,11 @@ class HealthMachine(RuleBasedStateMachine):
     def update(self, names: list[str]) -> None:
         self.set_to(names)
 
+    @rule()
+    def begin_round(self) -> None:
+        self.health.begin_round()
+        self.model.round.clear()
+
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 40.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -83,7 +90,7 @@ class HealthMachine(RuleBasedStateMachine):
             for name in self.model.names
             if self.model.replicas[name].resting
             and self.model.replicas[name].rests_until <= self.now
-            and not self.model.attempts(name)
+            and not self.model.fresh_attempts(name)
         ]
         for replica in due:
             self.begin(PoolEntry(0), replica, own=True)
@@ -111,13 +118,13 @@ class HealthMachine(RuleBasedStateMachine):
         entry = self.pick(number, is_open=False)
         if entry is None:
             return
-        self.health.succeed(entry, self.now)
+        self.health.succeed(entry)
         entry.state = State.IDLE
         conn = self.entries[entry]
         conn.is_open = True
         replica = self.model.replicas.get(conn.server)
         if replica is not None and replica.resting and conn.rests == replica.rests:
-            replica.resting, replica.rests_until = False, self.now
+            replica.resting = False
 
     @rule(number=PICK, goes_on=st.booleans())
     def fail(self, number: int, goes_on: bool) -> None:
@@ -223,7 +230,7 @@ def test_what_was_begun_before_a_rest_never_counts() -> None:
         health.begin(entry, replica)
     health.fail(first, ERROR, 0.0)
     health.begin(own, replica, own=True)
-    health.succeed(own, 2.0)
+    health.succeed(own)
     assert (replica.failures, replica.resting) == (1, False)
     health.fail(second, ERROR, 3.0)
     assert (replica.failures, replica.resting) == (1, False)
@@ -235,3 +242,40 @@ def test_it_decides_as_the_model_says() -> None:
     run_state_machine_as_test(
         HealthMachine, settings=settings(max_examples=150, stateful_step_count=60)
     )
+
+
+def go_a_long_way(seed: int) -> None:
+    """Have a hundred things happen, in proportions in which replicas fail and come back."""
+    draw = random.Random(seed)
+    machine = HealthMachine()
+    machine.start(draw.randint(1, 3), draw.random() < 0.3)
+
+    def number() -> int:
+        return draw.randrange(1000)
+
+    def names(most: int) -> list[str]:
+        return draw.sample(NAMES, draw.randint(0, most))
+
+    steps: list[tuple[int, Callable[[], object]]] = [
+        (20, lambda: machine.open_one(names(1))),
+        (12, machine.open_due),
+        (12, lambda: machine.succeed(number())),
+        (14, lambda: machine.fail(number(), draw.random() < 0.5)),
+        (3, lambda: machine.lose(number())),
+        (6, lambda: machine.close(number())),
+        (6, lambda: machine.answer(number())),
+        (5, lambda: machine.break_off(number(), draw.random() < 0.5)),
+        (8, lambda: machine.wait(draw.choice([0.1, 1.0, 5.0, 40.0]))),
+        (3, machine.begin_round),
+        (1, lambda: machine.update(names(3) or ["a"])),
+    ]
+    weights = [weight for weight, _ in steps]
+    for _ in range(100):
+        draw.choices(steps, weights)[0][1]()
+        machine.compare()
+
+
+def test_it_decides_as_the_model_says_on_long_ways() -> None:
+    """What hypothesis finds seldom: trials, rests of all, and what is begun in their middle."""
+    for seed in range(150):
+        go_a_long_way(seed)

@@ -10,7 +10,7 @@ from anyconnpool import PoolStatistics, Retry
 from anyconnpool._core.pipeline import BATCH_BYTES, LEAVING, OPEN, WORN, Lane, Place
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.sharing import Sharing
-from anyconnpool._core.states import Action, State, Waiter
+from anyconnpool._core.states import Action, PoolEntry, State, Waiter
 from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 from anyconnpool._util.liveness import Liveness
@@ -98,6 +98,31 @@ def test_a_request_goes_where_the_fewest_are() -> None:
         pool.answer(quiet)
     assert pool.ask().lane is quiet
     assert [place.lane for place in places].count(busy) == 2
+
+
+def test_a_repeat_goes_where_the_fewest_are_elsewhere() -> None:
+    """Only where one that is new might go: not to one that is full, too old, or closed to them."""
+    failed, other = (Replica(name, None, name, name) for name in ("failed", "other"))
+    pipeline: Pipeline[int] = Pipeline(make_settings(pipeline=3))
+
+    def share(replica: Replica, load: int, expires_at: float = math.inf) -> Lane[int]:
+        entry: PoolEntry[int] = PoolEntry(0)
+        entry.replica, entry.expires_at = replica, expires_at
+        lane = pipeline.begin(entry, Place(lambda: None, b"x"))
+        for _ in range(load - 1):
+            pipeline.add(lane, Place(lambda: None, b"x"))
+        return lane
+
+    def found(now: float) -> Lane[int] | None:
+        return pipeline.find_elsewhere([failed], now)
+
+    share(failed, 1)
+    second, first = share(other, 2), share(other, 1, expires_at=5.0)
+    assert (found(0.0), found(5.0)) == (first, second)
+    pipeline.add(second, Place(lambda: None, b"x"))
+    assert found(5.0) is None
+    pipeline.leave(first)
+    assert found(0.0) is None
 
 
 def test_when_all_are_full_requests_wait_in_order() -> None:
@@ -325,6 +350,44 @@ def test_a_borrower_for_whom_a_connection_is_on_its_way_needs_no_other() -> None
     assert pool.open() is borrower.entry
 
 
+def test_a_borrower_for_whom_a_slot_will_be_free_needs_no_other() -> None:
+    """What is being closed makes room for a connection of his own."""
+    pool = SharedPool(max_size=2, pipeline=2)
+    pool.ask()
+    lane = pool.open_shared()
+    pool.machine.release(pool.borrow(), 0.0, CloseReason.UNCLEAN)
+    borrower = pool.join()
+    assert lane.openness is OPEN
+    pool.close()
+    entry = pool.open()
+    assert borrower.entry is entry
+
+
+def test_a_request_that_leaves_the_line_lets_a_borrower_behind_it_have_his_turn() -> None:
+    """While it finds no place, the line stands."""
+    pool = SharedPool(max_size=1, pipeline=2)
+    for _ in range(2):
+        pool.ask()
+    lane = pool.open_shared()
+    waiting = pool.ask()
+    pool.join()
+    assert lane.openness is OPEN
+    assert pool.sharing.give_up(waiting, 0.0) is None
+    assert lane.openness is LEAVING
+
+
+def test_when_a_borrower_gives_up_requests_behind_him_get_places_at_once() -> None:
+    """On the connection that was to be his."""
+    pool = SharedPool(max_size=1, pipeline=4)
+    pool.ask()
+    lane = pool.open_shared()
+    borrower = pool.join()
+    waiting = pool.ask()
+    assert (waiting.lane, lane.openness) == (None, LEAVING)
+    pool.machine.abandon(borrower, 0.0)
+    assert (waiting.lane, lane.openness) == (lane, OPEN)
+
+
 def test_what_was_not_sent_is_taken_out_and_what_was_keeps_its_place() -> None:
     """Giving up a request that was sent leaves it in flight until its reply was read."""
     pool = SharedPool(max_size=1, pipeline=3)
@@ -461,6 +524,20 @@ def test_a_lowered_maximum_has_the_surplus_leave() -> None:
     pool.answer(quiet)
     assert quiet.entry.state is State.CLOSING
     assert quiet.entry.close_reason is CloseReason.SURPLUS
+
+
+def test_a_surplus_connection_that_is_worn_leaves_by_itself() -> None:
+    """Nothing else has to, for the same surplus."""
+    pool = SharedPool(max_size=2, pipeline=4)
+    pool.ask()
+    first = pool.open_shared()
+    pool.ask()
+    second = pool.open_shared()
+    pool.sharing.pipeline.wear_out(first)
+    pool.machine.resize(1, 0.0)
+    assert second.openness is OPEN
+    pool.machine.resize(2, 0.0)
+    assert second.openness is OPEN
 
 
 def test_a_connection_that_is_silent_has_stalled() -> None:
@@ -641,6 +718,88 @@ def test_a_shared_connection_of_a_manager_goes_on_when_nobody_needs_its_room() -
     other.machine.abandon(waiter, 0)
     assert first.lane.openness is OPEN
     assert busy.ask().lane is first.lane
+
+
+def test_in_a_managers_pool_that_is_full_itself_a_stream_makes_way() -> None:
+    """The manager sees to it that there is room only for as many as the pool may have."""
+    limit: SharedLimit[int] = SharedLimit(8)
+    one = Member(limit, make_settings(max_size=2, pipeline=4))
+    first = one.ask()
+    one.carry_out()
+    assert first.lane is not None
+    waiters = [one.borrow()]
+    assert first.lane.openness is OPEN, "there is room for one more"
+    waiters += [one.borrow()]
+    assert first.lane.openness is LEAVING
+    one.carry_out()
+    one.answer(first.lane)
+    assert None not in [waiter.entry for waiter in waiters]
+
+
+def test_what_gives_way_in_another_pool_makes_room_for_a_borrower() -> None:
+    """So his own pool's shared connection goes on."""
+    limit: SharedLimit[int] = SharedLimit(2)
+    settings = make_settings(max_size=4, pipeline=2)
+    one, two = Member(limit, settings), Member(limit, settings)
+    first = one.ask()
+    one.carry_out()
+    former = two.borrow()
+    two.carry_out()
+    assert former.entry is not None
+    two.machine.release(former.entry, 0, None)
+    one.borrow()
+    assert first.lane is not None
+    assert (limit.closing, first.lane.openness) == (1, OPEN)
+
+
+def test_where_no_replica_can_be_tried_a_stream_of_a_manager_makes_way() -> None:
+    """Room alone opens no connection for a borrower while an attempt may hang."""
+    limit: SharedLimit[int] = SharedLimit(8)
+    one = Member(limit, make_settings(max_size=4, pipeline=4))
+    replica = Replica("a", None, "a", "a")
+    health = Health(lambda failures: 1.0, 1.0)
+    health.update([replica], 0.0)
+    one.machine.use_replicas(health)
+    first = one.ask()
+    one.carry_out()
+    assert first.lane is not None
+    failing: PoolEntry[int] = PoolEntry(0)
+    health.begin(failing, replica)
+    health.fail(failing, OSError("refused"), 0.0)
+    one.borrow()
+    assert (replica.attempts, first.lane.openness) == (1, OPEN)
+    one.borrow()
+    assert (replica.attempts, first.lane.openness) == (1, LEAVING)
+
+
+def test_what_a_manager_closes_already_makes_room_for_a_borrower() -> None:
+    """No shared connection has to leave for him besides."""
+    limit: SharedLimit[int] = SharedLimit(2)
+    settings = make_settings(max_size=4, pipeline=2)
+    one, two = Member(limit, settings), Member(limit, settings)
+    first = one.ask()
+    one.carry_out()
+    former = two.borrow()
+    two.carry_out()
+    assert former.entry is not None
+    two.machine.release(former.entry, 0, CloseReason.UNCLEAN)
+    two.borrow()
+    assert first.lane is not None
+    assert (limit.closing, limit.yielding, first.lane.openness) == (1, 0, OPEN)
+
+
+def test_requests_that_wait_for_a_place_have_no_connection_of_a_manager_leave() -> None:
+    """They get places when replies come: to wait for a connection of their own takes longer."""
+    limit: SharedLimit[int] = SharedLimit(1)
+    one = Member(limit, make_settings(max_size=4, pipeline=2))
+    first = one.ask()
+    one.carry_out()
+    one.ask()
+    third = one.ask()
+    assert first.lane is not None
+    assert (third.lane, first.lane.openness, limit.yielding) == (None, OPEN, 0)
+    one.answer(first.lane)
+    assert third.lane is not None
 
 
 def test_a_borrower_of_a_manager_prefers_its_own_remotes_connection() -> None:

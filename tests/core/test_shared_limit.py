@@ -321,3 +321,15 @@ def test_what_a_pool_gives_up_makes_room_for_others() -> None:
     pools.release(1, other.entry)
     pools.finish()
     assert again.entry is not None
+
+
+def test_a_pool_that_gives_up_keeps_nothing_that_was_never_used() -> None:
+    """Else its manager could not drop it before that had been idle for long enough."""
+    pools = Pools(4, 2, min_idle=1)
+    (machine,) = pools.machines
+    machine.refill(0.0)
+    pools.finish()
+    assert machine.statistics().idle == 1
+    machine.give_up(0.0)
+    pools.finish()
+    assert machine.unused()

@@ -144,6 +144,26 @@ async def test_a_timeout_tells_the_state_and_what_to_do() -> None:
         tasks.cancel_scope.cancel()
 
 
+async def test_a_timeout_names_the_hooks_that_were_waited_for() -> None:
+    """A connection that is open and not ready looks like a server that doesn't answer."""
+    gate = anyio.Event()
+
+    async def wait(connection: PooledConnection) -> None:
+        await gate.wait()
+
+    async with ConnectionPool(MemoryNetwork(), max_size=1, on_connect=wait) as pool:
+        with pytest.raises(AcquireTimeout) as caught:
+            await pool.acquire(timeout=0.5)
+        assert "1 connecting, of which 1 in on_connect, 0 closing" in str(caught.value)
+        assert str(caught.value).endswith("); on_connect had not returned by then")
+        assert caught.value.running_hooks == {"on_connect": 1}
+        gate.set()
+        async with pool.acquire():
+            with pytest.raises(AcquireTimeout, match="0 connecting, 0 closing") as caught:
+                await pool.acquire(timeout=0.5)
+        assert caught.value.running_hooks == {}
+
+
 async def test_a_timeout_tells_the_last_connect_error() -> None:
     """Who runs out of time because nothing can be connected to gets to know it."""
     network = MemoryNetwork(failing(ConnectionRefusedError("nobody home")))

@@ -540,7 +540,7 @@ async def test_a_hanging_check_uses_up_the_time_of_the_acquire() -> None:
     async with ConnectionPool(network, check=wait, max_size=1) as pool:
         await fill(pool, 1)
         await anyio.sleep(40)
-        with pytest.raises(AcquireTimeout, match="1 connecting, of which 1 in a hook, 0 closing"):
+        with pytest.raises(AcquireTimeout, match="1 connecting, of which 1 in check, 0 closing"):
             await pool.acquire(timeout=2)
         assert anyio.current_time() == pytest.approx(42)
         with pytest.raises(AcquireTimeout):

@@ -268,12 +268,14 @@ async def test_the_first_success_ends_it_and_serves_whoever_comes_first() -> Non
     assert pool.statistics().failing_for is None
 
 
-@table("exchanges", [False, True])
-async def test_a_loop_that_does_nothing_but_ask_starves_nobody(exchanges: bool) -> None:
+@table("exchanges, pipeline", [(False, 1), (True, 1), (True, 2)])
+async def test_a_loop_that_does_nothing_but_ask_starves_nobody(
+    exchanges: bool, pipeline: int
+) -> None:
     """The attempt that ends it gets its turns, without any time passing."""
     outage = Outage()
-    own = Retry(0, interval=0)
-    async with ConnectionPool(outage.network, fail_fast_after=0, connect_retry=own) as pool:
+    settings: dict[str, Any] = {"fail_fast_after": 0, "connect_retry": Retry(0, interval=0)}
+    async with ConnectionPool(outage.network, pipeline=pipeline, **settings) as pool:
         with pytest.raises(anyio.ConnectionFailed):
             await pool.acquire()
         outage.up = True
@@ -388,7 +390,7 @@ async def test_begin_and_end_are_logged_and_observers_notified(
     assert events == [FailFastBegan("echo", 2, error), FailFastEnded("echo", 2)]
     lines = [record.getMessage() for record in caplog.records]
     began = "pool echo: connecting has failed for 2.0 s: callers are refused from now on"
-    ended = "pool echo: callers were refused for 2.0 s, no more"
+    ended = "pool echo: callers wait again, after they were refused for 2.0 s"
     assert [line for line in lines if "refused from" in line or "were refused" in line] == [
         began,
         ended,

@@ -956,6 +956,36 @@ async def test_the_request_is_copied_before_the_call_returns_to_the_loop() -> No
             await pool.exchange(b"x\n", lambda connection: b"no")  # type: ignore[arg-type, return-value]
 
 
+async def test_each_reply_makes_room_for_one_more_before_the_next_is_waited_for() -> None:
+    """Also where no function reads them: what waits in line is sent at once."""
+    network = quiet_network()
+    async with (
+        ConnectionPool(network, max_size=1, pipeline=2) as pool,
+        create_task_group() as tasks,
+    ):
+        for line in (b"a", b"b", b"c"):
+            tasks.start_soon(pool.send_receive_line, line)
+            await settle()
+        (peer,) = network.peers
+        assert bytes(peer.received) == b"a\nb\n"
+        peer.push(b"a\n")
+        await settle()
+        assert bytes(peer.received) == b"a\nb\nc\n"
+        peer.push(b"b\nc\n")
+
+
+async def test_who_gives_up_waiting_for_a_place_is_counted() -> None:
+    """Like one who gives up in acquire(); who had a place has waited for nothing."""
+    async with ConnectionPool(MemoryNetwork(hang), max_size=1, pipeline=2) as pool:
+        with move_on_after(1):
+            await pool.send_receive_line(b"x")
+        assert pool.statistics().cancelled == 1
+    async with ConnectionPool(quiet_network(), max_size=1, pipeline=2) as pool:
+        with move_on_after(1):
+            await pool.send_receive_line(b"x")
+        assert pool.statistics().cancelled == 0
+
+
 async def test_at_the_end_of_the_block_exchanges_in_flight_have_time_to_finish() -> None:
     """Those that wait for a place are told at once; what isn't finished in time is told, too."""
     network = quiet_network()

@@ -489,3 +489,23 @@ async def test_pools_of_a_manager_share_connections_to_replicas() -> None:
         for server in service.servers:
             server.mood = "well"
             answer_all(server)
+
+
+async def test_a_connection_on_which_replies_come_goes_on_although_one_is_late() -> None:
+    """Only if nothing has come since a request was sent may it hang with its replica."""
+    service = Service(2)
+    for server in service.servers:
+        server.mood = "silent"
+    async with service.pool(max_size=1, pipeline=4) as pool, create_task_group() as tasks:
+        callers = Callers(pool, tasks)
+        await callers.ask(1)
+        await callers.ask(1, timeout=1)
+        (peer,) = [peer for server in service.servers for peer in server.network.peers]
+        peer.push(b"ping\n")
+        await anyio.sleep(2)
+        assert callers.outcomes == [b"ping", TimeoutError]
+        await callers.ask(1)
+        peer.push(b"ping\nping\n")
+        await settle()
+        assert callers.outcomes == [b"ping", TimeoutError, b"ping"]
+        assert pool.statistics().opened == 1

@@ -128,6 +128,15 @@ async def receive(connection: PooledConnection) -> None:
     await connection.receive_line()
 
 
+async def read_what_is_buffered(connection: PooledConnection) -> None:
+    connection.feed_data(bytes(256))
+    try:
+        for _ in range(256):
+            await connection.receive(1)
+    finally:
+        await connection.receive_exactly(len(connection.buffer))
+
+
 async def end_sending(connection: PooledConnection) -> None:
     await connection.send_eof()
 
@@ -142,7 +151,19 @@ def run_without_loop(
         coroutine.close()
 
 
-@table("use", [send, receive, end_sending, give_back, leave_block, discard, detach])
+CONNECTION_USES = [
+    send,
+    receive,
+    read_what_is_buffered,
+    end_sending,
+    give_back,
+    leave_block,
+    discard,
+    detach,
+]
+
+
+@table("use", CONNECTION_USES)
 @pytest.mark.parametrize("elsewhere", ["asyncio", "trio", ""])
 @table("foreign_code", [False, True])
 async def test_a_connection_is_used_and_given_up_in_its_own_event_loop_only(

@@ -67,7 +67,10 @@ class LockedEvent:
 
     def __enter__(self) -> None:
         if self.lock.busy:
-            raise RuntimeError("the pool can't do this in the middle of something else it does")
+            raise RuntimeError(
+                "the pool can't do this in the middle of something else it does: have a task do "
+                "it, not a signal handler, a finalizer or an observer"
+            )
         self.lock.lock.acquire()
         self.lock.busy = True
 

@@ -59,6 +59,7 @@ class Replica:
         "epoch",
         "failed_number",
         "failures",
+        "fresh_attempts",
         "in_use",
         "is_growing",
         "key",
@@ -84,15 +85,16 @@ class Replica:
         #: its connections, from the decision to open one until it is to be closed
         self.size = 0
         self.in_use = 0
-        #: how many attempts to connect are under way
-        self.attempts = 0
+        #: how many attempts to connect are under way, and how many of them began since its last
+        #: rest did: the others say nothing new
+        self.attempts = self.fresh_attempts = 0
         #: failures in a row
         self.failures = 0
         self.last_error: Exception | None = None
         #: the highest number, among waiters and attempts, of an attempt that has failed on it
         self.failed_number = -1
         self.resting = False
-        #: when its rest is over, or was so last
+        #: when its rest is over, if it rests
         self.rests_until = -math.inf
         #: since when it has not been well
         self.rests_since = 0.0
@@ -131,7 +133,7 @@ class Replica:
 
     def lacks_trial(self) -> bool:
         """Return whether its rest is over, and nothing is there that would show that it is well."""
-        return bool(self.failures) and not (self.resting or self.attempts or self.trial is not None)
+        return bool(self.failures) and not (self.resting or self.trial is not None)
 
     def note_move(self, entry: PoolEntry[Any], state: State) -> None:
         """Take note that one of its connections gets another state."""
@@ -156,9 +158,20 @@ class Replica:
         """Return how many connections it has when what is planned has been done."""
         return self.size + self.wants - self.owes
 
+    def begin_epoch(self) -> None:
+        """Let what was begun before now say nothing new."""
+        self.epoch += 1
+        self.fresh_attempts = 0
+
+    def end_attempt(self, entry: PoolEntry[Any]) -> None:
+        """Take note that an attempt to connect is over."""
+        self.attempts -= 1
+        if entry.epoch == self.epoch:
+            self.fresh_attempts -= 1
+
     def close_all(self) -> None:
         """Have the connections that it has now closed, those in use when they come back."""
-        self.epoch += 1
+        self.begin_epoch()
         self.closed_below, self.stale = self.epoch, self.size
 
 
@@ -200,11 +213,10 @@ class Health:
             replica.close_all()
             self._forget_plans(replica)
         for replica in self.replicas:
-            if former and replica.key not in former:
+            if replica.key not in former:
                 self._begin_share(replica, now)
-        if former and self.in_order:
+        if self.in_order:
             self._share_at = now
-        self._round.intersection_update(self.replicas)
         self._rank()
         return gone
 
@@ -238,7 +250,7 @@ class Health:
         if ready:
             return ready[0] if self.in_order else min(ready, key=_FEWEST)
         # An attempt that goes on belongs to the round that may end with it.
-        if not (tried or any(each.attempts or each.trial is not None for each in self.replicas)):
+        if not (tried or any(each.attempts for each in self.replicas)):
             self._round.clear()
         resting = [
             each
@@ -255,6 +267,7 @@ class Health:
         entry.replica, entry.epoch, entry.own = replica, replica.epoch, own
         replica.size += 1
         replica.attempts += 1
+        replica.fresh_attempts += 1
         self._choices += 1
         replica.chosen_at = self._choices
         replica.wants = max(replica.wants - 1, 0)
@@ -272,30 +285,27 @@ class Health:
             replica.last_error = error
         if entry.number is not None:
             replica.failed_number = max(replica.failed_number, entry.number)
-        if not replica.left:
-            self._round.add(replica)
+        self._round.add(replica)
 
     def lose(self, entry: PoolEntry[Any]) -> None:
         """Take note that nobody will know whether a connection could have been opened."""
         self._end(entry)
 
-    def succeed(self, entry: PoolEntry[Any], now: float) -> None:
+    def succeed(self, entry: PoolEntry[Any]) -> None:
         """Take note that a connection is open."""
         replica = entry.replica
         if replica is None:
             return
-        replica.attempts -= 1
+        replica.end_attempt(entry)
         if replica.resting and entry.epoch == replica.epoch:
             replica.resting = False
-            replica.rests_until = now
             self._rank()
 
     def answer(self, entry: PoolEntry[Any], now: float) -> None:
         """Take note that a reply has come on a connection."""
         replica = entry.replica
-        if replica is None or not replica.failures or replica.resting:
-            return
-        if entry.epoch != replica.epoch or replica.left:
+        # One of its present epoch is open: so it doesn't rest, and hasn't left.
+        if replica is None or not replica.failures or entry.epoch != replica.epoch:
             return
         replica.failures, replica.last_error, replica.trial = 0, None, None
         self.news.append((replica, None, now - replica.rests_since))
@@ -310,7 +320,7 @@ class Health:
         :return: whether the replica rests for it
         """
         replica = entry.replica
-        if replica is None or replica.resting or entry.epoch != replica.epoch:
+        if replica is None or entry.epoch != replica.epoch:
             return False
         self._rest(replica, error, now)
         if silent:
@@ -344,11 +354,14 @@ class Health:
         return min(replica.failed_number for replica in self.replicas)
 
     def due(self, now: float) -> list[Replica]:
-        """Return those whose rest is over, and to which a connection is to be opened."""
+        """Return those whose rest is over, and to which a connection is to be opened.
+
+        What was begun before the rest and hangs is no reason to wait.
+        """
         return [
             replica
             for replica in self.replicas
-            if replica.resting and replica.rests_until <= now and not replica.attempts
+            if replica.resting and replica.rests_until <= now and not replica.fresh_attempts
         ]
 
     def lost_trials(self, now: float) -> list[Replica]:
@@ -392,7 +405,7 @@ class Health:
         replica: Replica | None
         replica, entry.replica = entry.replica, None
         if replica is not None:
-            replica.attempts -= 1
+            replica.end_attempt(entry)
             replica.lose(entry)
         return replica
 
@@ -403,7 +416,7 @@ class Health:
         if not replica.failures:
             replica.rests_since = now
         replica.failures += 1
-        replica.epoch += 1
+        replica.begin_epoch()
         replica.last_error = error
         replica.resting = True
         pause = self._pause(replica.failures)

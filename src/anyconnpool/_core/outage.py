@@ -122,5 +122,4 @@ class Outage:
             return self.since + self._after
         if not self.fails_fast or attempts or self.number is not None:
             return math.inf
-        # The time for an attempt can be over: who comes late finds that nobody wants it any more.
-        return self._retry_at if self.is_wanted(max(now, self._retry_at)) else math.inf
+        return self._retry_at if self.is_wanted(now) else math.inf

@@ -244,7 +244,7 @@ class ReplicaRules(Generic[TransportT]):
 
     def succeed(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take note that a connection is open, and perhaps that a reply to a check has come."""
-        self.health.succeed(entry, now)
+        self.health.succeed(entry)
         if entry.proved:
             self.health.answer(entry, now)
 
@@ -295,7 +295,9 @@ class ReplicaRules(Generic[TransportT]):
         for replica in health.replicas:
             while replica.wants and supply.may_open():
                 supply.open_one(now, replica)
-        self.lacking = len(health.due(now)) if not supply.has_room() else 0
+        # One that hangs since before the rest will leave its slot: nothing else has to.
+        due = () if supply.has_room() else health.due(now)
+        self.lacking = sum(not replica.attempts for replica in due)
         self._gone = [replica for replica in self._gone if replica.size]
         group.alert = self.lacking > 0 or any(
             replica.owes or replica.stale for replica in (*health.replicas, *self._gone)

@@ -71,9 +71,10 @@ class Alarms:
 
     def add(self, at: float, alarm: Alarm) -> None:
         """Have an alarm ring at a time."""
-        heap = self._heap
-        heappush(heap, (at, next(self._numbers), alarm))
-        if heap[0][2] is not alarm:
+        heap, entry = self._heap, (at, next(self._numbers), alarm)
+        heappush(heap, entry)
+        # What stands first may be of the same alarm, of a former and earlier time.
+        if heap[0] is not entry:
             return
         if self._scope is not None:
             self._scope.deadline = at

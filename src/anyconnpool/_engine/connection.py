@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from itertools import count
@@ -81,7 +82,8 @@ class PooledConnection(FramedStream, Generic[SessionT_co]):
     The pool makes it; it has all that a :class:`FramedStream` has. After it was given back,
     discarded or detached, every call raises :exc:`~anyio.ClosedResourceError`; the facts about it
     (addresses, age, session) can still be read. Sending, and waiting for bytes, in another event
-    loop or thread than the pool's is a :exc:`PoolError`, which changes nothing.
+    loop or thread than the pool's is a :exc:`PoolError`, which changes nothing; so is every 256th
+    read of bytes that are buffered.
 
     It goes back into the pool only if it is known to be clean: no operation on it failed, was
     cancelled or is under way, the body of the ``async with`` raised nothing except what the pool's
@@ -523,7 +525,9 @@ class _HookConnection(PooledConnection[Any]):
                 f"whole"
             )
         if owner.role in ("on_release", "on_unread") and self._has_left_bytes(owner.role):
-            raise ConnectionFailed(f"{owner.role} left bytes unread that were waiting")
+            raise ConnectionFailed(
+                f"{owner.role} left bytes unread that were waiting; it must read all that has come"
+            )
         if self._has_sent or self._bytes_received:
             self._entry.spoken = True
         self._entry.transport.early = self.buffer
@@ -545,12 +549,14 @@ async def run_hook(
     settings: Settings,
     now: Callable[[], float],
     hook: Callable[[PooledConnection[Any]], Awaitable[object]],
+    running: Counter[str],
     *,
     greeting: bool,
     role: str = "on_connect",
 ) -> object:
     """Call a hook with a connection, and refuse the connection if it is unfit.
 
+    :param running: counts the hooks of the pool that are at work, by their names
     :param role: which hook; after ``on_close``, nothing is refused
     :param greeting: whether bytes that the hook left unread, or that are still to come, are for
         the first borrower
@@ -561,6 +567,7 @@ async def run_hook(
     """
     owner = _HookOwner(role, settings, now)
     connection = _HookConnection(owner, entry)
+    running[role] += 1
     try:
         result = await call_async(hook, owner.role, connection)
         if role != "on_close":
@@ -575,4 +582,7 @@ async def run_hook(
             ) from error
         raise
     finally:
+        running[role] -= 1
+        if not running[role]:
+            del running[role]
         await connection.aclose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import ssl
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -72,6 +73,8 @@ class Connector:
         self._outage = OutageLog(_logger, settings.name, "connecting")
         self._notify = partial(notify, settings.observers)
         self._ended_early_at = -math.inf
+        #: counts the hooks that are at work on connections of the pool, by their names
+        self.running_hooks: Counter[str] = Counter()
 
     async def open(self, entry: PoolEntry[Transport]) -> None:
         """Open a connection and put it into the entry; a cancellation leaves nothing open.
@@ -109,7 +112,9 @@ class Connector:
             # Cancelled here, nothing is open yet.
             await self._wait_for_replicas()
             if not replicas.go_on(entry, None, self._now()):
-                raise ConnectionFailed(f"all replicas of {self._settings.name} are being tried")
+                raise ConnectionFailed(
+                    f"each replica of {self._settings.name} is being tried already: try again later"
+                )
         while True:
             try:
                 return await self._try(entry, _target_of(entry))
@@ -156,7 +161,7 @@ class Connector:
             hook = self._settings.on_connect
             if hook is not None:
                 entry.session = await run_hook(
-                    entry, self._settings, self._now, hook, greeting=True
+                    entry, self._settings, self._now, hook, self.running_hooks, greeting=True
                 )
                 self._refuse_unasked(entry)
             await self._prove(entry)
@@ -177,10 +182,19 @@ class Connector:
         try:
             with fail_after(settings.check_timeout):
                 await run_hook(
-                    entry, settings, self._now, settings.check, greeting=False, role="check"
+                    entry,
+                    settings,
+                    self._now,
+                    settings.check,
+                    self.running_hooks,
+                    greeting=False,
+                    role="check",
                 )
         except TimeoutError as error:
-            raise ConnectionFailed(f"the check of {entry.replica.name} took too long") from error
+            raise ConnectionFailed(
+                f"the check of {entry.replica.name} took longer than check_timeout, "
+                f"{settings.check_timeout:g} s"
+            ) from error
         self._refuse_unasked(entry)
         entry.proved = True
 

@@ -515,7 +515,8 @@ class Leasing:
         self._machine.totals.timed_out += 1
         statistics = self._machine.statistics(self.now)
         held = self._borrow_counts.of(waiter.task, statistics)
-        return AcquireTimeout(timeout, statistics, self._machine.supply.last_error, held)
+        hooks = self._connection_tasks.running_hooks
+        return AcquireTimeout(timeout, statistics, self._machine.supply.last_error, held, hooks)
 
     def error_of(self, waiter: Waiter[Transport]) -> Exception:
         """Return the error that a task was woken with, as an object of its own."""

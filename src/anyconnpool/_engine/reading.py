@@ -106,7 +106,9 @@ def start_read(
         coroutine = begin_read(read, connection)
     except StopIteration as error:
         # From a plain function: it is no reply.
-        raise RuntimeError("the read function raised StopIteration") from error
+        raise RuntimeError(
+            "the read function raised StopIteration: have it return the reply"
+        ) from error
     return coroutine, coroutine.send(None)
 
 

@@ -61,7 +61,9 @@ class ConnectionTasks:
         self._now = now
         self._tasks = tasks
         self._prefix = f"pool {settings.name!r}:"
-        self._hooks = make_runners(settings, now)
+        #: counts the hooks that are at work on what is connecting, by their names
+        self.running_hooks = connector.running_hooks
+        self._hooks = make_runners(settings, now, self.running_hooks)
         self._greetings = UnreadGreetings(settings.name)
         #: what is being opened, or in the hands of a hook
         self._scopes: dict[PoolEntry[Transport], CancelScope] = {}
@@ -127,7 +129,9 @@ class ConnectionTasks:
             notify(self._settings.observers, FailFastBegan(name, failing_for, error))
         else:
             duration = now - self._fails_fast_since
-            _logger.info("pool %s: callers were refused for %.1f s, no more", name, duration)
+            _logger.info(
+                "pool %s: callers wait again, after they were refused for %.1f s", name, duration
+            )
             notify(self._settings.observers, FailFastEnded(name, duration))
 
     def _tick(self) -> None:

@@ -102,11 +102,14 @@ class FramedStream(ReadAheadStream):
         self._defaults: FrameDefaults = _ChosenDefaults(package_format, max_line_bytes, newline)
 
     async def send_line(self, data: bytes, *, newline: bytes | None = None) -> None:
-        r"""Send a line; see :meth:`send`.
+        r"""Send a line.
+
+        After a cancellation, nobody can know how much of it was sent.
 
         :param data: the line without its end
         :param newline: what ends it, if not the stream's own newline
         :raises ValueError: if the newline is empty or occurs before the end; nothing is sent
+        :raises ~anyio.BrokenResourceError: if the connection is broken
 
         Nothing but the newline is refused. If it is ``\r\n``, a ``\n`` alone is sent, and some
         peers end the line there.
@@ -114,20 +117,26 @@ class FramedStream(ReadAheadStream):
         await self.send(frame_line(data, self._defaults.newline if newline is None else newline))
 
     async def send_package(self, data: bytes, format: PackageFormat | None = None) -> None:
-        """Send a package: the length of the body, then the body; see :meth:`send`.
+        """Send a package: the length of the body, then the body.
+
+        After a cancellation, nobody can know how much of it was sent.
 
         :param data: the body
         :param format: the package format, if not the stream's own
         :raises PackageTooLarge: if the body exceeds the format's limit; nothing is sent
+        :raises ~anyio.BrokenResourceError: if the connection is broken
         """
         await self.send(choose_package_format(format, self._defaults.package_format).encode(data))
 
     async def send_frame(self, data: DataT, format: FrameFormat[DataT, Any]) -> None:
-        """Send data in a frame; see :meth:`send`.
+        """Send data in a frame.
+
+        After a cancellation, nobody can know how much of it was sent.
 
         :param data: what the format puts into a frame
         :param format: the format
         :raises Exception: what the format raises if the data can't be sent; nothing is sent then
+        :raises ~anyio.BrokenResourceError: if the connection is broken
         """
         await self.send(encode_frame(data, format))
 
@@ -364,14 +373,18 @@ class FramedStream(ReadAheadStream):
     ) -> bytes:
         """Send, then receive the reply.
 
-        :param data: the request
-        :param nbytes: length of the reply in bytes; without it, the reply is what comes until the
-            line falls silent, as by :meth:`receive_available`
-        :param timeout: limit for both together, in seconds; by default none
-        :raises TimeoutError: if it takes longer; what was sent and received is then unknown
-        :raises ValueError: if an argument makes no sense; nothing is sent
+        After a cancellation, nobody can know how much was sent; a reply may still come.
 
-        It raises what :meth:`send`, :meth:`receive_exactly` and :meth:`receive_available` raise.
+        :param data: the request
+        :param nbytes: length of the reply in bytes; without it, the reply is what comes until
+            nothing has come for 1 ms, 1 MiB at most
+        :param timeout: limit for both together, in seconds; by default none
+        :return: the reply
+        :raises TimeoutError: if it takes longer; a reply may still come
+        :raises ValueError: if an argument makes no sense; nothing is sent
+        :raises ~anyio.EndOfStream: if the peer closed before anything of a reply without a length
+        :raises ~anyio.IncompleteRead: if it closed before the end of a reply with a length
+        :raises ~anyio.BrokenResourceError: if the connection is broken
         """
         return await self._exchange(bytes_exchange(data, nbytes), timeout)
 
@@ -383,16 +396,24 @@ class FramedStream(ReadAheadStream):
         max_bytes: int | None = None,
         timeout: float | None = None,
     ) -> bytes:
-        """Send a line, then receive one.
+        r"""Send a line, then receive one.
+
+        After a cancellation, nobody can know how much was sent; a reply may still come.
 
         :param data: the line to send, without its end
-        :param newline: what ends both lines, if not the stream's own newline
-        :param max_bytes: longest line to accept; see :meth:`receive_line`
+        :param newline: what ends both lines, if not the stream's own newline; a ``\r`` before a
+            ``\n`` stays
+        :param max_bytes: longest line to accept, in bytes without its end; by default the stream's
+            ``max_line_bytes``
         :param timeout: limit for both together, in seconds; by default none
         :return: the line received, without its end
-        :raises TimeoutError: if it takes longer; what was sent and received is then unknown
-
-        It raises what :meth:`send_line` and :meth:`receive_line` raise.
+        :raises TimeoutError: if it takes longer; a reply may still come
+        :raises ValueError: if the newline is empty or occurs in the data, or ``max_bytes`` is less
+            than 1; nothing is sent
+        :raises ~anyio.EndOfStream: if the peer closed before the line
+        :raises ~anyio.IncompleteRead: if it closed within the line
+        :raises ~anyio.DelimiterNotFound: if the line is longer; the connection is not reused
+        :raises ~anyio.BrokenResourceError: if the connection is broken
         """
         exchange = LineExchange(data, newline, max_bytes, self._defaults)
         return await self._exchange(exchange, timeout)
@@ -406,13 +427,20 @@ class FramedStream(ReadAheadStream):
     ) -> bytes:
         """Send a package, then receive one.
 
+        After a cancellation, nobody can know how much was sent; a reply may still come.
+
         :param data: the body to send
         :param format: the format of both packages, if not the stream's own
         :param timeout: limit for both together, in seconds; by default none
         :return: the body received
-        :raises TimeoutError: if it takes longer; what was sent and received is then unknown
-
-        It raises what :meth:`send_package` and :meth:`receive_package` raise.
+        :raises TimeoutError: if it takes longer; a reply may still come
+        :raises PackageTooLarge: if the body exceeds the format's limit; then nothing is sent; or if
+            the reply's header announces more; then the connection is not reused
+        :raises PackageTooSmall: if the header announces less than its own size; the connection is
+            not reused
+        :raises ~anyio.EndOfStream: if the peer closed before the package
+        :raises ~anyio.IncompleteRead: if it closed within the package
+        :raises ~anyio.BrokenResourceError: if the connection is broken
         """
         exchange = PackageExchange(data, format, self._defaults.package_format)
         return await self._exchange(exchange, timeout)
@@ -422,13 +450,19 @@ class FramedStream(ReadAheadStream):
     ) -> FrameT:
         """Send data in a frame, then receive a frame.
 
+        After a cancellation, nobody can know how much was sent; a reply may still come.
+
         :param data: what the format puts into a frame
         :param format: the format of both frames
         :param timeout: limit for both together, in seconds; by default none
         :return: the frame that the format makes of the reply, of 65 536 bytes at most
-        :raises TimeoutError: if it takes longer; what was sent and received is then unknown
-
-        It raises what :meth:`send_frame` and :meth:`receive_frame` raise.
+        :raises TimeoutError: if it takes longer; a reply may still come
+        :raises ~anyio.EndOfStream: if the peer closed before the frame
+        :raises ~anyio.IncompleteRead: if it closed within the frame
+        :raises ~anyio.DelimiterNotFound: if the frame is longer; the connection is not reused
+        :raises ~anyio.BrokenResourceError: if the connection is broken
+        :raises Exception: what the format raises: before anything is sent if the data can't be
+            sent, else the connection is not reused
         """
         return await self._exchange(FrameExchange(data, format), timeout)
 

@@ -72,7 +72,9 @@ class TLSCodec:
     ) -> None:
         if context.check_hostname and hostname is None:
             # An SSLObject, unlike an SSLSocket, would check no name and say nothing.
-            raise ValueError("the TLS context checks host names: give the name to check")
+            raise ValueError(
+                "the TLS context checks host names: give the name to check, as tls_hostname"
+            )
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.ssl_object = context.wrap_bio(
