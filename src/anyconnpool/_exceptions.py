@@ -33,6 +33,9 @@ _Recipe = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 def _state(statistics: PoolStatistics, running_hooks: Mapping[str, int] | None = None) -> str:
     hooks = f", of which {statistics.in_hook} in a hook" if statistics.in_hook else ""
+    if running_hooks:
+        named = " and ".join(f"{count} in {hook}" for hook, count in running_hooks.items())
+        hooks = f", of which {named}"
     shared = f", {statistics.in_flight} exchanges in flight" if statistics.in_flight else ""
     return (
         f"max_size {statistics.max_size}, {statistics.in_use} in use{shared}, "

@@ -16,7 +16,6 @@ from anyio.lowlevel import checkpoint
 
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._engine.connection import AcquireContext, OnConnect, PooledConnection, SessionT_co
-from anyconnpool._engine.exchanges import EXCHANGE_DOC
 from anyconnpool._engine.hosting import BlockHost
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
@@ -29,7 +28,6 @@ from anyconnpool._settings import Hook, PoolOptions, Settings
 from anyconnpool._statistics import ConnectionInfo, PoolStatistics
 from anyconnpool._streams.transport import Transport
 from anyconnpool._util.checks import check_count
-from anyconnpool._util.docstrings import completes_docstrings
 from anyconnpool._util.functions import check_retirement, refuse_plain_with
 from anyconnpool._util.interrupts import defer_interrupts
 from anyconnpool._util.log import warn_of_neglect
@@ -43,10 +41,6 @@ T = TypeVar("T")
 DataT = TypeVar("DataT")
 FrameT = TypeVar("FrameT")
 
-_REMOTE_DOC = """
-:param remote: ``(host, port)``, the path of a UNIX socket, a :class:`Replicas`, or any other AnyIO
-    connectable except a pool
-"""
 _SWEEP_INTERVAL = 5.0
 _SHORTEST_PAUSE = 0.01
 
@@ -92,12 +86,6 @@ class ManagedPool(ConnectionPool[SessionT_co]):
         yield self
 
 
-@completes_docstrings(
-    ConnectionPool,
-    of_exchanges=EXCHANGE_DOC,
-    remote=_REMOTE_DOC,
-    words={"the pool's block": "the manager's block"},
-)
 class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
     """Keep one :class:`ConnectionPool` per remote, with one maximum for all of them together.
 
@@ -285,7 +273,11 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
     def acquire(
         self, remote: Remote, *, timeout: float | None = None
     ) -> AcquireContext[SessionT_co]:
-        """Acquire a connection to a remote; see :meth:`ConnectionPool.acquire`."""
+        """Acquire a connection to a remote; see :meth:`ConnectionPool.acquire`.
+
+        :param remote: see :meth:`pool`
+        :param timeout: limit in seconds; by default ``acquire_timeout``
+        """
         return self.pool(remote).acquire(timeout=timeout)
 
     async def run(

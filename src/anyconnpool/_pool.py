@@ -22,7 +22,7 @@ from anyconnpool._engine.connection import (
     SessionT,
     SessionT_co,
 )
-from anyconnpool._engine.exchanges import describes_exchanges, exchange_again, run_borrowing
+from anyconnpool._engine.exchanges import exchange_again, run_borrowing
 from anyconnpool._engine.hosting import BlockHost
 from anyconnpool._engine.leasing import Leasing
 from anyconnpool._engine.lifecycle import PoolLifecycle, RunningPool
@@ -63,7 +63,6 @@ DataT = TypeVar("DataT")
 FrameT = TypeVar("FrameT")
 
 
-@describes_exchanges
 @describes_settings
 class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[SessionT_co]):
     """Keep connections to a remote open; one borrower at a time uses each of them.
@@ -79,7 +78,10 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
     and receive together, in seconds. ``retry=`` allows the request to be sent more than once;
     without it, an exchange is repeated only if its connection failed before anything was sent. With
     it, a reused connection that turns out dead before the first byte of a reply is replaced at
-    once, and that doesn't count as a try. Wrong arguments are refused before one is acquired.
+    once, and that doesn't count as a try. The exchanges raise what :meth:`acquire` raises and what
+    the connection's method of the same name raises, and :exc:`TimeoutError` when time runs out
+    (:exc:`AcquireTimeout` is a kind of it). If an exchange fails, is cancelled or runs out of time,
+    its connection is closed. Wrong arguments are refused before a connection is acquired.
 
     :param remote: ``(host, port)``, the path of a UNIX socket, or any AnyIO connectable except a
         pool; for several servers of one service, a :class:`Replicas`, or a list of remotes, which
@@ -371,7 +373,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         :param timeout: limit for all tries together, in seconds
         :param retry: how often the function may be called again after it has sent something;
             without it, it is called again only if its connection failed before anything was sent
-        :return: what the function returns; it raises what that raises
+        :return: what the function returns
         :raises TypeError: if the function can't be called
         """
         if not callable(function):
@@ -401,7 +403,7 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
 
         :param request: the bytes, or any bytes-like object, which is copied
         :param read: an async function of the connection that receives just the reply, only reading
-        :return: what ``read`` returns; it raises what that raises
+        :return: what ``read`` returns
         """
         return await self._exchange(ReadingExchange(request, read), timeout, retry)
 
@@ -411,8 +413,6 @@ class ConnectionPool(AsyncContextManagerMixin, ByteStreamConnectable, Generic[Se
         """Acquire a connection and send bytes on it.
 
         Unless the pool is ``one_way``, the connection is closed then, since a reply may follow.
-
-        :param item: the bytes
         """
         item = as_bytes("what is sent", item)
         await self._run(lambda connection: connection.send(item), timeout, retry)

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from anyconnpool import PoolStatistics, Retry
-from anyconnpool._core.pipeline import BATCH_BYTES, LEAVING, OPEN, WORN, Lane, Place
+from anyconnpool._core.health import Health, Replica
+from anyconnpool._core.pipeline import BATCH_BYTES, LEAVING, OPEN, WORN, Lane, Pipeline, Place
 from anyconnpool._core.shared_limit import SharedLimit, SharedPoolStateMachine
 from anyconnpool._core.sharing import Sharing
 from anyconnpool._core.states import Action, PoolEntry, State, Waiter

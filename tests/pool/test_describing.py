@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 import anyconnpool
-from anyconnpool import ConnectionPool, PooledConnection, PoolManager
+from anyconnpool import AcquireTimeout, ConnectionPool, PooledConnection, PoolManager
 from anyconnpool.testing import virtual_clock_backend
 from tests.core.interrupter import Interrupter
 
@@ -105,6 +105,26 @@ async def test_an_idle_one_and_hooks_at_work_are_described() -> None:
         assert "in on_unread f" in seen
         (row,) = rows(pool)
         assert re.fullmatch(r"idle for .* s: it, open for .* s, borrowed once", row)
+
+
+async def test_an_attempt_that_goes_on_at_another_replica_is_in_no_hook() -> None:
+    """What on_connect has refused at the first is closed, and the second doesn't answer."""
+
+    async def refuse(connection: PooledConnection) -> None:
+        raise anyio.ConnectionFailed("not here")
+
+    remotes = [MemoryNetwork(), MemoryNetwork(hang)]
+    async with (
+        ConnectionPool(remotes, on_connect=refuse) as pool,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(hold, pool, 1)
+        await settle()
+        assert rows(pool)[0] == "being opened for 0.0 s"
+        with pytest.raises(AcquireTimeout) as caught:
+            await pool.acquire(timeout=1)
+        assert caught.value.running_hooks == {}
+        tasks.cancel_scope.cancel()
 
 
 async def test_what_is_not_fit_to_be_read_is_left_out_or_escaped() -> None:

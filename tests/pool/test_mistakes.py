@@ -419,10 +419,8 @@ async def test_use_after_release_says_so() -> None:
 
 
 async def test_a_timeout_tells_how_far_the_reply_had_come() -> None:
-    """With bytes, but not all of them, somebody waits for the wrong end: a line's is named."""
-    network = MemoryNetwork(answer=lambda data: b"ab")
-    lack = r"and no newline b'\r\n' is among the {} bytes that are buffered"
-    async with ConnectionPool(network, name="mem", newline=b"\r\n") as pool:
+    """With bytes, but not all of them, somebody waits for the wrong end."""
+    async with ConnectionPool(MemoryNetwork(answer=lambda data: b"ab"), name="mem") as pool:
         with pytest.raises(TimeoutError) as caught:
             await pool.send_receive_line(b"x", newline=b"\r\n", timeout=2)
         assert str(caught.value) == (

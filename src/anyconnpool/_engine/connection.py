@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from itertools import count
@@ -549,14 +548,12 @@ async def run_hook(
     settings: Settings,
     now: Callable[[], float],
     hook: Callable[[PooledConnection[Any]], Awaitable[object]],
-    running: Counter[str],
     *,
     greeting: bool,
     role: str = "on_connect",
 ) -> object:
     """Call a hook with a connection, and refuse the connection if it is unfit.
 
-    :param running: counts the hooks of the pool that are at work, by their names
     :param role: which hook; after ``on_close``, nothing is refused
     :param greeting: whether bytes that the hook left unread, or that are still to come, are for
         the first borrower
@@ -567,7 +564,6 @@ async def run_hook(
     """
     owner = _HookOwner(role, settings, now)
     connection = _HookConnection(owner, entry)
-    running[role] += 1
     try:
         result = await call_async(hook, owner.role, connection)
         if role != "on_close":
@@ -582,7 +578,4 @@ async def run_hook(
             ) from error
         raise
     finally:
-        running[role] -= 1
-        if not running[role]:
-            del running[role]
         await connection.aclose()

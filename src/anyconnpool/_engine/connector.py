@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import ssl
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -73,8 +72,6 @@ class Connector:
         self._outage = OutageLog(_logger, settings.name, "connecting")
         self._notify = partial(notify, settings.observers)
         self._ended_early_at = -math.inf
-        #: counts the hooks that are at work on connections of the pool, by their names
-        self.running_hooks: Counter[str] = Counter()
 
     async def open(self, entry: PoolEntry[Transport]) -> None:
         """Open a connection and put it into the entry; a cancellation leaves nothing open.
@@ -143,12 +140,13 @@ class Connector:
     async def _open_in_time(self, entry: PoolEntry[Transport], target: Target) -> None:
         limit = self._settings.connect_timeout
         subject = f"connecting to {target.name}"
-        # That of a replica that was tried before, perhaps.
-        before = getattr(entry, "transport", None)
+        if hasattr(entry, "transport"):
+            # That of a replica that was tried before.
+            del entry.transport
         with fence(subject, ConnectionFailed), move_on_after(limit):
             return await self._open(entry, target)
         late = f"{subject} took longer than connect_timeout, {limit:g} s"
-        if getattr(entry, "transport", None) is not before:
+        if hasattr(entry, "transport"):
             late += ": it was open by then, but on_connect had not ended"
         raise ConnectionFailed(late)
 
@@ -161,7 +159,7 @@ class Connector:
             hook = self._settings.on_connect
             if hook is not None:
                 entry.session = await run_hook(
-                    entry, self._settings, self._now, hook, self.running_hooks, greeting=True
+                    entry, self._settings, self._now, hook, greeting=True
                 )
                 self._refuse_unasked(entry)
             await self._prove(entry)
@@ -182,13 +180,7 @@ class Connector:
         try:
             with fail_after(settings.check_timeout):
                 await run_hook(
-                    entry,
-                    settings,
-                    self._now,
-                    settings.check,
-                    self.running_hooks,
-                    greeting=False,
-                    role="check",
+                    entry, settings, self._now, settings.check, greeting=False, role="check"
                 )
         except TimeoutError as error:
             raise ConnectionFailed(

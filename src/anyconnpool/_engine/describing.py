@@ -72,6 +72,14 @@ def describe_pool(
     return "\n  ".join([*_describe_figures(statistics, error), *lines])
 
 
+def hook_of(entry: PoolEntry[Transport]) -> str | None:
+    """Return the name of the hook that is at work on a connection, if one is."""
+    if entry.state is State.CHECKING:
+        return _HOOKS[entry.hook]
+    is_open = entry.state is State.OPENING and hasattr(entry, "transport")
+    return "on_connect" if is_open else None
+
+
 def _copy(entry: PoolEntry[Transport], machine: PoolStateMachine[Transport]) -> _Connection:
     state, since, detail, borrower = entry.state, None, "", None
     if state is State.IN_USE:
@@ -82,7 +90,7 @@ def _copy(entry: PoolEntry[Transport], machine: PoolStateMachine[Transport]) -> 
         detail = entry.close_reason.value
     else:
         since = machine.line.begun_at(entry)
-        detail = "" if state is State.OPENING else _HOOKS[entry.hook]
+        detail = hook_of(entry) or ""
     transport = getattr(entry, "transport", None)
     lane: Lane[Transport] | None = entry.lane
     load = None if lane is None else lane.load
@@ -100,7 +108,7 @@ def _describe(one: _Connection, now: float) -> str:
         text = f"being closed: {one.detail}"
     elif one.state is State.OPENING:
         text = f"being opened{lasts}"
-        return text if one.transport is None else f"{text}: {one.transport}, in on_connect"
+        return text if one.transport is None else f"{text}: {one.transport}, in {one.detail}"
     else:
         text = f"in {one.detail}{lasts}"
     times = "once" if one.borrows == 1 else f"{one.borrows} times"

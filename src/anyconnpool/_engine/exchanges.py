@@ -13,32 +13,9 @@ from anyconnpool._engine.leasing import Leasing, Pipelining
 from anyconnpool._engine.replay import Attempt, check_retry, repeat
 from anyconnpool._retry import Retry
 from anyconnpool._streams.exchanges import Exchange
-from anyconnpool._streams.framed import FramedStream
 from anyconnpool._util.deadline import Deadline
-from anyconnpool._util.docstrings import completes_docstrings
 
 T = TypeVar("T")
-
-#: what the docstrings of all exchanges say
-EXCHANGE_DOC = """
-If it fails, its connection is closed. So it is if the exchange is cancelled or runs out of time,
-unless other exchanges share the connection.
-
-:param timeout: limit for acquiring, sending and receiving together, repeats included, in seconds;
-    by default none, except ``acquire_timeout`` for acquiring
-:param retry: how often it may be repeated after something was sent; without it, it is repeated only
-    if its connection failed before anything was sent
-:raises TimeoutError: when the time is over; this is an :exc:`AcquireTimeout` if no connection
-    became available in time
-:raises PoolClosed: outside the pool's block, or if the block ends meanwhile
-:raises PoolFull: if ``max_waiting`` tasks are waiting already
-:raises ~anyio.ConnectionFailed: if connecting failed
-:raises ~anyio.BrokenResourceError: if the connection is broken
-"""
-#: completes the docstrings of a pool's exchanges
-describes_exchanges = completes_docstrings(
-    FramedStream, of_exchanges=EXCHANGE_DOC, words={"the stream's( own)?": "the pool's"}
-)
 
 
 def exchange_again(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from anyio import fail_after
@@ -29,7 +28,6 @@ class HookRunner:
     :param reason: why a connection is closed on which it fails
     :param settings: the pool's settings
     :param now: returns the time, in seconds
-    :param running: counts the hooks of the pool that are at work, by their names
     """
 
     def __init__(
@@ -39,7 +37,6 @@ class HookRunner:
         reason: CloseReason,
         settings: Settings,
         now: Callable[[], float],
-        running: Counter[str],
     ) -> None:
         #: which hook, as in "check"
         self.role = role
@@ -47,7 +44,6 @@ class HookRunner:
         self._reason = reason
         self._settings = settings
         self._now = now
-        self._running = running
         self._log = OutageLog(_logger, settings.name, f"the {role} hook")
         self._wanted = Liveness.UNREAD if role == "on_unread" else Liveness.ALIVE
 
@@ -70,13 +66,7 @@ class HookRunner:
         try:
             with fence("the hook", PoolError), fail_after(self._settings.check_timeout):
                 await run_hook(
-                    entry,
-                    self._settings,
-                    self._now,
-                    self._hook,
-                    self._running,
-                    greeting=False,
-                    role=self.role,
+                    entry, self._settings, self._now, self._hook, greeting=False, role=self.role
                 )
         except Exception as error:
             self._log.failed(error, self._now())
@@ -98,14 +88,11 @@ class HookRunner:
         return CloseReason.UNREAD_DATA if seen is Liveness.UNREAD else seen
 
 
-def make_runners(
-    settings: Settings, now: Callable[[], float], running: Counter[str]
-) -> dict[Action, HookRunner]:
+def make_runners(settings: Settings, now: Callable[[], float]) -> dict[Action, HookRunner]:
     """Make a runner for each hook that a pool has for its open connections.
 
     :param settings: the pool's settings
     :param now: returns the time, in seconds
-    :param running: counts the hooks that are at work, by their names
     """
     hooks = {
         Action.CHECK: ("check", settings.check, CloseReason.CHECK_FAILED),
@@ -113,7 +100,7 @@ def make_runners(
         Action.ANSWER: ("on_unread", settings.on_unread, CloseReason.UNREAD_DATA),
     }
     return {
-        action: HookRunner(role, hook, reason, settings, now, running)
+        action: HookRunner(role, hook, reason, settings, now)
         for action, (role, hook, reason) in hooks.items()
         if hook is not None
     }
@@ -138,9 +125,7 @@ async def say_goodbye(
     failure: Exception | None = None
     try:
         with fence("the hook", PoolError), fail_after(limit):
-            # Nobody waits for this one: it is not counted.
-            running: Counter[str] = Counter()
-            await run_hook(entry, settings, now, hook, running, greeting=False, role="on_close")
+            await run_hook(entry, settings, now, hook, greeting=False, role="on_close")
     except Exception as error:
         _logger.debug("pool %s: the on_close hook failed: %s", settings.name, describe_error(error))
         failure = error

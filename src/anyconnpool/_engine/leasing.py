@@ -7,6 +7,7 @@ which pierces shields, can come in between.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol, TypeVar
 
@@ -26,7 +27,7 @@ from anyconnpool._engine.connection import (
     is_open,
     revoke,
 )
-from anyconnpool._engine.describing import describe_pool
+from anyconnpool._engine.describing import describe_pool, hook_of
 from anyconnpool._engine.event_loop import HomeLoop
 from anyconnpool._engine.leaks import BlockBorrows, BorrowCounts, SelfWaits, UnansweredSends
 from anyconnpool._engine.reading import ReplyConnection
@@ -515,7 +516,8 @@ class Leasing:
         self._machine.totals.timed_out += 1
         statistics = self._machine.statistics(self.now)
         held = self._borrow_counts.of(waiter.task, statistics)
-        hooks = self._connection_tasks.running_hooks
+        under_way = self._machine.line.under_way() if statistics.connecting else ()
+        hooks = Counter(filter(None, map(hook_of, under_way)))
         return AcquireTimeout(timeout, statistics, self._machine.supply.last_error, held, hooks)
 
     def error_of(self, waiter: Waiter[Transport]) -> Exception:

@@ -61,9 +61,7 @@ class ConnectionTasks:
         self._now = now
         self._tasks = tasks
         self._prefix = f"pool {settings.name!r}:"
-        #: counts the hooks that are at work on what is connecting, by their names
-        self.running_hooks = connector.running_hooks
-        self._hooks = make_runners(settings, now, self.running_hooks)
+        self._hooks = make_runners(settings, now)
         self._greetings = UnreadGreetings(settings.name)
         #: what is being opened, or in the hands of a hook
         self._scopes: dict[PoolEntry[Transport], CancelScope] = {}

@@ -85,13 +85,6 @@ class Exchange(Generic[T]):
         """Return the reply and where it ends, if all of it is in a buffer from an index on."""
         raise NotImplementedError
 
-    def describe_lack(self, buffered: int) -> str:
-        """Say what is missing in a reply that has come in part, if that is known.
-
-        :param buffered: how many bytes of it have come
-        """
-        return ""
-
 
 class BurstExchange(Exchange[bytes]):
     """Send bytes; the reply is what comes until the line falls silent.
@@ -174,10 +167,6 @@ class LineExchange(Exchange[bytes]):
         size = len(self._newline)
         end = data.find(self._newline, start, start + self._limit + size)
         return (data[start:end], end + size) if end >= 0 else None
-
-    def describe_lack(self, buffered: int) -> str:
-        newline = quoted(self._newline)
-        return f"and no newline {newline} is among the {buffered} bytes that are buffered"
 
 
 class PackageExchange(Exchange[bytes]):
