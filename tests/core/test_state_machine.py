@@ -586,3 +586,13 @@ def test_a_watcher_hears_why_connections_cannot_be_opened() -> None:
     pool.fail(error)
     assert watcher.error is error
     assert pool.woken == [watcher]
+
+
+def test_an_idle_connection_is_looked_at_once() -> None:
+    """What a look has found counts, even if another look would find something else."""
+    pool = Pool(max_size=1)
+    [entry] = pool.idle(1)
+    looks = iter([Liveness.CLOSED, Liveness.ALIVE])
+    entry.look = lambda: next(looks)
+    assert pool.machine.acquire(0) is None
+    assert pool.ordered(Action.CLOSE) is entry
