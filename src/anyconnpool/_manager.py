@@ -491,7 +491,7 @@ class PoolManager(AsyncContextManagerMixin, Generic[SessionT_co]):
                 since = self._empty_since.setdefault(pool, now)
             if now - since < self._max_idle_time:
                 continue
-            if machine.unused():
+            if machine.supply.unused():
                 self._drop(pool, running)
                 await checkpoint()
             else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from anyio import WouldBlock
 
+from anyconnpool._core.hooks import Verdict
 from anyconnpool._core.state_machine import PoolStateMachine
 from anyconnpool._core.states import Action, PoolEntry, State, Waiter
 from anyconnpool._settings import PoolOptions, Settings
@@ -52,6 +53,23 @@ class Watched(PoolStateMachine[int]):
     def idle_entries(self) -> list[PoolEntry[int]]:
         """Return the entries that are idle now, those that stood longest first."""
         return [entry for entry in self._idle.entries if entry.state is State.IDLE]
+
+    def acquire(self, now: float) -> PoolEntry[int] | None:
+        known = len(self.moves)
+        entry = super().acquire(now)
+        if entry is not None:
+            self._remember_short_way(known, (State.IDLE, State.IN_USE))
+        return entry
+
+    def release(self, entry: PoolEntry[int], now: float, reason: Verdict) -> None:
+        known, before = len(self.moves), entry.state
+        super().release(entry, now, reason)
+        if (before, entry.state) == (State.IN_USE, State.IDLE):
+            self._remember_short_way(known, (before, entry.state))
+
+    def _remember_short_way(self, known: int, move: tuple[State, State]) -> None:
+        if move not in self.moves[known:]:
+            self.moves.append(move)
 
     def _grant(self, entry: PoolEntry[int], now: float) -> None:
         # What else is lent is moved.

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections import Counter
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import cast
@@ -20,6 +21,7 @@ from anyconnpool._core.states import Action, PoolEntry, State, Waiter
 from anyconnpool._statistics import CloseReason
 from anyconnpool._util import locks
 from anyconnpool._util.liveness import Liveness
+from tests.cases import table
 
 from .interrupter import Interrupter
 from .machine_fakes import Pool, SetSlots, make_settings
@@ -175,7 +177,7 @@ def test_a_crowd_of_interruptions_is_worked_off_one_by_one() -> None:
     def collect() -> Liveness:
         for entry in held:
             pool.machine.release(entry, 0, None)
-        assert pool.machine.statistics().in_use == 2001
+        assert pool.machine.statistics().in_use == 2000
         return Liveness.ALIVE
 
     last.look = collect
@@ -185,9 +187,10 @@ def test_a_crowd_of_interruptions_is_worked_off_one_by_one() -> None:
 
 def test_another_thread_reads_when_an_event_is_over() -> None:
     """It waits for the end, and sees nothing half made."""
-    pool, seen = Pool(), list[int]()
-    [entry] = pool.idle(1)
-    reader = threading.Thread(target=lambda: seen.append(pool.machine.statistics().in_use))
+    pool, seen = Pool(max_size=1), list[int]()
+    entry = pool.borrow()
+    waiter = pool.join()
+    reader = threading.Thread(target=lambda: seen.append(pool.machine.statistics().tasks_waiting))
 
     def look() -> Liveness:
         reader.start()
@@ -196,9 +199,84 @@ def test_another_thread_reads_when_an_event_is_over() -> None:
         return Liveness.ALIVE
 
     entry.look = look
-    assert pool.machine.acquire(0) is entry
+    pool.machine.release(entry, 0, None)
+    assert waiter.entry is entry
     reader.join(30)
-    assert seen == [1]
+    assert seen == [0]
+
+
+def test_another_thread_need_not_wait_for_a_plain_borrow() -> None:
+    """The look takes no lock, and until it is over nothing has changed."""
+    pool, seen = Pool(), list[int]()
+    entry = pool.borrow()
+    pool.machine.release(entry, 0, None)
+
+    def look() -> Liveness:
+        reader = threading.Thread(target=lambda: seen.append(pool.machine.statistics().in_use))
+        reader.start()
+        reader.join(30)
+        return Liveness.ALIVE
+
+    entry.look = look
+    assert pool.machine.acquire(0) is entry
+    assert seen == [0]
+
+
+class PlainBorrow:
+    """A borrow that takes the short way, or its end, and what is read of it.
+
+    :param ends: whether it is the end
+    """
+
+    def __init__(self, *, ends: bool) -> None:
+        self.machine = (pool := Pool()).machine
+        self._entry = pool.borrow()
+        self._ends = True
+        self.happen()
+        self._ends = ends
+        if ends:
+            assert self.machine.acquire(0) is self._entry
+        self.seen = [self.machine.statistics()]
+
+    def happen(self) -> None:
+        """Borrow the connection, or give it back."""
+        if self._ends:
+            self.machine.release(self._entry, 0, None)
+        else:
+            assert self.machine.acquire(0) is self._entry
+
+    def read(self) -> None:
+        """Read the statistics."""
+        self.seen.append(self.machine.statistics())
+
+
+@table("ends", [False, True])
+def test_no_half_of_a_plain_borrow_can_be_read(ends: bool) -> None:
+    """At each line: a borrow that is counted and idle still looks like one that has come back."""
+    whole = Interrupter(_CORE, 0, bool)
+    whole.run(PlainBorrow(ends=ends).happen)
+    for step, place in enumerate(whole.places, 1):
+        borrow = PlainBorrow(ends=ends)
+        Interrupter(_CORE, step, borrow.read).run(borrow.happen)
+        borrow.read()
+        before, read, after = borrow.seen
+        assert before.in_use != after.in_use
+        counted = replace(before, acquired=after.acquired, reused=after.reused)
+        assert read in (before, counted, after), place
+    assert len(whole.places) > 15
+
+
+@table("ends", [False, True])
+def test_a_plain_borrow_in_the_middle_of_a_reading_spoils_no_figure(ends: bool) -> None:
+    """Another thread reads line by line, and the pool's own doesn't wait for it."""
+    whole = Interrupter(_CORE, 0, bool)
+    whole.run(PlainBorrow(ends=ends).read)
+    for step, place in enumerate(whole.places, 1):
+        borrow = PlainBorrow(ends=ends)
+        Interrupter(_CORE, step, borrow.happen).run(borrow.read)
+        _, read = borrow.seen
+        assert (read.idle, read.in_use) in ((0, 1), (1, 0)), place
+    assert len(whole.places) > 15
 
 
 # Windows: where nothing can be forked, no child meets a lock.
@@ -206,8 +284,9 @@ def test_another_thread_reads_when_an_event_is_over() -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_child_that_is_forked_in_the_middle_of_an_event_can_read() -> None:
     """Another thread of the parent had the lock; in the child there is nobody to release it."""
-    pool = Pool()
-    [entry] = pool.idle(1)
+    pool = Pool(max_size=1)
+    entry = pool.borrow()
+    pool.join()
     looked, forking = threading.Event(), threading.Event()
 
     def look() -> Liveness:
@@ -217,19 +296,17 @@ def test_a_child_that_is_forked_in_the_middle_of_an_event_can_read() -> None:
         return Liveness.ALIVE
 
     entry.look = look
-    thread = threading.Thread(target=pool.machine.acquire, args=(0,))
+    thread = threading.Thread(target=pool.machine.release, args=(entry, 0, None))
     thread.start()
     looked.wait()
     child = os.fork()
     if not child:
         signal.alarm(5)
-        in_use = pool.machine.statistics().in_use
-        os._exit(0 if in_use == 1 else 1)
+        os._exit(pool.machine.statistics().tasks_waiting)
     forking.set()
     thread.join()
     _, status = os.waitpid(child, 0)
     assert status == 0
-    assert pool.machine.statistics().in_use == 1
 
 
 # As above.

@@ -120,7 +120,7 @@ class Member(PipelineEvents):
             self.shared.give_up(self.now)
             assert not self.machine.statistics().idle
             return
-        assert self.machine.unused()
+        assert self.machine.supply.unused()
         self.machine.end(lambda: OSError("dropped"), lambda: None)
         self.group.members[self.group.members.index(self)] = self.successor()
 

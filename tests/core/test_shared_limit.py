@@ -332,4 +332,4 @@ def test_a_pool_that_gives_up_keeps_nothing_that_was_never_used() -> None:
     assert machine.statistics().idle == 1
     machine.give_up(0.0)
     pools.finish()
-    assert machine.unused()
+    assert machine.supply.unused()

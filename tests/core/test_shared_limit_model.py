@@ -125,7 +125,7 @@ class Member(PoolMachine):
     def shut(self, really: bool = True) -> None:
         """Drop the pool if it is of no use, and begin a new one, as a manager does."""
         unused = not (self.model.conns or self.model.waiters or self.model.watchers)
-        assert self.machine.unused() is unused
+        assert self.machine.supply.unused() is unused
         if unused:
             self.sharing.end(lambda: ConnectionAbortedError("dropped"), list)
             self.group.common.models.remove(self.sharing_model)

@@ -602,3 +602,60 @@ def test_a_watcher_hears_why_connections_cannot_be_opened() -> None:
     pool.fail(error)
     assert watcher.error is error
     assert pool.woken == [watcher]
+
+
+def test_an_idle_connection_is_looked_at_once() -> None:
+    """What a look has found counts, even if another look would find something else."""
+    pool = Pool(max_size=1)
+    [entry] = pool.idle(1)
+    looks = iter([Liveness.CLOSED, Liveness.ALIVE])
+    entry.look = lambda: next(looks)
+    assert pool.machine.acquire(0) is None
+    assert pool.ordered(Action.CLOSE) is entry
+
+
+def test_what_comes_back_after_the_end_of_the_block_is_closed() -> None:
+    """Nothing is idle any more."""
+    pool = Pool()
+    entry = pool.borrow()
+    pool.machine.end(RuntimeError, list)
+    pool.machine.release(entry, 0, None)
+    assert pool.close() is entry
+
+
+def test_what_comes_back_too_old_is_closed_then() -> None:
+    """It doesn't become idle before."""
+    pool = Pool(max_lifetime=9)
+    entry = pool.borrow()
+    pool.machine.release(entry, 9, None)
+    assert pool.machine.statistics().idle == 0
+    assert pool.close(now=9) is entry
+
+
+def test_what_was_seized_does_not_become_idle_when_it_comes_back() -> None:
+    """It is being closed, and stays so."""
+    pool = Pool()
+    entry = pool.borrow()
+    pool.machine.seize(entry, 0)
+    pool.machine.release(entry, 0, None)
+    assert pool.machine.statistics().idle == 0
+    assert pool.close() is entry
+
+
+def test_a_connection_that_has_left_by_itself_says_nothing_of_the_next_one() -> None:
+    """It stands in the deque until somebody comes by."""
+    pool = Pool()
+    good, bad = pool.idle(2)
+    pool.shows[bad] = Liveness.CLOSED
+    pool.machine.notice(bad, 0)
+    assert pool.machine.acquire(0) is good
+
+
+def test_a_peak_that_begins_anew_counts_idle_connections_that_are_borrowed() -> None:
+    """As many as there are at once."""
+    pool = Pool()
+    pool.idle(2)
+    pool.machine.reset_peaks()
+    for borrowed in (1, 2):
+        assert pool.machine.acquire(0) is not None
+        assert pool.machine.statistics().peak_in_use == borrowed

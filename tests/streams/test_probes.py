@@ -216,7 +216,7 @@ async def test_what_a_cancelled_receive_leaves_in_anyios_stream_is_unread(
     taken_by_the_loop = 0
     async with foreign("tcp", tmp_path) as (stream, peer):
         look = look_for(stream)
-        kernel = KernelLook(stream.extra(SocketAttribute.raw_socket))
+        kernel = KernelLook(stream.extra(SocketAttribute.raw_socket)).look
         for count in [*range(6)] * 5:
             received: list[bytes] = []
 

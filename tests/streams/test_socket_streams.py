@@ -579,19 +579,19 @@ def test_a_look_does_without_what_a_system_lacks(
         monkeypatch.delattr(select, "poll")
     for what in ("nothing", "byte", "half-close", "close", "reset"):
         client, peer = socket_pair("tcp")
-        look = KernelLook(client)
+        look = KernelLook(client).look
         expected = act(peer, what)
         assert look() is expected, what
         client.close()
         assert look() is CLOSED
         peer.close()
-        assert KernelLook(client)() is CLOSED
+        assert KernelLook(client).look() is CLOSED
 
 
 def test_a_look_is_not_at_another_file() -> None:
     """The number of a socket that others have closed may be taken again."""
     client, peer = socket_pair("tcp")
-    look = KernelLook(client)
+    look = KernelLook(client).look
     fd = client.fileno()
     client.close()
     again, other = socket_pair("tcp")
@@ -610,7 +610,7 @@ def test_a_look_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     with client, peer:
         monkeypatch.delattr(select, "poll")
         monkeypatch.setattr(select, "select", refuse)
-        assert KernelLook(client)() is CLOSED
+        assert KernelLook(client).look() is CLOSED
 
 
 def test_a_byte_that_others_have_taken_is_no_byte() -> None:
@@ -624,4 +624,4 @@ def test_a_byte_that_others_have_taken_is_no_byte() -> None:
         patch.setattr(kernel, "_POLLRDHUP", 0)
         patch.delattr(select, "poll")
         patch.setattr(select, "select", ready)
-        assert KernelLook(client)() is ALIVE
+        assert KernelLook(client).look() is ALIVE

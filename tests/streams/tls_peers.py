@@ -346,7 +346,7 @@ async def read_by_the_loop(stream: PoolSocketStream) -> None:
         stream.look()
         return
     sock = stream.extra(SocketAttribute.raw_socket)
-    await eventually(lambda: sock.fileno() < 0 or KernelLook(sock)() is not Liveness.UNREAD)
+    await eventually(lambda: sock.fileno() < 0 or KernelLook(sock).look() is not Liveness.UNREAD)
     # A hang-up is still to be seen: libuv and asyncio find it in the turn after this one.
     await turns(5)
 

@@ -48,8 +48,8 @@ async def exchange_in_time(pool: ConnectionPool) -> None:
 @pytest.mark.parametrize(
     ("operation", "most"),
     [
-        *((borrow, 29), (borrow_at_once, 29)),
-        *((exchange, 49), (exchange_in_one_call, 65), (exchange_in_time, 72)),
+        *((borrow, 25), (borrow_at_once, 25)),
+        *((exchange, 45), (exchange_in_one_call, 61), (exchange_in_time, 68)),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -67,7 +67,7 @@ async def test_an_operation_makes_no_more_calls_than_it_did(
 
 @pytest.mark.parametrize("managed", [False, True])
 async def test_what_every_exchange_uses_has_few_attributes(managed: bool) -> None:
-    """CPython keeps up to 30 attributes with the object itself, where it finds them fastest."""
+    """CPython keeps up to 29 attributes with the object itself, where it finds them fastest."""
     network = MemoryNetwork()
     leasing, machine, group = (attrgetter(name) for name in ("_leasing", "_machine", "_group"))
     async with PoolManager(max_total=2, pipeline=2) as manager, ConnectionPool(network) as alone:
@@ -76,11 +76,11 @@ async def test_what_every_exchange_uses_has_few_attributes(managed: bool) -> Non
         async with pool.acquire() as connection:
             inner: list[Any] = [leasing(pool), machine(pool), group(machine(pool))]
             for used in (pool, connection, *inner):
-                assert len(vars(used)) <= 30, used
+                assert len(vars(used)) < 30, used
 
 
-async def test_replicas_cost_a_borrow_one_call(meter: CostMeter) -> None:
-    """That which chooses the idle connection, whether or not others are in use."""
+async def test_replicas_cost_a_borrow_few_calls(meter: CostMeter) -> None:
+    """Those that choose the idle connection, under the lock, whether or not others are in use."""
     networks = [MemoryNetwork() for _ in range(3)]
     for in_use in (0, 4):
         async with ConnectionPool([*networks]) as pool:
@@ -105,7 +105,7 @@ async def test_a_borrow_in_turn_makes_no_more_calls_than_it_did(meter: CostMeter
             await held.aclose()
             await wait_all_tasks_blocked()
     assert pool.statistics().reused == 1
-    assert meter.count <= 60 + _SLACK
+    assert meter.count <= 59 + _SLACK
 
 
 @pytest.mark.parametrize("crowd", [50, 500])
@@ -124,7 +124,7 @@ async def test_a_crowd_out_of_time_counts_the_borrowers_once(crowd: int, meter: 
                     tasks.start_soon(run_out_of_time)
         for connection in held:
             await connection.aclose()
-    assert meter.count / crowd < 67
+    assert meter.count / crowd < 64
 
 
 async def test_a_buffered_package_makes_no_more_calls_than_it_did(meter: CostMeter) -> None:

@@ -14,6 +14,7 @@ from anyconnpool._core.background_checks import BackgroundChecks
 from anyconnpool._core.idle_connections import IdleConnections
 from anyconnpool._core.retirement import Retirement
 from anyconnpool._core.states import IDLE, Action, PoolEntry, Slots, State, TransportT
+from anyconnpool._settings import Settings
 from anyconnpool._statistics import CloseReason
 
 # The generation of what was retired by itself: no other has this number.
@@ -24,11 +25,11 @@ class ConnectionGroup(Generic[TransportT]):
     """Keep the connections of one pool, and count them.
 
     :param slots: one token for every connection
-    :param max_size: most connections
+    :param settings: the pool's settings
     """
 
-    def __init__(self, slots: Slots, max_size: float) -> None:
-        self.idle: IdleConnections[TransportT] = IdleConnections()
+    def __init__(self, slots: Slots, settings: Settings) -> None:
+        self.idle: IdleConnections[TransportT] = IdleConnections(settings.idle_order)
         #: those that are being closed and take their time for it, the longest closing first
         self.graceful: dict[PoolEntry[TransportT], None] = {}
         self.retirement: Retirement[TransportT] = Retirement()
@@ -40,12 +41,19 @@ class ConnectionGroup(Generic[TransportT]):
         self.replica_fault: Callable[[PoolEntry[TransportT]], CloseReason | None] | None = None
         #: chooses what is checked in the background; None if nothing is
         self.background: BackgroundChecks[TransportT] | None = None
+        #: whether nothing follows, for other connections or tasks, when an idle one is granted
+        self.grants_plainly = not settings.min_idle
+        #: whether nothing follows when a borrowed one becomes idle: no hook, and nobody is woken,
+        #: since those who wait until enough are idle don't wait where none have to be
+        self.rests_plainly = not (
+            settings.min_idle or settings.on_release or settings.max_uses < math.inf
+        )
         #: most that were borrowed at once
         self.peak_in_use = 0
         #: only if a borrow leaves fewer idle ones than this, it may make a new peak
         self.peak_below: float = 0
         self.size = 0
-        self.max_size = max_size
+        self.max_size = settings.max_size
         #: counts the calls of ``retire()``: what was begun before the last one is out of date
         self.generation = 0
         #: how many are in the states that pass; from these follows how many are in use
@@ -75,6 +83,8 @@ class ConnectionGroup(Generic[TransportT]):
         """Make a connection idle; after a hook, which is no use, it returns to its place."""
         if entry.state in self.passing:
             self.passing[entry.state] -= 1
+        if entry.replica is not None:
+            entry.replica.note_move(entry, IDLE)
         if entry.state is State.CHECKING:
             self.idle.put_back(entry)
         else:
@@ -168,13 +178,11 @@ class ConnectionGroup(Generic[TransportT]):
         """Count those that are borrowed."""
         return self.size - len(self.idle) - self.under_way() - self.passing[State.CLOSING]
 
-    def note_peak(self) -> bool:
+    def note_peak(self) -> None:
         """Take note of how many are borrowed, if there have never been more.
 
         In most pools all that were ever opened have been borrowed at once. Then no borrow makes a
         new peak until there is one more, and none has to be counted.
-
-        :return: whether a borrow of one that is idle now may make a new peak
         """
         in_use = self.in_use()
         if in_use > self.peak_in_use:
@@ -182,7 +190,6 @@ class ConnectionGroup(Generic[TransportT]):
         # Those in use and the idle ones together are no more than now until one becomes idle that
         # was not in use. Those in the deque that are idle no longer count on both sides.
         self.peak_below = in_use + len(self.idle.entries) - self.peak_in_use
-        return self.peak_below > 0
 
     def reset_peak(self) -> None:
         """Begin the peak anew with what is borrowed now."""
@@ -217,9 +224,10 @@ class ConnectionGroup(Generic[TransportT]):
 
     def figures(self) -> dict[str, Any]:
         """Return how many there are, by the names that :class:`PoolStatistics` has for them."""
+        # The idle ones are counted once: while another thread reads, plain borrows go on.
+        idle, connecting, closing = len(self.idle), self.under_way(), self.passing[State.CLOSING]
         # Not negative: this may be asked in the middle of an event, by a signal handler.
-        idle, in_use = len(self.idle), max(self.in_use(), 0)
-        connecting, closing = self.under_way(), self.passing[State.CLOSING]
+        in_use = max(self.size - idle - connecting - closing, 0)
         return {
             "max_size": self.max_size,
             "size": idle + in_use + connecting + closing,

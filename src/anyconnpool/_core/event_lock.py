@@ -35,6 +35,24 @@ class EventLock:
         self.postponed: deque[Callable[[], object]] = deque()
         self._catching_up = False
 
+    def begin(self) -> None:
+        """Begin an event.
+
+        :raises RuntimeError: in the middle of another one
+        """
+        if self.busy:
+            raise RuntimeError(
+                "the pool can't do this in the middle of something else it does: have a task do "
+                "it, not a signal handler, a finalizer or an observer"
+            )
+        self.lock.acquire()
+        self.busy = True
+
+    def end(self) -> None:
+        """End an event; what was postponed meanwhile has to be caught up with."""
+        self.busy = False
+        self.lock.release()
+
     def postpone(self, event: Callable[..., None], *args: Any, **options: Any) -> None:
         """Have an event take place when the one under way is over."""
         self.postponed.append(partial(event, *args, **options))
@@ -66,13 +84,7 @@ class LockedEvent:
         self._finish = finish
 
     def __enter__(self) -> None:
-        if self.lock.busy:
-            raise RuntimeError(
-                "the pool can't do this in the middle of something else it does: have a task do "
-                "it, not a signal handler, a finalizer or an observer"
-            )
-        self.lock.lock.acquire()
-        self.lock.busy = True
+        self.lock.begin()
 
     def __exit__(
         self,
@@ -80,8 +92,7 @@ class LockedEvent:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        self.lock.busy = False
-        self.lock.lock.release()
+        self.lock.end()
         self._finish()
 
 

@@ -50,10 +50,10 @@ class HookRules(Generic[TransportT]):
         #: whether connections that come back have to be reset
         self.resets = settings.on_release is not None
         check_after = math.inf if settings.check is None else settings.check_after
-        #: for how long nothing has to be done with a connection that was used
-        self.longest_rest = min(settings.max_idle_time, check_after)
+        group.idle.longest_rest = min(settings.max_idle_time, check_after)
         if settings.check_every < math.inf:
             group.background = BackgroundChecks(settings.check_every)
+            group.rests_plainly = False
         self._longest_idle = settings.max_idle_time
         self._answers = settings.on_unread is not None
         self._group = group

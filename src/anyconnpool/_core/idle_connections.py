@@ -13,7 +13,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Generic
 
-from anyconnpool._core.states import IDLE, PoolEntry, TransportT
+from anyconnpool._core.states import IDLE, IN_USE, PoolEntry, TransportT
 
 _IDLE_NUMBER = attrgetter("idle_number")
 
@@ -28,13 +28,21 @@ class RestNumbers:
 
 
 class IdleConnections(Generic[TransportT]):
-    """Keep the idle entries, those first that have been idle longest."""
+    """Keep the idle entries, those first that have been idle longest.
 
-    def __init__(self) -> None:
-        self.entries: deque[PoolEntry[TransportT]] = deque()
+    :param order: which is acquired next: "lifo", the one that was used last, or "fifo"
+    """
+
+    def __init__(self, order: str) -> None:
+        entries: deque[PoolEntry[TransportT]] = deque()
+        self.entries = entries
+        #: where the one stands that is to be acquired next, and what takes it out
+        self.next, self.pop = (-1, entries.pop) if order == "lifo" else (0, entries.popleft)
         self.numbers = RestNumbers()
         #: how many in the deque are idle no longer
         self.ghosts = 0
+        #: for how long nothing has to be done with a connection that was used, in seconds
+        self.longest_rest = math.inf
 
     def __len__(self) -> int:
         # Not negative: this may be asked in the middle of an event, by a signal handler.
@@ -81,6 +89,26 @@ class IdleConnections(Generic[TransportT]):
         self.numbers.latest += 1
         entry.idle_number = self.numbers.latest
         entry.idle_since = entry.rested_since = now
+
+    def give_out(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Grant the entry that is the next one: at one stroke, for readers in other threads."""
+        entry.acquired_at, entry.noticed = now, False
+        entry.borrows += 1
+        entry.state = IN_USE
+        self.pop()
+
+    def take_in(self, entry: PoolEntry[TransportT], now: float) -> None:
+        """Make a connection idle that was borrowed: at one stroke, for readers in other threads."""
+        # What begin_rest() does, without a call for it: this is on the path of every borrow.
+        entry.idle_since = entry.rested_since = now
+        numbers = self.numbers
+        entry.idle_number = numbers.latest = numbers.latest + 1
+        if entry.replica is not None:
+            entry.replica.in_use -= 1
+        recheck_at = now + self.longest_rest
+        entry.recheck_at = recheck_at if recheck_at < entry.expires_at else entry.expires_at
+        entry.state = IDLE
+        self.entries.append(entry)
 
     def put_back(self, entry: PoolEntry[TransportT]) -> None:
         """Put an entry that a hook was at work on where it stood, or would have stood."""

@@ -53,7 +53,6 @@ class ReplicaRules(Generic[TransportT]):
     """Share the connections of a pool out to several replicas.
 
     :param health: decides about the replicas
-    :param idle_order: which one is lent first of those that are idle
     :param group: the pool's connections
     :param line: those who wait for one
     :param totals: what the pool counts
@@ -65,7 +64,6 @@ class ReplicaRules(Generic[TransportT]):
     def __init__(
         self,
         health: Health,
-        idle_order: str,
         group: ConnectionGroup[TransportT],
         line: WaitingLine[TransportT],
         totals: Totals,
@@ -92,12 +90,10 @@ class ReplicaRules(Generic[TransportT]):
         self._group, self._idle, self._line, self._totals = group, group.idle, line, totals
         self._event, self._supply, self._steps = event, supply, supply.steps
         self._level = attrgetter("rank" if health.in_order else "in_use")
-        entries: deque[PoolEntry[TransportT]] = group.idle.entries
-        self._entries = entries
-        is_lifo = idle_order == "lifo"
-        self._first = -1 if is_lifo else 0
-        self._pop_first = entries.pop if is_lifo else entries.popleft
+        self._entries: deque[PoolEntry[TransportT]] = group.idle.entries
+        self._first, self._pop_first = group.idle.next, group.idle.pop
         group.replica_fault = self.fault
+        group.grants_plainly = False
         # The replicas have attempts of their own, and an outage lasts while all of them rest.
         line.outage.tries = False
 

@@ -224,14 +224,15 @@ class SharedConnectionGroup(ConnectionGroup[TransportT]):
     def __init__(
         self,
         slots: Slots,
-        max_size: float,
+        settings: Settings,
         machine: SharedPoolStateMachine[TransportT],
         shared_limit: SharedLimit[TransportT],
     ) -> None:
-        super().__init__(slots, max_size)
+        super().__init__(slots, settings)
         self._machine = machine
         self._shared_limit = shared_limit
         self.idle.numbers = shared_limit.rests
+        self.grants_plainly = self.rests_plainly = False
 
     def open(self) -> PoolEntry[TransportT]:
         self._shared_limit.total += 1
@@ -387,15 +388,15 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
         self.line.outage.longest_unasked = settings.max_idle_time
 
     def _make_group(self, slots: Slots) -> ConnectionGroup[TransportT]:
-        return SharedConnectionGroup(slots, self._settings.max_size, self, self._shared_limit)
+        return SharedConnectionGroup(slots, self._settings, self, self._shared_limit)
 
-    def _make_supply(self) -> Supply[TransportT]:
+    def _make_supply(self, steps: Steps[TransportT]) -> Supply[TransportT]:
         return SharedSupply(
             self._settings,
             self._group,
             self.line,
             self._hooks,
-            self._steps,
+            steps,
             self._numbers,
             machine=self,
             shared_limit=self._shared_limit,
@@ -413,7 +414,7 @@ class SharedPoolStateMachine(PoolStateMachine[TransportT]):
 
         Not what the pool has opened by itself for its replicas, as long as nobody has used it.
         """
-        with self._lock:
+        with self.event_lock.lock:
             if self._waiters or self._watchers:
                 return True
             if not self._group.any_open():

@@ -16,9 +16,10 @@ calls ``run_actions`` itself when the event is over and the lock is free. The ru
 - A connection is acquired or becomes idle only if nothing is known against it. A greeting, what
   the server says before anybody has used the connection, is for its first borrower.
 
-The idle deque and all counts change under a lock that is never held across an await: statistics
-are read from other threads. Methods without an underscore are events and take the lock; the others
-are the steps that events consist of, and expect it to be held; see ``event_lock.py``.
+Counts change under a lock that is never held across an await: statistics are read from other
+threads. Methods without an underscore are events and take the lock, except on the short ways of
+:meth:`PoolStateMachine.acquire` and :meth:`PoolStateMachine.release`, which change a count at a
+time; the others are steps of events, and expect it to be held; see ``event_lock.py``.
 """
 
 from __future__ import annotations
@@ -82,26 +83,21 @@ class PoolStateMachine(Generic[TransportT]):
         self.actions: deque[tuple[Action, PoolEntry[TransportT]]] = deque()
         self.totals = Totals()
         self._settings, self._run_actions, self._jitter = settings, run_actions, jitter
-        self._min_idle, self._max_uses = settings.min_idle, settings.max_uses
-        #: whether to do more when an idle one is granted: for min_idle, or to find a new peak
-        self._watches_grants = self._min_idle > 0
         self._group = self._make_group(slots)
         self.event_lock = lock = event_lock or EventLock()
-        self._lock, self._event = lock.lock, LockedEvent(lock, self._finish_event)
+        self._event = LockedEvent(lock, self._finish_event)
         #: whether the event under way leads to something to be done, and when to call :meth:`tick`
         self._due, self.alarm_at = False, math.inf
-        self._idle, self._rests = self._group.idle, self._group.idle.numbers
-        entries = self._idle_entries = self._idle.entries
-        self._pop_idle = entries.pop if settings.idle_order == "lifo" else entries.popleft
+        self._idle = self._group.idle
+        self._idle_entries, self._pop_idle = self._idle.entries, self._idle.pop
         self.line: WaitingLine[TransportT] = WaitingLine(settings, self.totals)
         self._waiters, self._watchers = self.line.waiters, self.line.watchers
         self._hooks = HookRules(settings, self._group, self.line, self._request)
         #: numbers the waiters and the attempts to connect, in the order of their beginning
         self._numbers = count() if numbers is None else numbers
-        self._steps = Steps(
-            self._request, self._close, self._close_oldest, self._set_alarm, self._note_due
+        self.supply = self._make_supply(
+            Steps(self._request, self._close, self._close_oldest, self._set_alarm, self._note_due)
         )
-        self.supply = self._make_supply()
         #: what several replicas add; None if there is one remote
         self.replicas: ReplicaRules[TransportT] | None = None
         #: lets requests share connections; None in a pool that doesn't pipeline
@@ -110,12 +106,10 @@ class PoolStateMachine(Generic[TransportT]):
         self._drained: Callable[[], object] | None = None
 
     def _make_group(self, slots: Slots) -> ConnectionGroup[TransportT]:
-        return ConnectionGroup(slots, self._settings.max_size)
+        return ConnectionGroup(slots, self._settings)
 
-    def _make_supply(self) -> Supply[TransportT]:
-        return Supply(
-            self._settings, self._group, self.line, self._hooks, self._steps, self._numbers
-        )
+    def _make_supply(self, steps: Steps[TransportT]) -> Supply[TransportT]:
+        return Supply(self._settings, self._group, self.line, self._hooks, steps, self._numbers)
 
     def use_replicas(self, health: Health) -> None:
         """Share the connections out to several replicas, from before the first event on."""
@@ -124,63 +118,78 @@ class PoolStateMachine(Generic[TransportT]):
 
     def acquire(self, now: float) -> PoolEntry[TransportT] | None:
         """Acquire an idle connection, if there is a good one; bad ones are closed."""
-        if (lock := self.event_lock).busy:
+        lock = self.event_lock
+        if lock.busy or not self._idle_entries:
             return None
-        # A "with" costs as much again as the lock itself: on the path of every borrow it shows.
-        self._lock.acquire()
+        lock.busy = True
         try:
-            lock.busy = True
-            pop_idle, asked = self._pop_idle, False
-            while self._idle_entries:
-                entry = pop_idle()
-                if entry.state is not IDLE:
-                    self._idle.ghosts -= 1
-                    continue
-                if now < entry.recheck_at:
-                    liveness = entry.look()
-                    reason = None if liveness is ALIVE else self._hooks.judge(entry, liveness)
-                    if reason is None and not self._waiters:
-                        self._grant(entry, now)
+            found, group = None, self._group
+            if group.grants_plainly:
+                entry = self._idle_entries[self._idle.next]
+                if now < entry.recheck_at and entry.borrows and entry.state is IDLE:
+                    found = entry.look()
+                    is_peak = len(self._idle_entries) <= group.peak_below
+                    if found is ALIVE and not (is_peak or self._waiters):
+                        # The short way. Counted first, it never looks as if it wasn't counted.
+                        self.totals.reused += 1
+                        self._idle.give_out(entry, now)
                         return entry
-                elif (reason := self._hooks.judge_idle(entry, now)) is None:
-                    if asked:
-                        self._idle_entries.append(entry)
-                        return None
-                    # One check for one request; what was used last may be good without one.
-                    self._hooks.begin(entry, Action.CHECK, now)
-                    pop_idle, asked = self._idle_entries.pop, True
-                    continue
-                self._route(entry, now, reason)
-            return None
+            # A "with" costs several times as much.
+            lock.lock.acquire()
+            try:
+                return self._find_good(now, found)
+            finally:
+                lock.lock.release()
         finally:
-            if self._due:
+            lock.busy = False
+            if self._due or lock.postponed:
                 self._conclude(now)
-            else:
-                lock.busy = False
-                self._lock.release()
-                if lock.postponed:
-                    self._finish_event()
+
+    def _find_good(self, now: float, found: Liveness | None) -> PoolEntry[TransportT] | None:
+        """Take out idle entries until one is good; a look at the first may have been taken."""
+        pop_idle, asked = self._pop_idle, False
+        while self._idle_entries:
+            entry = pop_idle()
+            if entry.state is not IDLE:
+                self._idle.ghosts -= 1
+                continue
+            if now < entry.recheck_at:
+                liveness, found = found or entry.look(), None
+                reason = None if liveness is ALIVE else self._hooks.judge(entry, liveness)
+                if reason is None and not self._waiters:
+                    self._grant(entry, now)
+                    return entry
+            elif (reason := self._hooks.judge_idle(entry, now)) is None:
+                if asked:
+                    self._idle_entries.append(entry)
+                    return None
+                # One check for one request; what was used last may be good without one.
+                self._hooks.begin(entry, Action.CHECK, now)
+                pop_idle, asked = self._idle_entries.pop, True
+                continue
+            self._route(entry, now, reason)
+        return None
 
     def join(self, waiter: Waiter[TransportT], now: float) -> bool:
         """Put a task in line, and have a connection opened for it where there is room.
 
         :return: false if ``max_waiting`` tasks are waiting for a slot already
         """
-        with self._event:
+        self.event_lock.begin()
+        try:
             self.line.outage.asked_at = now
             if self._settings.max_waiting < math.inf and not self.supply.may_wait(now, waiter):
                 self.totals.refused += 1
                 return False
-            waiter.number, waiter.joined_at = next(self._numbers), now
-            self._waiters[waiter] = None
-            if waiter.shares:
-                self.line.sharers[waiter] = None
-            self.line.slow_suffice = False
+            waiter.joined_at = now
+            self.line.add(waiter, next(self._numbers))
             self.supply.balance(now)
             # After that: one that was refused at once has not waited.
-            if (waiting := len(self._waiters)) > self.totals.peak_waiting:
-                self.totals.peak_waiting = waiting
+            self.line.note_peak()
             return True
+        finally:
+            self.event_lock.end()
+            self._finish_event()
 
     def abandon(self, waiter: Waiter[TransportT], now: float) -> None:
         """Take a task out of the line; what it was granted in that moment goes to the next."""
@@ -206,25 +215,40 @@ class PoolStateMachine(Generic[TransportT]):
         if lock.busy:
             lock.postpone(self.release, entry, now, reason)
             return
-        self._lock.acquire()
+        lock.busy = True
         try:
-            lock.busy = True
-            if entry.state is not IN_USE:
-                return
-            if reason is None and (entry.noticed or self._waiters):
-                liveness = entry.look()
-                reason = None if liveness is ALIVE else self._hooks.judge(entry, liveness)
-            if self._hooks.resets:
-                reason = self._hooks.note_use(entry, reason)
-            self._route(entry, now, reason)
-        finally:
-            if self._due:
-                self._conclude(now)
+            group = self._group
+            if (
+                reason is None
+                and group.rests_plainly
+                and not (entry.noticed or self._waiters or group.alert)
+                and now < entry.expires_at
+                and entry.generation == group.generation
+                and group.size <= group.max_size
+                and entry.state is IN_USE
+            ):
+                self._idle.take_in(entry, now)
             else:
-                lock.busy = False
-                self._lock.release()
-                if lock.postponed:
-                    self._finish_event()
+                lock.lock.acquire()
+                try:
+                    self._take_in(entry, now, reason)
+                finally:
+                    lock.lock.release()
+        finally:
+            lock.busy = False
+            if self._due or lock.postponed:
+                self._conclude(now)
+
+    def _take_in(self, entry: PoolEntry[TransportT], now: float, reason: Verdict) -> None:
+        """Take a connection back that somebody waits for, or that something may speak against."""
+        if entry.state is not IN_USE:
+            return
+        if reason is None and (entry.noticed or self._waiters):
+            liveness = entry.look()
+            reason = None if liveness is ALIVE else self._hooks.judge(entry, liveness)
+        if self._hooks.resets:
+            reason = self._hooks.note_use(entry, reason)
+        self._route(entry, now, reason)
 
     def notice(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Take note that something has arrived or ended on a connection while nobody receives."""
@@ -353,11 +377,6 @@ class PoolStateMachine(Generic[TransportT]):
             self.supply.balance(now)
             return next_at
 
-    def unused(self) -> bool:
-        """Return whether nothing is open and nobody waits."""
-        with self._lock:
-            return not self._group.size and not self._waiters and not self._watchers
-
     def refill(self, now: float) -> None:
         """Have idle connections opened that are missing, also after a failure to connect."""
         with self._event:
@@ -429,7 +448,7 @@ class PoolStateMachine(Generic[TransportT]):
     @defer_interrupts
     def statistics(self, clock: Callable[[], float] | None = None) -> PoolStatistics:
         """Return counts and totals as they are now, from any thread; durations need a clock."""
-        with self._lock:
+        with self.event_lock.lock:
             return PoolStatistics(
                 name=self._settings.name,
                 **self._group.figures(),
@@ -444,15 +463,14 @@ class PoolStateMachine(Generic[TransportT]):
         self, clock: Callable[[], float], read: Callable[[], T]
     ) -> tuple[PoolStatistics, T]:
         """Return the statistics, and what a function reads in the same moment; from any thread."""
-        with self._lock:
+        with self.event_lock.lock:
             return self.statistics(clock), read()
 
     @defer_interrupts
     def reset_peaks(self) -> None:
         """Begin the peaks anew with what is now, from any thread."""
-        with self._lock:
+        with self.event_lock.lock:
             self._group.reset_peak()
-            self._watches_grants = True
             self.totals.peak_waiting = len(self._waiters)
 
     def _request(self, action: Action, entry: PoolEntry[TransportT]) -> None:
@@ -472,13 +490,10 @@ class PoolStateMachine(Generic[TransportT]):
             self._run_actions()
 
     def _conclude(self, now: float) -> None:
-        """End an event that has taken the lock without ``with``."""
-        try:
-            self.supply.balance(now)
-        finally:
-            self.event_lock.busy = False
-            self._lock.release()
-        self._finish_event()
+        """End an event that did not take place as others do."""
+        with self._event:
+            if self._due:
+                self.supply.balance(now)
 
     def _route(self, entry: PoolEntry[TransportT], now: float, verdict: Verdict) -> None:
         """Decide what becomes of a connection that nobody holds any more."""
@@ -487,11 +502,11 @@ class PoolStateMachine(Generic[TransportT]):
         if (verdict is None or isinstance(verdict, Action)) and (
             entry.generation != group.generation
             or now >= entry.expires_at
-            or entry.borrows >= self._max_uses
+            or entry.borrows >= self._settings.max_uses
             or group.size > group.max_size
             or group.alert
         ):
-            verdict = group.unfit(entry, now, self._max_uses) or verdict
+            verdict = group.unfit(entry, now, self._settings.max_uses) or verdict
         if verdict is not None:
             if isinstance(verdict, Action):
                 self._hooks.begin(entry, verdict, now)
@@ -509,27 +524,16 @@ class PoolStateMachine(Generic[TransportT]):
                 self._check_ready()
 
     def _make_idle(self, entry: PoolEntry[TransportT], now: float) -> None:
-        # What was never used is not asked.
-        rest = self._hooks.longest_rest if entry.borrows else self._settings.max_idle_time
-        recheck_at = now + rest
-        if entry.state is IN_USE:
-            # What the group does, without a call for it: this is on the path of every borrow.
-            entry.state = IDLE
-            if entry.replica is not None:
-                entry.replica.in_use -= 1
-            entry.idle_since = entry.rested_since = now
-            self._rests.latest += 1
-            entry.idle_number = self._rests.latest
-            self._idle_entries.append(entry)
+        if entry.state is IN_USE and entry.borrows:
+            self._idle.take_in(entry, now)
         else:
             self._group.make_idle(entry, now)
-            self._watches_grants = True
-            recheck_at = min(
-                entry.rested_since + rest, entry.idle_since + self._settings.max_idle_time
-            )
+            # What was never used is not asked.
+            longest = self._settings.max_idle_time
+            due = entry.rested_since + (self._idle.longest_rest if entry.borrows else longest)
+            entry.recheck_at = min(due, entry.idle_since + longest, entry.expires_at)
         if (background := self._group.background) is not None:
             background.rest(entry, now)
-        entry.recheck_at = recheck_at if recheck_at < entry.expires_at else entry.expires_at
 
     def _grant(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Give an entry to a borrower."""
@@ -537,24 +541,16 @@ class PoolStateMachine(Generic[TransportT]):
             entry.state = IN_USE
             if entry.replica is not None:
                 entry.replica.in_use += 1
-            if self._watches_grants:
-                if self._min_idle:
-                    self._due = True
-                if len(self._idle_entries) < self._group.peak_below:
-                    self._note_peak()
+            if (least := self._settings.min_idle) and len(self._idle) < least:
+                self._due = True
+            if len(self._idle_entries) < self._group.peak_below:
+                self._group.note_peak()
         elif entry.state is not IN_USE:
             self._group.move(entry, IN_USE)
-            self._note_peak()
+            self._group.note_peak()
         entry.acquired_at = now
         entry.noticed = False
-        totals = self.totals
-        totals.acquired += 1
-        if entry.borrows:
-            totals.reused += 1
-        entry.borrows += 1
-
-    def _note_peak(self) -> None:
-        self._watches_grants = self._group.note_peak() or self._min_idle > 0
+        self.totals.grant(entry)
 
     def _take_back(self, entry: PoolEntry[TransportT], now: float) -> None:
         """Undo a grant that never reached its borrower, unless the entry was seized meanwhile."""
@@ -592,7 +588,7 @@ class PoolStateMachine(Generic[TransportT]):
         self._check_drained()
 
     def _check_ready(self) -> None:
-        if len(self._idle) >= self._min_idle:
+        if len(self._idle) >= self._settings.min_idle:
             self.line.wake_watchers(None)
 
     def _check_drained(self) -> None:

@@ -284,9 +284,9 @@ class Totals:
     """What a pool has counted since it was entered; see :class:`PoolStatistics`."""
 
     __slots__ = (
-        "acquired",
         "cancelled",
         "closed",
+        "first_borrows",
         "open_failed",
         "opened",
         "peak_waiting",
@@ -297,19 +297,33 @@ class Totals:
     )
 
     def __init__(self) -> None:
-        self.acquired = self.reused = 0
+        self.first_borrows = self.reused = 0
         self.opened = self.open_failed = 0
         self.closed: Counter[CloseReason] = Counter()
         self.timed_out = self.cancelled = 0
         self.replayed = self.refused = 0
         self.peak_waiting = 0
 
+    def grant(self, entry: PoolEntry[Any]) -> None:
+        """Count a grant."""
+        if entry.borrows:
+            self.reused += 1
+        else:
+            self.first_borrows += 1
+        entry.borrows += 1
+
     def take_back(self, entry: PoolEntry[Any]) -> None:
         """Undo the count of a grant."""
-        self.acquired -= 1
         entry.borrows -= 1
         if entry.borrows:
             self.reused -= 1
+        else:
+            self.first_borrows -= 1
+
+    @property
+    def acquired(self) -> int:
+        """How often a connection was acquired."""
+        return self.first_borrows + self.reused
 
     def frozen(self) -> dict[str, Any]:
         """Return a copy, by the names that :class:`PoolStatistics` has for them."""

@@ -74,7 +74,7 @@ class Supply(Generic[TransportT]):
         #: why an attempt to connect has failed, if none has succeeded since
         self.last_error: Exception | None = None
         self._min_idle, self._max_waiting = settings.min_idle, settings.max_waiting
-        self._idle_order, self._carries = settings.idle_order, settings.pipeline
+        self._carries = settings.pipeline
         self.group, self.line, self._hooks = group, line, hooks
         self._idle_entries = group.idle.entries
         self.steps, self.numbers = steps, numbers
@@ -91,9 +91,7 @@ class Supply(Generic[TransportT]):
         :param event: the event of the pool's machine, with its lock
         :param event_lock: the lock
         """
-        self.replicas = ReplicaRules(
-            health, self._idle_order, self.group, self.line, totals, event, event_lock, self
-        )
+        self.replicas = ReplicaRules(health, self.group, self.line, totals, event, event_lock, self)
         return self.replicas
 
     def succeed(self, entry: PoolEntry[TransportT], now: float) -> None:
@@ -173,6 +171,10 @@ class Supply(Generic[TransportT]):
     def has_room(self) -> bool:
         """Return whether a connection may be opened without another one being closed."""
         return self.group.size < self.group.max_size
+
+    def unused(self) -> bool:
+        """Return whether nothing is open and nobody waits."""
+        return not (self.group.size or self.line.waiters or self.line.watchers)
 
     def needs_room(self) -> bool:
         """Return whether somebody waits for whom a connection could be opened if there was room."""

@@ -86,6 +86,11 @@ class WaitingLine(Generic[TransportT]):
             self.sharers[waiter] = None
         self.slow_suffice = False
 
+    def note_peak(self) -> None:
+        """Take note of how many wait, if there have never been more."""
+        if (waiting := len(self.waiters)) > self._totals.peak_waiting:
+            self._totals.peak_waiting = waiting
+
     def add_again(self, returning: Collection[Waiter[TransportT]]) -> None:
         """Let tasks stand in line again where their numbers say: before most of the others.
 

@@ -152,11 +152,11 @@ class ConnectionTasks:
 
     async def wait_closed(self) -> None:
         """Wait, after :meth:`stop`, until everything is closed; nothing may be borrowed."""
-        if not self._machine.unused():
+        if not self._machine.supply.unused():
             await self._all_closed.wait()
 
     def _note_end(self) -> None:
-        if self._stopped and self._machine.unused():
+        if self._stopped and self._machine.supply.unused():
             self._all_closed.set()
 
     @defer_interrupts

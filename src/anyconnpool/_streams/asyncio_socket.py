@@ -116,7 +116,7 @@ class AsyncioSocketStream(PoolSocketStream):
         self._home = _home()
         self._sock = sock
         self._transport: asyncio.Transport
-        self._look: KernelLook | None = None
+        self._look_into_kernel = KernelLook(sock).look
         self._chunks: list[bytes | memoryview] = []
         self._size = 0
         # What tasks wait for; there is none while nobody waits.
@@ -237,10 +237,7 @@ class AsyncioSocketStream(PoolSocketStream):
         """Say whether it is open and has nothing to read: exactly, and without waiting."""
         if self._receives_no_more or self._transport.is_closing():
             return CLOSED
-        look = self._look
-        if look is None:
-            look = self._look = KernelLook(self._sock)
-        in_kernel = look()
+        in_kernel = self._look_into_kernel()
         if in_kernel is ALIVE and (self._chunks or self._hidden):
             return UNREAD
         return in_kernel

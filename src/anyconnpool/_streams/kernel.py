@@ -31,7 +31,7 @@ class KernelLook:
         self._poll = _poll_function(self._fd) if has_poll else partial(_select, self._fd)
         self._tells_hang_ups = has_poll and _POLLRDHUP != 0
 
-    def __call__(self) -> Liveness:
+    def look(self) -> Liveness:
         """Say what the kernel knows of the socket. Never raises."""
         # Once the socket is closed, its number may be that of another file.
         if self._sock.fileno() != self._fd or self._fd < 0:

@@ -85,7 +85,7 @@ class SocketLook:
     __slots__ = ("_kernel", "_queue")
 
     def __init__(self, raw_socket: Any, stream: object) -> None:
-        self._kernel = KernelLook(raw_socket)
+        self._kernel = KernelLook(raw_socket).look
         protocol: object = getattr(stream, "_protocol", None)
         self._queue: Sized = getattr(protocol, "read_queue", ())
 

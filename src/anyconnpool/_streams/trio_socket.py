@@ -63,7 +63,7 @@ class TrioSocketStream(PoolSocketStream):
     def __init__(self, sock: socket.socket) -> None:
         self._home = _home()
         self._sock = sock
-        self._look: KernelLook | None = None
+        self._look_into_kernel = KernelLook(sock).look
         self._receiving = self._sending = False
         # What has happened.
         self._eof = self._closed = False
@@ -76,10 +76,7 @@ class TrioSocketStream(PoolSocketStream):
         """Say whether it is open and has nothing to read: exactly, and without waiting."""
         if self._receives_no_more:
             return CLOSED
-        look = self._look
-        if look is None:
-            look = self._look = KernelLook(self._sock)
-        return look()
+        return self._look_into_kernel()
 
     def interrupt(self, error: Exception) -> None:
         """Make the receive and the send under way, and every later one, raise an error."""
