@@ -244,7 +244,7 @@ class ReplicaWatch:
         if replica.left or replica not in health.replicas:
             self._faults.append("a connection is opened to a replica that has left")
         elif replica.resting:
-            if own and (replica.rests_until > anyio.current_time() or replica.attempts):
+            if own and (replica.rests_until > anyio.current_time() or replica.fresh_attempts):
                 self._faults.append("a replica is tried during its rest")
             if not own and not all(each.resting for each in others):
                 self._faults.append("a replica that rests gets a connection, and others are well")
