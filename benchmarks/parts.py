@@ -41,10 +41,14 @@ class NoMachine:
     """Take the place of the state machine: have one connection at hand, always.
 
     :param entry: the connection
+    :param machine: the state machine, for whatever else is asked meanwhile
     """
 
-    def __init__(self, entry: object) -> None:
-        self._entry = entry
+    def __init__(self, entry: object, machine: object) -> None:
+        self._entry, self._machine = entry, machine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._machine, name)
 
     def acquire(self, now: float) -> object:
         """Return the connection."""
@@ -74,7 +78,7 @@ def parts_of(pool: ConnectionPool) -> dict[str, Part]:
         "is the caller cancelled?": [(leasing, "_checkpoint_if_cancelled", do_nothing)],
         "which task borrows?": [(leasing, "_current_task", lambda: None)],
         LOOK: [(entry, "look", lambda: alive)],
-        MACHINE: [(leasing, "_machine", NoMachine(entry))],
+        MACHINE: [(leasing, "_machine", NoMachine(entry, machine))],
     }
 
 
