@@ -133,11 +133,11 @@ class Sharing(Generic[TransportT]):
         if self.on_begin is not None:
             self.on_begin()
         lane = self.pipeline.begin(entry, place)
-        if entry.generation != self._group.generation or (
-            # The reply shows whether the replica is well again: nobody else is to rely on it.
-            entry.replica is not None and entry.replica.failures
-        ):
-            # Retired over some time, it was lent meanwhile, and is to be closed after that.
+        # It was lent before its time to be retired came, and is closed when it comes back.
+        is_retired = entry.generation != self._group.generation
+        # The reply shows whether the replica is well again: nobody else is to rely on it.
+        is_on_trial = entry.replica is not None and entry.replica.failures > 0
+        if is_retired or is_on_trial:
             self.pipeline.wear_out(lane)
         return lane
 

@@ -32,6 +32,8 @@ from anyconnpool._settings import Settings
 # So long, in seconds, everybody may rely on what is under way.
 _PATIENCE = 0.1
 
+_shares = attrgetter("shares")
+
 
 class WaitingLine(Generic[TransportT]):
     """Count for how many of the tasks that wait a connection may be opened.
@@ -442,6 +444,3 @@ class WaitingLine(Generic[TransportT]):
                 waiter = next(waiters, None)
         self.slow_suffice = waiter is None
         return relying
-
-
-_shares = attrgetter("shares")
