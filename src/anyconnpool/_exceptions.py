@@ -132,7 +132,7 @@ class AcquireTimeout(PoolError, TimeoutError):
         self.statistics = statistics
         self.last_connect_error = last_connect_error
         self.held = held
-        self.running_hooks = {**running_hooks} if running_hooks else {}
+        self.running_hooks: Mapping[str, int] = dict(running_hooks or {})
 
     def __reduce__(self) -> _Recipe:
         make, arguments, attributes = super().__reduce__()
