@@ -108,9 +108,14 @@ async def test_an_idle_one_and_hooks_at_work_are_described() -> None:
 
 
 async def test_an_attempt_that_goes_on_at_another_replica_is_in_no_hook() -> None:
-    """What on_connect has refused at the first is closed, and the second doesn't answer."""
+    """What on_connect has refused at the first is closed, and the second doesn't answer.
+
+    Who has kept the refused connection can still say what it was.
+    """
+    kept: list[PooledConnection] = []
 
     async def refuse(connection: PooledConnection) -> None:
+        kept.append(connection)
         raise anyio.ConnectionFailed("not here")
 
     remotes = [MemoryNetwork(), MemoryNetwork(hang)]
@@ -121,6 +126,7 @@ async def test_an_attempt_that_goes_on_at_another_replica_is_in_no_hook() -> Non
         tasks.start_soon(hold, pool, 1)
         await settle()
         assert rows(pool)[0] == "being opened for 0.0 s"
+        assert "given back" in repr(kept[0])
         with pytest.raises(AcquireTimeout) as caught:
             await pool.acquire(timeout=1)
         assert caught.value.running_hooks == {}

@@ -109,6 +109,7 @@ class PoolEntry(Generic[TransportT]):
         "replica",
         "rest",
         "rested_since",
+        "running_hook",
         "session",
         "slow_at",
         "spoken",
@@ -127,6 +128,8 @@ class PoolEntry(Generic[TransportT]):
     parts_well: bool
     #: which hook is at work on it, or was so last
     hook: Action
+    #: the name of the hook that is at work on it now, if one is
+    running_hook: str | None
     #: its number among all that became idle, of the pool or of the manager's pools
     idle_number: int
     #: since when nobody has used it and no check has asked it
@@ -185,7 +188,7 @@ class PoolEntry(Generic[TransportT]):
         self.hurried: bool = False
         #: what exchanges share it by, if any ever have: a Lane
         self.lane: Any = None
-        self.replica = self.remote = _NOTHING
+        self.replica, self.remote, self.running_hook = _NOTHING, _NOTHING, None
         self.epoch, self.own, self.proved, self.tried = 0, False, False, ()
 
     def is_for(self, waiter: Waiter[TransportT]) -> bool:

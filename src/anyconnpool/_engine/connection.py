@@ -564,6 +564,7 @@ async def run_hook(
     """
     owner = _HookOwner(role, settings, now)
     connection = _HookConnection(owner, entry)
+    entry.running_hook = role
     try:
         result = await call_async(hook, owner.role, connection)
         if role != "on_close":
@@ -578,4 +579,5 @@ async def run_hook(
             ) from error
         raise
     finally:
+        entry.running_hook = None
         await connection.aclose()

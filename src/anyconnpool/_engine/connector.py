@@ -140,13 +140,12 @@ class Connector:
     async def _open_in_time(self, entry: PoolEntry[Transport], target: Target) -> None:
         limit = self._settings.connect_timeout
         subject = f"connecting to {target.name}"
-        if hasattr(entry, "transport"):
-            # That of a replica that was tried before.
-            del entry.transport
+        # That of a replica that was tried before, perhaps.
+        before = getattr(entry, "transport", None)
         with fence(subject, ConnectionFailed), move_on_after(limit):
             return await self._open(entry, target)
         late = f"{subject} took longer than connect_timeout, {limit:g} s"
-        if hasattr(entry, "transport"):
+        if getattr(entry, "transport", None) is not before:
             late += ": it was open by then, but on_connect had not ended"
         raise ConnectionFailed(late)
 

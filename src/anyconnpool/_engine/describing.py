@@ -76,8 +76,7 @@ def hook_of(entry: PoolEntry[Transport]) -> str | None:
     """Return the name of the hook that is at work on a connection, if one is."""
     if entry.state is State.CHECKING:
         return _HOOKS[entry.hook]
-    is_open = entry.state is State.OPENING and hasattr(entry, "transport")
-    return "on_connect" if is_open else None
+    return entry.running_hook if entry.state is State.OPENING else None
 
 
 def _copy(entry: PoolEntry[Transport], machine: PoolStateMachine[Transport]) -> _Connection:
@@ -108,7 +107,7 @@ def _describe(one: _Connection, now: float) -> str:
         text = f"being closed: {one.detail}"
     elif one.state is State.OPENING:
         text = f"being opened{lasts}"
-        return text if one.transport is None else f"{text}: {one.transport}, in {one.detail}"
+        return f"{text}: {one.transport}, in {one.detail}" if one.detail else text
     else:
         text = f"in {one.detail}{lasts}"
     times = "once" if one.borrows == 1 else f"{one.borrows} times"
